@@ -1,0 +1,1 @@
+"""Speed and memory of eqtangents beside Neural Tangents: `python -m benchmarks`."""

@@ -1,0 +1,403 @@
+"""Handwritten digits, by networks of finite and of infinite width.
+
+Two networks, each written once. Of each we compute, for a held-out third of the data,
+
+- the exact posterior of the infinitely wide network with random weights (NNGP),
+- the prediction of the infinitely wide network trained for an infinite time (NTK),
+- the prediction of a finite network of the same definition, trained with optax,
+
+and then how fast finite networks approach infinite ones as they get wider.
+
+`python examples/quickstart.py` takes under two minutes on two cores. It prints a table
+and saves a figure, `quickstart.png`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+import time
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import matplotlib.pyplot as plt
+import numpy as np
+import optax
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import eqtangents as eqt
+from eqtangents import nn
+from eqtangents.predict import GaussianProcess
+
+
+# ------------------------------------------------------------------------------------
+# The networks. The kernels do not depend on `width`; only finite networks do.
+# ------------------------------------------------------------------------------------
+
+
+def fully_connected(width):
+    hidden = functools.partial(nn.Linear, width, weight_std=2**0.5, bias_std=0.1)
+    return nn.Sequential(
+        [nn.Flatten(), hidden(), nn.Relu(), hidden(), nn.Relu(), nn.Linear(10)]
+    )
+
+
+def convolutional(width):
+    conv = functools.partial(
+        nn.Conv, width, 3, padding="SAME", weight_std=2**0.5, bias_std=0.1
+    )
+    return nn.Sequential(
+        [
+            conv(),
+            nn.Relu(),
+            conv(stride=2),
+            nn.Relu(),
+            nn.GlobalAvgPool(),
+            nn.Linear(10),
+        ]
+    )
+
+
+NETWORKS = {"Fully connected": fully_connected, "Convolutional": convolutional}
+TRAINED_WIDTH = {"Fully connected": 512, "Convolutional": 64}
+TRAINING_STEPS = 800
+
+TRAIN_SIZES = [10, 20, 40, 80, 160, 320, 640, 1198]
+TRAIN_SIZES_FINITE = [80, 320, 1198]
+WIDTHS = [16, 32, 64, 128, 256]
+
+
+def load():
+    """Images, centred one-hot targets, and how many of the first are for training."""
+    digits = load_digits()
+    images = digits.images[:, None].astype(np.float32)  # (examples, channels, 8, 8)
+    images = (images - images.mean()) / images.std()
+    targets = np.eye(10, dtype=np.float32)[digits.target] - 0.1
+    train, test = train_test_split(
+        np.arange(len(images)), test_size=1 / 3, stratify=digits.target, random_state=0
+    )
+    order = np.concatenate([train, test])
+    return jnp.asarray(images[order]), jnp.asarray(targets[order]), len(train)
+
+
+# ------------------------------------------------------------------------------------
+# Infinite width: one kernel of all images, of which every training set is a block.
+# ------------------------------------------------------------------------------------
+
+
+def condition(kernel, y, train):
+    """The process that has seen the images `train`."""
+    k_train_train = kernel[jnp.ix_(train, train)]
+    return GaussianProcess(k_train_train, y[train], relative_noise=1e-4)
+
+
+@jax.jit
+def predict(kernel, y, train, test):
+    """Mean and variance of the outputs for the images `test`."""
+    posterior = condition(kernel, y, train)
+    k_test_train = kernel[jnp.ix_(test, train)]
+    variance = posterior.variance(k_test_train, jnp.diagonal(kernel)[test])
+    return posterior.mean(k_test_train), variance
+
+
+@jax.jit
+def accuracy_after(kernel, y, train_sets, test):
+    """Test accuracy, averaged over training sets."""
+
+    def one(train):
+        predicted = condition(kernel, y, train).mean(kernel[jnp.ix_(test, train)])
+        return jnp.mean(right(predicted, y[test]))
+
+    return jnp.mean(jax.lax.map(one, train_sets))
+
+
+def right(predicted, y):
+    return jnp.argmax(predicted, axis=-1) == jnp.argmax(y, axis=-1)
+
+
+def learning_curve(kernel, y, n_train, *, advance):
+    """Test accuracy against the number of training images."""
+    accuracies = []
+    for size in TRAIN_SIZES:
+        rng = np.random.default_rng(0)  # the same training sets for every kernel
+        draws = 1 if size == n_train else 32 if size <= 160 else 4
+        train_sets = np.stack([rng.permutation(n_train)[:size] for _ in range(draws)])
+        test = np.arange(n_train, len(y))
+        accuracies.append(float(accuracy_after(kernel, y, train_sets, test)))
+        advance(1 / 2 / len(TRAIN_SIZES))
+    return accuracies
+
+
+# ------------------------------------------------------------------------------------
+# Finite width.
+# ------------------------------------------------------------------------------------
+
+
+OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.03, TRAINING_STEPS))
+
+
+@eqx.filter_jit
+def train_step(model, state, x, y):
+    """One step of the optimizer on the mean squared error of a batch."""
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+
+    def loss(params):
+        outputs = jax.vmap(eqx.combine(params, static))(x)
+        return jnp.mean((outputs - y) ** 2)
+
+    updates, state = OPTIMIZER.update(jax.grad(loss)(params), state)
+    return eqx.apply_updates(model, updates), state
+
+
+def train_finite(net, x, y, n_train, key, advance):
+    """A finite network, trained on the first `n_train` images."""
+    model = net.init(x.shape[1:], key=key)
+    state = OPTIMIZER.init(eqx.filter(model, eqx.is_inexact_array))
+    rng = np.random.default_rng(0)
+    for _ in range(TRAINING_STEPS):
+        batch = rng.integers(n_train, size=64)
+        model, state = train_step(model, state, x[batch], y[batch])
+        advance(1 / TRAINING_STEPS / len(TRAIN_SIZES_FINITE))
+    return model
+
+
+@eqx.filter_jit
+def empirical_ntk(net, x, key):
+    """Tangent kernel of the first output of one random finite network."""
+    model = net.init(x.shape[1:], key=key)
+    params, static = eqx.partition(model, eqx.is_inexact_array)
+    output = lambda params, x: eqx.combine(params, static)(x)[0]
+    jacobian = jax.vmap(jax.jacobian(output), in_axes=(None, 0))(params, x)
+    flat = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jacobian)]
+    return sum(leaf @ leaf.T for leaf in flat)
+
+
+def distance_to_infinity(make, x, advance, draws=16):
+    """Root mean square over networks of the relative distance, for each width."""
+    infinite = eqt.ntk(make(1), x)
+    distances = []
+    for width in WIDTHS:
+        keys = jr.split(jr.key(width), draws)
+        finite = jnp.stack([empirical_ntk(make(width), x, key) for key in keys])
+        square = jnp.mean(jnp.sum((finite - infinite) ** 2, axis=(1, 2)))
+        distances.append(float(jnp.sqrt(square) / jnp.linalg.norm(infinite)))
+        advance(1 / len(WIDTHS))
+    return distances
+
+
+# ------------------------------------------------------------------------------------
+# The study of one network.
+# ------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Study:
+    """What the table and the figure show of one network."""
+
+    rows: list[tuple[str, ...]]
+    curves: dict[str, list[float]]  # accuracies at `TRAIN_SIZES`
+    finite: list[float]  # accuracies at `TRAIN_SIZES_FINITE`
+    distances: list[float]  # at `WIDTHS`
+    remark: str  # what the posterior knows of its own mistakes
+
+
+def study(name, x, y, n_train, progress):
+    """Run all of the above for one network, showing progress."""
+    make, width = NETWORKS[name], TRAINED_WIDTH[name]
+    train, test = np.arange(n_train), np.arange(n_train, len(y))
+    rows, curves, finite = [], {}, []
+
+    def add_row(kind, mean, seconds):
+        accuracy = jnp.mean(right(mean, y[test]))
+        error = jnp.mean((mean - y[test]) ** 2)
+        rows.append((name, kind, f"{accuracy:.1%}", f"{error:.4f}", f"{seconds:.1f}"))
+
+    with stage(progress, f"{name}: both kernels of {len(x):,} images"):
+        kernel, kernel_seconds = timed(eqt.kernel, make(width), x)
+
+    with stage(progress, f"{name}: infinite networks") as advance:
+        for kind, matrix in (("NNGP", kernel.nngp), ("NTK", kernel.ntk)):
+            (mean, variance), seconds = timed(predict, matrix, y, train, test)
+            add_row(f"infinite, {kind}", mean, kernel_seconds + seconds)
+            curves[kind] = learning_curve(matrix, y, n_train, advance=advance)
+            if kind == "NNGP":
+                remark = doubts(name, mean, variance, y[test])
+
+    with stage(progress, f"{name}: finite networks") as advance:
+        for size in TRAIN_SIZES_FINITE:
+            key = jr.key(size)
+            model, seconds = timed(train_finite, make(width), x, y, size, key, advance)
+            outputs = jax.vmap(model)(x[test])
+            finite.append(float(jnp.mean(right(outputs, y[test]))))
+        add_row(f"finite, {width} wide", outputs, seconds)
+
+    with stage(progress, f"{name}: ever wider networks") as advance:
+        distances = distance_to_infinity(make, x[:8], advance)
+    return Study(rows, curves, finite, distances, remark)
+
+
+def doubts(name, mean, variance, y):
+    correct, deviation = right(mean, y), jnp.sqrt(variance)
+    surer, unsure = jnp.mean(deviation[correct]), jnp.mean(deviation[~correct])
+    return (
+        f"{name}: the NNGP posterior's standard deviation is on average {surer:.3f} for "
+        f"digits it gets right, {unsure:.3f} for the {jnp.sum(~correct)} it gets wrong."
+    )
+
+
+@contextlib.contextmanager
+def stage(progress, description):
+    """A line of progress. Gives a function that advances it by a fraction."""
+    task = progress.add_task(description, total=1)
+    yield functools.partial(progress.advance, task)
+    progress.update(task, completed=1)
+
+
+def timed(call, *args):
+    start = time.perf_counter()
+    result = jax.block_until_ready(call(*args))
+    return result, time.perf_counter() - start
+
+
+# ------------------------------------------------------------------------------------
+# Table and figure.
+# ------------------------------------------------------------------------------------
+
+
+def tabulate(studies, n_train, n_test):
+    table = Table(title=f"Digits: {n_train:,} to train, {n_test} to test")
+    for header in ("network", "width and kernel"):
+        table.add_column(header)
+    for header in ("test accuracy", "test MSE", "seconds"):
+        table.add_column(header, justify="right")
+    for one in studies.values():
+        for row in one.rows:
+            table.add_row(*row)
+        table.add_section()
+    table.caption = "One call gives both kernels: its time is in both rows."
+    return table
+
+
+# From Okabe & Ito's palette: told apart by colour-blind readers, and in grey.
+COLOURS = {"Fully connected": "#0072B2", "Convolutional": "#D55E00"}
+GREY = "#555555"
+LINES = {"NTK": "-", "NNGP": (0, (4, 2))}
+DOTS = {
+    "linestyle": "none",
+    "marker": "o",
+    "markersize": 7,
+    "markeredgewidth": 1.8,
+    "markerfacecolor": "white",
+    "zorder": 3,
+}
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 12,
+    "axes.titleweight": "bold",
+    "font.size": 10,
+    "grid.color": "#ececec",
+    "legend.frameon": False,
+    "lines.linewidth": 2,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+}
+
+
+def draw(studies, path):
+    with plt.style.context(STYLE):
+        figure, (left, right) = plt.subplots(
+            1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
+        )
+        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15, wspace=0.04)
+        draw_curves(left, studies)
+        draw_distances(right, studies)
+        figure.savefig(path, dpi=160)
+        plt.close(figure)
+
+
+def draw_curves(axes, studies):
+    error = lambda accuracy: 1 - np.asarray(accuracy)
+    for name, one in studies.items():
+        colour = COLOURS[name]
+        for kind, line in LINES.items():
+            axes.plot(
+                TRAIN_SIZES, error(one.curves[kind]), color=colour, linestyle=line
+            )
+        axes.plot(TRAIN_SIZES_FINITE, error(one.finite), color=colour, **DOTS)
+
+    def sample(label, **options):
+        return plt.Line2D([], [], label=label, **options)
+
+    axes.legend(
+        handles=[
+            *(sample(name, color=COLOURS[name], linewidth=6) for name in studies),
+            sample("infinite, trained (NTK)", color=GREY, linestyle=LINES["NTK"]),
+            sample("infinite, posterior (NNGP)", color=GREY, linestyle=LINES["NNGP"]),
+            sample("finite, trained", color=GREY, **DOTS),
+        ],
+        loc="upper left",
+    )
+    # Errors on a logarithmic axis, labelled as accuracies: the last per cent is visible.
+    axes.set_yscale("log")
+    axes.invert_yaxis()
+    accuracies = [30, 50, 70, 80, 90, 95, 98, 99, 99.5]
+    axes.set_yticks([1 - a / 100 for a in accuracies], [f"{a}%" for a in accuracies])
+    log_axis(axes, [10, 30, 100, 300, 1000])
+    axes.set_title("What they learn from a few digits")
+    axes.set_xlabel("training images")
+    axes.set_ylabel("test accuracy")
+
+
+def draw_distances(axes, studies):
+    for name, one in studies.items():
+        slope, offset = np.polyfit(np.log(WIDTHS), np.log(one.distances), 1)
+        label = f"{name}: slope {slope:.2f}".replace("-", "\N{MINUS SIGN}")
+        axes.plot(WIDTHS, one.distances, color=COLOURS[name], label=label, **DOTS)
+        fit = np.exp(offset) * np.power(WIDTHS, slope)
+        axes.plot(WIDTHS, fit, color=COLOURS[name])
+    axes.set_yscale("log")
+    log_axis(axes, WIDTHS)
+    axes.set_title("How finite networks approach the infinite one")
+    axes.set_xlabel("width of the finite network")
+    axes.set_ylabel("relative distance of its tangent kernel")
+    axes.legend(loc="lower left")
+
+
+def log_axis(axes, ticks):
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+    axes.minorticks_off()
+
+
+def main():
+    console = Console()
+    x, y, n_train = load()
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn()
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        studies = {name: study(name, x, y, n_train, progress) for name in NETWORKS}
+    console.print(tabulate(studies, n_train, len(y) - n_train))
+    for one in studies.values():
+        console.print(one.remark)
+    path = pathlib.Path("quickstart.png").resolve()
+    draw(studies, path)
+    console.print(f"Figure: {path}")
+
+
+if __name__ == "__main__":
+    main()

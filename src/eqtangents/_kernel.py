@@ -1,0 +1,273 @@
+"""Kernels of infinitely wide networks."""
+
+import math
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+from eqtangents.covariance import (
+    BLOCK_BYTES,
+    AbstractCovariance,
+    Block,
+    Input,
+    Scope,
+    dense,
+)
+from eqtangents.nn import AbstractLayer
+
+Inputs: TypeAlias = PyTree[Shaped[Array, "..."]]
+
+
+class Kernel(eqx.Module):
+    """The two kernels of an infinitely wide network.
+
+    For networks with a readout the axes are those of the examples, `(n1, n2)`; where
+    spatial axes remain, those of both positions follow, `(n1, n2, *size, *size)`.
+    """
+
+    nngp: Float[Array, "n1 n2 *positions"]
+    ntk: Float[Array, "n1 n2 *positions"]
+
+
+@eqx.filter_jit
+def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> PyTree[Kernel]:
+    r"""The neural network Gaussian process and neural tangent kernels of a network.
+
+    With $f$ the network's output and $\theta$ its parameters at initialisation, in the
+    limit of infinitely many channels,
+
+    $$\mathrm{nngp} = \mathbb{E}\, f(x)\, f(x')^T, \qquad
+    \mathrm{ntk} = \mathbb{E}\, \nabla_\theta f(x)\, \nabla_\theta f(x')^T$$
+
+    per output channel (different channels are uncorrelated).
+
+    **Arguments:**
+
+    - `net`: the network, with or without parameters: they play no role.
+    - `x1`: a batch of inputs, channels first; a tuple of batches for a network with
+        several inputs.
+    - `x2`: another batch, or `None` for `x1` with itself, which costs half and is
+        symmetric to the last bit.
+
+    **Returns:** a `Kernel` in the dtype of the inputs; a tuple of them for a network
+    with several outputs.
+
+    **Raises:** `ValueError` if the inputs do not fit each other or the network, naming
+    the layer and its path in the network.
+
+    **Cost:** per pair of examples and layer, the positions for networks that end in
+    `Flatten`, their square for those with pooling. Beyond inputs and result, memory
+    does not depend on the number of examples.
+
+    **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2019,
+    arXiv:1810.05148; Arora et al. 2019, arXiv:1904.11955.
+    """
+    blocks = _evaluate(net, x1, x2, wants_ntk=True)
+    return jax.tree.map(
+        lambda b: Kernel(b.nngp, b.ntk),
+        blocks,
+        is_leaf=lambda leaf: isinstance(leaf, Block),
+    )
+
+
+@eqx.filter_jit
+def nngp(
+    net: AbstractLayer, x1: Inputs, x2: Inputs | None = None
+) -> PyTree[Float[Array, "n1 n2 *positions"]]:
+    """The neural network Gaussian process kernel alone, at about half the cost.
+
+    Arguments, result axes and errors are those of `eqtangents.kernel`.
+    """
+    blocks = _evaluate(net, x1, x2, wants_ntk=False)
+    return jax.tree.map(
+        lambda b: b.nngp, blocks, is_leaf=lambda leaf: isinstance(leaf, Block)
+    )
+
+
+@eqx.filter_jit
+def ntk(
+    net: AbstractLayer, x1: Inputs, x2: Inputs | None = None
+) -> PyTree[Float[Array, "n1 n2 *positions"]]:
+    """The neural tangent kernel alone.
+
+    Arguments, result axes and errors are those of `eqtangents.kernel`.
+    """
+    return jax.tree.map(
+        lambda k: k.ntk,
+        kernel(net, x1, x2),
+        is_leaf=lambda leaf: isinstance(leaf, Kernel),
+    )
+
+
+def _evaluate(
+    net: AbstractLayer, x1: Inputs, x2: Inputs | None, *, wants_ntk: bool
+) -> PyTree[Block]:
+    """Blocks of all pairs of examples, a tile of them at a time."""
+    _check_inputs(x1, x2)
+    symmetric = x2 is None
+    x2 = x1 if x2 is None else x2
+    n1, n2 = (jax.tree.leaves(x)[0].shape[0] for x in (x1, x2))
+
+    dtype = jax.tree.leaves(x1)[0].dtype
+
+    def outputs(x1: Inputs, x2: Inputs) -> PyTree[AbstractCovariance]:
+        return net.propagate(
+            jax.tree.map(lambda a, b: Input(jnp.concatenate([a, b])), x1, x2)
+        )
+
+    @jax.checkpoint
+    def tile(x1: Inputs, x2: Inputs) -> PyTree[Block]:
+        n1, n2 = (jax.tree.leaves(x)[0].shape[0] for x in (x1, x2))
+        scope = Scope(n1, n2, dtype, wants_ntk=wants_ntk)
+
+        def evaluate(node: AbstractCovariance) -> Block:
+            nngp, ntk = dense(scope, node)
+            return Block(nngp, jnp.zeros_like(nngp) if wants_ntk and ntk is None else ntk)
+
+        return jax.tree.map(evaluate, outputs(x1, x2), is_leaf=_is_covariance)
+
+    t1, t2 = _tile_sizes(x1, n1, n2, symmetric)
+    if not symmetric and (t1, t2) == (n1, n2):
+        return tile(x1, x2)
+
+    starts = np.array(
+        [
+            (i, j)
+            for i in _starts(n1, t1)
+            for j in _starts(n2, t2)
+            if not symmetric or i <= j
+        ],
+        np.int32,
+    )
+
+    def rows(x: Inputs, start: Int[Array, ""] | int, size: int) -> Inputs:
+        return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
+
+    def step(
+        result: PyTree[Array], start: Int[Array, " 2"]
+    ) -> tuple[PyTree[Array], None]:
+        block = tile(rows(x1, start[0], t1), rows(x2, start[1], t2))
+        place = _place_symmetric if symmetric else _place
+        return jax.tree.map(lambda r, b: place(r, b, start), result, block), None
+
+    def empty(node: AbstractCovariance) -> Block:
+        size = node.outline.size
+        zeros = jnp.zeros((n1, n2, *size, *size), dtype)
+        return Block(zeros, zeros if wants_ntk else None)
+
+    none1, none2 = rows(x1, 0, 0), rows(x2, 0, 0)
+    result = jax.tree.map(empty, outputs(none1, none2), is_leaf=_is_covariance)
+    return lax.scan(step, result, jnp.asarray(starts))[0]
+
+
+def _is_covariance(node: object) -> bool:
+    return isinstance(node, AbstractCovariance)
+
+
+def _tile_sizes(x1: Inputs, n1: int, n2: int, symmetric: bool) -> tuple[int, int]:
+    """How many examples of either batch to treat at a time: as many as fill a block."""
+    leaves = jax.tree.leaves(x1)
+    entry = max(leaf[0, 0].size * leaf.dtype.itemsize for leaf in leaves)
+    pairs = max(1, BLOCK_BYTES // entry)
+    t = max(1, int(pairs**0.5))
+    if symmetric:  # Smaller tiles waste less on the lower half of those on the diagonal.
+        t = min(t, n1)
+        return t, t
+    t1 = min(n1, t)
+    t2 = min(n2, max(1, pairs // t1))
+    return min(n1, max(1, pairs // t2)), t2
+
+
+def _starts(n: int, tile: int) -> list[int]:
+    """First rows of tiles that cover `n` rows; the last one overlaps the one before."""
+    return [min(start, n - tile) for start in range(0, n, tile)]
+
+
+def _place(
+    result: Float[Array, "n1 n2 *p"],
+    tile: Float[Array, "t1 t2 *p"],
+    start: Int[Array, " 2"],
+) -> Float[Array, "n1 n2 *p"]:
+    """Write a tile."""
+    origin = [*start] + [jnp.zeros((), start.dtype)] * (tile.ndim - 2)
+    return lax.dynamic_update_slice(result, tile, origin)
+
+
+def _place_symmetric(
+    result: Float[Array, "n n *p"],
+    tile: Float[Array, "t t *p"],
+    start: Int[Array, " 2"],
+) -> Float[Array, "n n *p"]:
+    """Write the upper triangle of a tile, and its mirror image.
+
+    Rows are pairs of an example and a position; entries below the diagonal are those
+    above it, so that the result is symmetric whatever the rounding.
+    """
+    t, rank = tile.shape[0], (tile.ndim - 2) // 2
+    positions = tile.shape[2 : 2 + rank]
+    size = math.prod(positions)
+    row, column = (s + jnp.arange(t, dtype=start.dtype) for s in start)
+    order = np.arange(size)[:, None] <= np.arange(size)[None]
+    upper = (row[:, None] < column[None])[..., None, None] | (
+        (row[:, None] == column[None])[..., None, None] & order[None, None]
+    )
+    upper = upper.reshape(t, t, *positions, *positions)
+    swap = (1, 0, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    result = _overwrite(result, tile, upper, start)
+    mirrored = tile.transpose(swap), upper.transpose(swap)
+    return _overwrite(result, *mirrored, start[::-1])
+
+
+def _overwrite(
+    result: Float[Array, "..."],
+    tile: Float[Array, "..."],
+    where: Bool[Array, "..."],
+    start: Int[Array, " 2"],
+) -> Float[Array, "..."]:
+    """Write those entries of a tile."""
+    origin = [*start] + [jnp.zeros((), start.dtype)] * (tile.ndim - 2)
+    old = lax.dynamic_slice(result, origin, tile.shape)
+    return lax.dynamic_update_slice(result, jnp.where(where, tile, old), origin)
+
+
+def _check_inputs(x1: Inputs, x2: Inputs | None) -> None:
+    """Raise unless both are batches of examples of the same shape and type."""
+    for name, x in (("x1", x1), ("x2", x2)):
+        for leaf in jax.tree.leaves(x):
+            if leaf.ndim < 2:
+                raise ValueError(
+                    f"`{name}` has shape {leaf.shape}, but a batch of inputs has a "
+                    "leading axis of examples and one of channels, "
+                    "`(n, channels, *spatial)`. For one example, pass `x[None]`."
+                )
+            if not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise ValueError(
+                    f"`{name}` has dtype {leaf.dtype}, but kernels are computed in the "
+                    "dtype of the inputs, which must be a floating-point one. Convert "
+                    f"it, for example by `{name}.astype(jnp.float32)`."
+                )
+        sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(x)})
+        if len(sizes) > 1:
+            raise ValueError(
+                f"The inputs in `{name}` have {sizes} examples, but must have as many "
+                "of each kind."
+            )
+    if x2 is None:
+        return
+    if jax.tree.structure(x1) != jax.tree.structure(x2):
+        raise ValueError(
+            f"`x1` is a {jax.tree.structure(x1)} of arrays and `x2` a "
+            f"{jax.tree.structure(x2)}; both must be what the network takes."
+        )
+    for a, b in zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True):
+        if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
+            raise ValueError(
+                f"One example of `x1` has shape {a.shape[1:]} and dtype {a.dtype}, one "
+                f"of `x2` {b.shape[1:]} and {b.dtype}, but a kernel compares examples "
+                "of one kind: channels first, `(n, channels, *spatial)`."
+            )

@@ -1,0 +1,9 @@
+"""Type aliases of public annotations."""
+
+from typing import TypeAlias
+
+from jaxtyping import Array, Float
+
+# A hyperparameter: a Python number is a compile-time constant; an array is a leaf that
+# can be differentiated and changed without compiling again.
+Scalar: TypeAlias = float | int | Float[Array, ""]

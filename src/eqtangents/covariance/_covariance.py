@@ -1,0 +1,109 @@
+"""What every covariance tells about itself, and how one is evaluated."""
+
+import abc
+import dataclasses
+import math
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from eqtangents.covariance._frame import Block, Frame, Plan, Rule, Scope
+from eqtangents.covariance._lattice import all_displacements
+
+# Entries of a block: large enough to outweigh the cost of starting an operation, small
+# enough that the few blocks alive at a time stay in the second-level caches.
+BLOCK_BYTES = 2**18
+
+Weights: TypeAlias = frozenset[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """The static facts of a covariance.
+
+    `size`: the positions of the layer's output. `canvas`: the smallest canvas it can be
+    asked for on; the only one along `rigid` axes, which are periodic. `channels`: the
+    finite width. `gaussian`: whether channels are independent and identical Gaussians.
+    `terms`: for each summand of the output, the weights in which it is linear; they
+    tell which outputs are uncorrelated. `trainable`: whether there are any weights, so
+    that blocks have a tangent kernel where one is wanted.
+    """
+
+    size: tuple[int, ...]
+    canvas: tuple[int, ...]
+    rigid: tuple[bool, ...]
+    channels: int
+    gaussian: bool
+    terms: tuple[Weights, ...]
+    trainable: bool
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def replace(self, **changes: object) -> "Outline":
+        """A copy with some facts changed."""
+        return dataclasses.replace(self, **changes)
+
+
+class AbstractCovariance(eqx.Module):
+    """Covariances of one layer's outputs, evaluated when a consumer asks for them."""
+
+    outline: eqx.AbstractVar[Outline]
+
+    @abc.abstractmethod
+    def bind(self, frame: Frame) -> Rule:
+        """The rule for the entries of `frame`; called once for each frame.
+
+        The rule must hold no arrays that depend on examples, except for those it
+        registered with the frame: a `Repeat` runs it at every depth.
+        """
+
+
+class Sweep:
+    """A loop over displacements of one covariance, on one canvas."""
+
+    def __init__(self, scope: Scope, node: AbstractCovariance, canvas: tuple[int, ...], *, same: bool):
+        """Bind the rule of `node`, and so compute all that no displacement changes."""
+        self.frame = Frame(scope, Plan(), same, canvas, (1,) * len(canvas))
+        self.rule = self.frame.bind(node)
+        self.pairs = (scope.n1 + scope.n2,) if same else (scope.n1, scope.n2)
+        self.canvas = canvas
+
+    def batches(
+        self, displacements: Int[np.ndarray, "n rank"]
+    ) -> Int[Array, "batches n rank"]:
+        """Split displacements into equal batches that fill a block."""
+        entries = math.prod((*self.pairs, *self.canvas))
+        count = displacements.shape[0]
+        itemsize = self.frame.scope.dtype.itemsize
+        most = max(1, min(count, BLOCK_BYTES // (entries * itemsize)))
+        batch = max(b for b in range(1, most + 1) if count % b == 0)
+        return jnp.asarray(displacements).reshape(-1, batch, displacements.shape[1])
+
+    def blocks(self, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks at some displacements, recomputed when differentiated."""
+        return jax.checkpoint(lambda ds: self.frame.plan.blocks(self.rule, ds))(
+            displacements
+        )
+
+
+def tabulate(
+    scope: Scope, node: AbstractCovariance, canvas: tuple[int, ...], *, same: bool
+) -> Block:
+    """The blocks at every displacement of a canvas, `(*canvas, *pairs, *canvas)`."""
+
+    def build() -> Block:
+        sweep = Sweep(scope, node, canvas, same=same)
+        stacked = lax.map(sweep.blocks, sweep.batches(all_displacements(canvas)))
+        return jax.tree.map(
+            lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked
+        )
+
+    return scope.once(("table", id(node), canvas, same), node, build)

@@ -1,0 +1,269 @@
+"""How covariances are asked for: blocks, frames, and the two stages of a rule.
+
+A consumer asks a covariance for **blocks**: the entries of some pairs of examples at
+one displacement of their positions. It does so in two stages. `Frame.bind` runs once,
+outside the loop over displacements, and returns a rule; whatever the rule needs from
+the variances of single examples is computed there and registered in the frame's
+`Plan`. `Plan.block` runs once a displacement: it looks up all that was registered at
+that displacement, then lets the rules push the block through the layers.
+"""
+
+import dataclasses
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from eqtangents.covariance._lattice import doubled, materialised, pad_to, rolled
+
+
+class Block(NamedTuple):
+    """Covariances of pairs of examples at one displacement.
+
+    The pairs are `n1 n2` for every example of one batch with every example of the
+    other, or `n` for each example with itself. `ntk` is `None` where it is zero or
+    not wanted.
+    """
+
+    nngp: Float[Array, "*pairs_and_canvas"]
+    ntk: Float[Array, "*pairs_and_canvas"] | None
+
+
+class Values(NamedTuple):
+    """What a plan holds at one displacement."""
+
+    fields: Sequence[Any]
+    masks: dict[Hashable, Any]
+
+
+class Evaluation:
+    """One displacement's run through the rules; every rule is run once."""
+
+    def __init__(self, values: Values, carried: Block | None):
+        """Start with nothing computed but the block that a slot stands for."""
+        self.fields, self.masks = values
+        self.carried = carried
+        self._blocks: dict[int, Block] = {}
+
+    def __call__(self, rule: "Rule") -> Block:
+        """The block of a bound rule."""
+        if id(rule) not in self._blocks:
+            self._blocks[id(rule)] = rule(self)
+        return self._blocks[id(rule)]
+
+
+Rule: TypeAlias = Callable[[Evaluation], Block]
+Look: TypeAlias = Callable[[PyTree[Array], Int[Array, " rank"] | None], Any]
+
+
+class Field(NamedTuple):
+    """A quantity of single examples: `look(moving, d)` is its part that moves."""
+
+    fixed: PyTree[Array]
+    moving: PyTree[Array]
+    look: Look
+
+
+class Plan:
+    """What the rules of one frame need at each displacement, registered as they bind.
+
+    Fields belong to examples (and to one depth of a `Repeat`); masks only to
+    positions, so that the plans nested in a `Repeat` share them.
+    """
+
+    def __init__(self, masks: dict[Hashable, Look] | None = None):
+        """Start empty, or sharing the masks of the plan this one is nested in."""
+        self.fields: list[Field] = []
+        self.masks: dict[Hashable, Look] = {} if masks is None else masks
+        self.rules: dict[Hashable, tuple[Any, Rule]] = {}
+
+    def nested(self) -> "Plan":
+        """A plan with fields of its own, for the layer inside a `Repeat`."""
+        return Plan(self.masks)
+
+    def add_field(self, fixed: PyTree[Array], moving: PyTree[Array], look: Look) -> int:
+        """Register a field; `Evaluation.fields[handle]` is `(fixed, look(moving, d))`."""
+        self.fields.append(Field(fixed, moving, look))
+        return len(self.fields) - 1
+
+    def add_mask(self, key: Hashable, look: Look) -> Hashable:
+        """Register `look((), d)`, found as `Evaluation.masks[key]`."""
+        self.masks.setdefault(key, look)
+        return key
+
+    def _look(self, d: Int[Array, " rank"] | None) -> tuple[list[Any], dict]:
+        moved = [field.look(field.moving, d) for field in self.fields]
+        return moved, {key: look((), d) for key, look in self.masks.items()}
+
+    def _run(self, rule: Rule, moved: tuple[list[Any], dict]) -> Block:
+        fields = [
+            (field.fixed, part) for field, part in zip(self.fields, moved[0], strict=True)
+        ]
+        return Evaluation(Values(fields, moved[1]), None)(rule)
+
+    def coincident(self) -> "Evaluation":
+        """The run where the two positions of each pair coincide, and nothing moves.
+
+        It is not a loop's body, so that more rules may be bound after it began.
+        """
+        return Evaluation(Values(_Unmoved(self.fields), {}), None)
+
+    def blocks(self, rule: Rule, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks at some displacements, along a new leading axis."""
+        if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
+            moved = materialised(lambda: self._look(displacements[0]), displacements)
+            return jax.tree.map(lambda leaf: leaf[None], self._run(rule, moved))
+        moved = materialised(lambda: jax.vmap(self._look)(displacements), displacements)
+        return jax.vmap(lambda one: self._run(rule, one))(moved)
+
+
+class _Unmoved(Sequence):
+    """The fields of a plan where nothing moves, also those that are yet to come."""
+
+    def __init__(self, fields: list[Field]):
+        self._fields = fields
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __getitem__(self, handle: Any) -> Any:
+        field = self._fields[handle]
+        return field.fixed, field.look(field.moving, None)
+
+
+class Scope:
+    """One tile of examples: batch sizes, and what was already computed for them."""
+
+    def __init__(
+        self,
+        n1: int,
+        n2: int,
+        dtype: np.dtype,
+        *,
+        wants_ntk: bool,
+        home: Hashable = None,
+    ):
+        """A tile with `n1` examples of one batch and `n2` of the other.
+
+        At a depth of a `Repeat`, `home` tells for which entries the layer is evaluated.
+        """
+        self.n1, self.n2, self.dtype = n1, n2, dtype
+        self.wants_ntk, self.home = wants_ntk, home
+        self.memo: dict[Hashable, tuple[Any, Any]] = {}
+
+    def once(self, key: Hashable, owner: Any, build: Callable[[], Any]) -> Any:
+        """`build()` the first time that `key` is asked for, then its result."""
+        if key not in self.memo:  # The owner is kept, or its `id` might be reused.
+            self.memo[key] = (owner, build())
+        return self.memo[key][1]
+
+    def variance(self, node: Any) -> Float[Array, "n *size"]:
+        """`K(x, x)` at every position, for the examples of both batches in a row."""
+        return self.coincident(node, same=True).nngp
+
+    def coincident(self, node: Any, *, same: bool) -> Block:
+        """The entries of a covariance whose two positions coincide, `(*pairs, *size)`.
+
+        All such entries of one tile come from one run, so that none is computed twice.
+        """
+
+        def begin() -> tuple[Frame, Evaluation]:
+            plan = Plan()
+            return Frame(self, plan, same, None, ()), plan.coincident()
+
+        frame, at = self.once(("coincident", same), None, begin)
+        return at(frame.bind(node))
+
+    def nested(
+        self, slot: Any, variance: Float[Array, "n *size"], home: Hashable
+    ) -> "Scope":
+        """A scope for one depth of a `Repeat`, where the slot's variance is known."""
+        scope = Scope(
+            self.n1, self.n2, self.dtype, wants_ntk=self.wants_ntk, home=home
+        )
+        scope.memo["slot"] = (slot, variance)
+        return scope
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Which entries of a covariance a consumer asks for.
+
+    `same`: each example with itself, or those of one batch with those of the other.
+    `canvas`: how positions are stored, `None` where both positions coincide; then a
+    block has the size of the covariance and there is no displacement. `scale`: the
+    displacement here is `scale` times that of the consumer at the end of the chain.
+    """
+
+    scope: Scope
+    plan: Plan
+    same: bool
+    canvas: tuple[int, ...] | None
+    scale: tuple[int, ...]
+
+    @property
+    def wants_ntk(self) -> bool:
+        """Whether rules have to track the tangent kernel; variances need none."""
+        return self.scope.wants_ntk and not self.same
+
+    def bind(self, node: Any) -> Rule:
+        """The rule of a node in this frame."""
+        key = (id(node), self.same, self.canvas, self.scale)
+        if key not in self.plan.rules:
+            self.plan.rules[key] = (node, node.bind(self))
+        return self.plan.rules[key][1]
+
+    def strided(self, stride: tuple[int, ...]) -> "Frame":
+        """The frame in which the input of a strided map is asked for."""
+        if self.canvas is None or all(s == 1 for s in stride):
+            return self
+        canvas = tuple(g * s for g, s in zip(self.canvas, stride, strict=True))
+        scale = tuple(a * s for a, s in zip(self.scale, stride, strict=True))
+        return Frame(self.scope, self.plan, self.same, canvas, scale)
+
+    def nested(self, scope: Scope) -> "Frame":
+        """The same entries, for one depth of a `Repeat`."""
+        return Frame(scope, self.plan.nested(), self.same, self.canvas, self.scale)
+
+    def here(self, d: Int[Array, " rank"]) -> Int[Array, " rank"]:
+        """The displacement in this frame, from that of the consumer."""
+        return d * jnp.asarray(self.scale, d.dtype)
+
+    def ends(self, field: PyTree[Float[Array, "n ..."]], rank: int, fill: float) -> int:
+        """Register a quantity of single examples to be seen from both ends of a pair.
+
+        The arrays have the examples of both batches along their first axis and
+        positions along the last `rank`. At the handle that is returned, an evaluation
+        has `(left, right)`, which broadcast against the blocks of this frame.
+        """
+        left, right = self.split(field)
+        if self.canvas is None:
+            return self.plan.add_field(left, right, lambda moving, d: moving)
+        canvas = self.canvas
+        left = jax.tree.map(lambda f: pad_to(f, canvas, fill), left)
+        right = jax.tree.map(
+            lambda f: doubled(pad_to(f, canvas, fill), rank), right
+        )
+
+        def look(moving: PyTree[Array], d: Int[Array, " rank"]) -> PyTree[Array]:
+            return jax.tree.map(lambda f: rolled(f, self.here(d)), moving)
+
+        return self.plan.add_field(left, right, look)
+
+    def split(self, field: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
+        """The field of the first and of the second example of each pair."""
+        if self.same:
+            return field, field
+        n1 = self.scope.n1
+        return (
+            jax.tree.map(lambda f: f[:n1, None], field),
+            jax.tree.map(lambda f: f[None, n1:], field),
+        )
+
+    def mask(self, key: Hashable, look: Callable[[Int[Array, " rank"]], Bool[Array, "..."]]) -> Hashable:
+        """Register a mask over positions that depends on the displacement here."""
+        key = (key, self.canvas, self.scale)
+        return self.plan.add_mask(key, lambda _, d: look(self.here(d)))

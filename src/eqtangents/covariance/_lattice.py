@@ -1,0 +1,106 @@
+"""Positions stored by displacement: the index arithmetic of the covariance engine.
+
+Along an axis a **canvas** of size `G` stores, at entry `p`, the pair of positions
+`(p, (p + d) mod G)`. The displacements `d` and `d - G` share one canvas, so `G`
+canvases of `G` entries hold all pairs and none is stored twice. Entries with `p` or
+its partner beyond the true size of the axis are unused and may hold anything finite.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+
+
+def pad_to(
+    field: Float[Array, "..."], canvas: tuple[int, ...], fill: float
+) -> Float[Array, "..."]:
+    """Extend the trailing axes of `field` to `canvas`."""
+    lead = field.ndim - len(canvas)
+    widths = [(0, g - h) for g, h in zip(canvas, field.shape[lead:], strict=True)]
+    return jnp.pad(field, [(0, 0)] * lead + widths, constant_values=fill)
+
+
+def doubled(field: Float[Array, "..."], rank: int) -> Float[Array, "..."]:
+    """Two periods of the last `rank` axes, so that `rolled` is a single slice."""
+    for axis in range(field.ndim - rank, field.ndim):
+        field = jnp.concatenate([field, field], axis)
+    return field
+
+
+def rolled(
+    twice: Float[Array, "..."], displacement: Int[Array, " rank"]
+) -> Float[Array, "..."]:
+    """The field at the partner positions, `f(p + d)`, from `doubled(f)`."""
+    rank = displacement.shape[0]
+    lead = twice.ndim - rank
+    sizes = twice.shape[:lead] + tuple(g // 2 for g in twice.shape[lead:])
+    start = [jnp.zeros((), displacement.dtype)] * lead + [*displacement]
+    return lax.dynamic_slice(twice, start, sizes)
+
+
+def partner(canvas: int, displacement: Int[Array, ""]) -> Int[Array, " canvas"]:
+    """The second position of each entry, `(p + d) mod canvas`."""
+    position = jnp.arange(canvas, dtype=displacement.dtype) + displacement
+    return jnp.where(position >= canvas, position - canvas, position)
+
+
+def along(
+    vector: Shaped[Array | np.ndarray, " h"], axis: int, rank: int
+) -> Shaped[Array | np.ndarray, "..."]:
+    """View a vector so that it broadcasts along `axis` of `rank` trailing axes."""
+    return vector.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
+
+
+def where(
+    mask: Bool[Array, "..."], block: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The block where a mask over its trailing axes holds, zero elsewhere.
+
+    Never a product with the mask: unused entries are not to be counted on.
+    """
+    mask = mask.reshape((1,) * (block.ndim - mask.ndim) + mask.shape)
+    return jnp.where(mask, block, jnp.zeros((), block.dtype))
+
+
+def both_inside(
+    canvas: tuple[int, ...], size: tuple[int, ...], displacement: Int[Array, " rank"]
+) -> Bool[Array, "*canvas"]:
+    """Entries of a canvas whose two positions both exist."""
+    inside = jnp.ones((1,) * len(canvas), bool)
+    for axis, (g, h) in enumerate(zip(canvas, size, strict=True)):
+        if g > h:
+            ends = (jnp.arange(g) < h) & (partner(g, displacement[axis]) < h)
+            inside = inside & along(ends, axis, len(canvas))
+    return jnp.broadcast_to(inside, canvas)
+
+
+def all_displacements(canvas: Sequence[int]) -> Int[np.ndarray, "n rank"]:
+    """Every displacement of a canvas, in row-major order."""
+    grid = itertools.product(*map(range, canvas))
+    return np.array(list(grid), np.int32).reshape(math.prod(canvas), len(canvas))
+
+
+def materialised(
+    build: Callable[[], PyTree[Array]], displacements: Int[Array, "n rank"]
+) -> PyTree[Array]:
+    """`build()`, in buffers of its own.
+
+    XLA would fuse the dynamic slices and masks built here into each of their
+    consumers and evaluate their index arithmetic again for every entry, which costs
+    more than the rest of the layer. The result of a conditional cannot be fused; its
+    predicate always holds, which the compiler cannot see.
+    """
+    shapes = jax.eval_shape(build)
+    if not jax.tree.leaves(shapes):
+        return build()
+
+    def absent() -> PyTree[Array]:
+        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    return lax.cond(displacements[0, 0] >= 0, build, absent)

@@ -1,0 +1,288 @@
+"""Rules that act on each entry alone: affine maps, nonlinearities, joined branches."""
+
+import abc
+import functools
+import itertools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from eqtangents._types import Scalar
+from eqtangents.covariance._covariance import AbstractCovariance, Outline
+from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
+from eqtangents.covariance._gathered import on_common_canvas
+
+_weights = itertools.count()
+
+
+def fresh_weights() -> frozenset[int]:
+    """A name for weights that nothing else depends on."""
+    return frozenset([next(_weights)])
+
+
+class AbstractDual(eqx.Module):
+    """Gaussian expectations of a nonlinearity: its dual activation.
+
+    What they need of the variances is computed by `ends`, once for each example and
+    position, outside of all loops over pairs.
+    """
+
+    @abc.abstractmethod
+    def ends(self, variance: Float[Array, "*s"]) -> PyTree[Float[Array, "*s"]]:
+        """What `__call__` needs to know of the variance at either end of a pair."""
+
+    @abc.abstractmethod
+    def __call__(
+        self, cov: Float[Array, "*s"], left: PyTree[Array], right: PyTree[Array]
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """`E[f(u) f(v)]` and `E[f'(u) f'(v)]` for centred Gaussian `u, v`."""
+
+    @abc.abstractmethod
+    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """`E[f(u)^2]`."""
+
+
+class Affine(AbstractCovariance):
+    r"""Fresh weights and biases: $K' = a K + b$, $T' = a T + g K + h$.
+
+    The two terms of the tangent kernel that are not inherited are the gradients with
+    respect to the new weights, `g K`, and to the new biases, `h`.
+    """
+
+    upstream: AbstractCovariance
+    scale: Scalar
+    shift: Scalar
+    weight_gradient: Scalar
+    bias_gradient: Scalar
+    outline: Outline
+
+    def __init__(
+        self,
+        upstream: AbstractCovariance,
+        *,
+        scale: Scalar,
+        shift: Scalar,
+        weight_gradient: Scalar,
+        bias_gradient: Scalar,
+        channels: int,
+    ):
+        """Apply to a covariance; its channels become independent Gaussians."""
+        self.upstream = upstream
+        self.scale, self.shift = scale, shift
+        self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
+        self.outline = upstream.outline.replace(
+            channels=channels,
+            gaussian=True,
+            terms=(fresh_weights(),),
+            trainable=True,
+        )
+
+    def bind(self, frame: Frame) -> Rule:
+        """Apply entry by entry."""
+        upstream = frame.bind(self.upstream)
+
+        def rule(at: Evaluation) -> Block:
+            nngp, ntk = at(upstream)
+            scale, shift, weight_gradient, bias_gradient = (
+                jnp.asarray(constant, nngp.dtype)
+                for constant in (
+                    self.scale,
+                    self.shift,
+                    self.weight_gradient,
+                    self.bias_gradient,
+                )
+            )
+            if frame.wants_ntk:
+                fresh = weight_gradient * nngp + bias_gradient
+                ntk = fresh if ntk is None else scale * ntk + fresh
+            return Block(scale * nngp + shift, ntk)
+
+        return rule
+
+
+class Scaled(AbstractCovariance):
+    """A constant factor, or one for each position: `K'[p, p'] = f[p] K[p, p'] f[p']`."""
+
+    upstream: AbstractCovariance
+    factor: Float[np.ndarray, "..."]
+    outline: Outline
+
+    def __init__(self, upstream: AbstractCovariance, factor: Float[np.ndarray, "..."]):
+        """Multiply outputs by `factor`."""
+        self.upstream, self.factor, self.outline = upstream, factor, upstream.outline
+
+    def bind(self, frame: Frame) -> Rule:
+        """Multiply by the factors of both ends."""
+        upstream = frame.bind(self.upstream)
+        if self.factor.size == 1:
+            square = float(self.factor.item()) ** 2
+            return lambda at: jax.tree.map(lambda leaf: square * leaf, at(upstream))
+
+        n = frame.scope.n1 + frame.scope.n2
+        factors = jnp.broadcast_to(self.factor, (n, *self.outline.size))
+        handle = frame.ends(factors, self.outline.rank, 0.0)
+
+        def rule(at: Evaluation) -> Block:
+            left, right = at.fields[handle]
+            return jax.tree.map(
+                lambda leaf: (left * right).astype(leaf.dtype) * leaf, at(upstream)
+            )
+
+        return rule
+
+
+class Nonlinear(AbstractCovariance):
+    """A nonlinearity, applied to each channel of a Gaussian."""
+
+    upstream: AbstractCovariance
+    dual: AbstractDual
+    outline: Outline
+
+    def __init__(self, upstream: AbstractCovariance, dual: AbstractDual):
+        """Apply a dual activation to a covariance."""
+        self.upstream, self.dual = upstream, dual
+        self.outline = upstream.outline.replace(gaussian=False, terms=(frozenset(),))
+
+    def bind(self, frame: Frame) -> Rule:
+        """Look up the variances of both ends, then apply the dual entry by entry."""
+        upstream = frame.bind(self.upstream)
+        if frame.same and frame.canvas is None:
+
+            def variance_rule(at: Evaluation) -> Block:
+                return Block(self.dual.diagonal(at(upstream).nngp), None)
+
+            return variance_rule
+
+        ends = self.dual.ends(frame.scope.variance(self.upstream))
+        handle = frame.ends(ends, self.outline.rank, 1.0)
+
+        def rule(at: Evaluation) -> Block:
+            nngp, ntk = at(upstream)
+            value, derivative = self.dual(nngp, *at.fields[handle])
+            return Block(value, None if ntk is None else derivative * ntk)
+
+        return rule
+
+
+class Sum(AbstractCovariance):
+    """Sum of uncorrelated branches: kernels add."""
+
+    branches: tuple[AbstractCovariance, ...]
+    outline: Outline
+
+    def __init__(self, branches: Sequence[AbstractCovariance]):
+        """Add covariances of one size."""
+        self.branches = tuple(on_common_canvas(list(branches)))
+        outlines = [branch.outline for branch in self.branches]
+        self.outline = _joined(outlines).replace(
+            gaussian=all(o.gaussian for o in outlines),
+            terms=tuple(itertools.chain.from_iterable(o.terms for o in outlines)),
+        )
+
+    def bind(self, frame: Frame) -> Rule:
+        """Add blocks."""
+        rules = [frame.bind(branch) for branch in self.branches]
+
+        def rule(at: Evaluation) -> Block:
+            blocks = [at(upstream) for upstream in rules]
+            nngp = functools.reduce(operator.add, [block.nngp for block in blocks])
+            ntks = [block.ntk for block in blocks if block.ntk is not None]
+            return Block(nngp, functools.reduce(operator.add, ntks) if ntks else None)
+
+        return rule
+
+
+class Product(AbstractCovariance):
+    r"""Product of uncorrelated branches: $K = \prod_i K_i$, $T$ by the product rule."""
+
+    branches: tuple[AbstractCovariance, ...]
+    outline: Outline
+
+    def __init__(self, branches: Sequence[AbstractCovariance]):
+        """Multiply covariances of one size."""
+        self.branches = tuple(on_common_canvas(list(branches)))
+        outlines = [branch.outline for branch in self.branches]
+        weights = frozenset().union(*(w for o in outlines for w in o.terms))
+        self.outline = _joined(outlines).replace(gaussian=False, terms=(weights,))
+
+    def bind(self, frame: Frame) -> Rule:
+        """Multiply blocks one after the other."""
+        rules = [frame.bind(branch) for branch in self.branches]
+
+        def multiply(a: Block, b: Block) -> Block:
+            terms = [
+                nngp * ntk
+                for nngp, ntk in ((a.nngp, b.ntk), (b.nngp, a.ntk))
+                if ntk is not None
+            ]
+            ntk = functools.reduce(operator.add, terms) if terms else None
+            return Block(a.nngp * b.nngp, ntk)
+
+        return lambda at: functools.reduce(multiply, [at(rule) for rule in rules])
+
+
+class ChannelConcat(AbstractCovariance):
+    """Branches side by side along the channels: the mean of kernels, by width."""
+
+    branches: tuple[AbstractCovariance, ...]
+    outline: Outline
+
+    def __init__(self, branches: Sequence[AbstractCovariance]):
+        """Concatenate covariances of one size."""
+        self.branches = tuple(on_common_canvas(list(branches)))
+        outlines = [branch.outline for branch in self.branches]
+        self.outline = _joined(outlines).replace(
+            channels=sum(o.channels for o in outlines),
+            gaussian=False,
+            terms=tuple(itertools.chain.from_iterable(o.terms for o in outlines)),
+        )
+
+    def bind(self, frame: Frame) -> Rule:
+        """Average blocks, weighted by the branches' shares of the channels."""
+        rules = [frame.bind(branch) for branch in self.branches]
+        shares = [b.outline.channels / self.outline.channels for b in self.branches]
+
+        def rule(at: Evaluation) -> Block:
+            blocks = [at(upstream) for upstream in rules]
+            nngp = [s * b.nngp for s, b in zip(shares, blocks, strict=True)]
+            ntk = [
+                s * b.ntk
+                for s, b in zip(shares, blocks, strict=True)
+                if b.ntk is not None
+            ]
+            return Block(
+                functools.reduce(operator.add, nngp),
+                functools.reduce(operator.add, ntk) if ntk else None,
+            )
+
+        return rule
+
+
+def _joined(outlines: Sequence[Outline]) -> Outline:
+    """The common size, on a canvas that holds every branch."""
+    return outlines[0].replace(
+        canvas=tuple(map(max, zip(*(o.canvas for o in outlines), strict=True))),
+        rigid=tuple(map(any, zip(*(o.rigid for o in outlines), strict=True))),
+        trainable=any(o.trainable for o in outlines),
+    )
+
+
+def uncorrelated(branches: Sequence[AbstractCovariance]) -> bool:
+    """Whether products of different branches have mean zero.
+
+    True if all branches but one are linear in weights that no other branch has: given
+    everything else, their mean over those weights vanishes.
+    """
+    dependent = 0
+    for i, branch in enumerate(branches):
+        others: frozenset[Any] = frozenset().union(
+            *(w for j, b in enumerate(branches) if j != i for w in b.outline.terms)
+        )
+        dependent += not all(weights - others for weights in branch.outline.terms)
+    return dependent <= 1

@@ -1,0 +1,113 @@
+"""Where positions end: flattening and global pooling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Outline,
+    Sweep,
+    tabulate,
+)
+from eqtangents.covariance._frame import Block, Frame, Rule, Scope
+from eqtangents.covariance._lattice import all_displacements, along, both_inside, where
+from eqtangents.covariance._pooled import fixed_rule
+
+
+class Flattened(AbstractCovariance):
+    r"""Positions become channels, $K' = \frac{1}{P} \sum_p K_{pp}$."""
+
+    upstream: AbstractCovariance
+    outline: Outline
+
+    def __init__(self, upstream: AbstractCovariance):
+        """Flatten outputs; only coinciding positions are ever asked for."""
+        outline = upstream.outline
+        positions = 1
+        for h in outline.size:
+            positions *= h
+        self.upstream = upstream
+        self.outline = outline.replace(
+            size=(),
+            canvas=(),
+            rigid=(),
+            channels=outline.channels * positions,
+            gaussian=outline.gaussian and not outline.rank,
+        )
+
+    def bind(self, frame: Frame) -> Rule:
+        """Average the entries whose positions coincide."""
+        axes = tuple(range(-self.upstream.outline.rank, 0))
+        if not axes:
+            return frame.bind(self.upstream)
+
+        def build() -> Block:
+            block = frame.scope.coincident(self.upstream, same=frame.same)
+            return jax.tree.map(lambda leaf: leaf.mean(axes), block)
+
+        key = ("flattened", id(self), frame.same)
+        return fixed_rule(frame, frame.scope.once(key, self, build))
+
+
+class Total(AbstractCovariance):
+    r"""The sum over all positions, $K' = \sum_{p, p'} K_{pp'}$."""
+
+    upstream: AbstractCovariance
+    outline: Outline
+
+    def __init__(self, upstream: AbstractCovariance):
+        """Sum outputs over all positions."""
+        self.upstream = upstream
+        self.outline = upstream.outline.replace(size=(), canvas=(), rigid=())
+
+    def bind(self, frame: Frame) -> Rule:
+        """Sum each block as it is computed, over all displacements."""
+        if not self.upstream.outline.rank:
+            return frame.bind(self.upstream)
+        key = ("total", id(self), frame.same)
+        return fixed_rule(
+            frame,
+            frame.scope.once(key, self, lambda: self._sum(frame.scope, frame.same)),
+        )
+
+    def _sum(self, scope: Scope, same: bool) -> Block:
+        outline = self.upstream.outline
+        canvas, rank = outline.canvas, outline.rank
+        sweep = Sweep(scope, self.upstream, canvas, same=same)
+
+        def reduce(displacements: Int[Array, "n rank"]) -> Block:
+            inside = jax.vmap(lambda d: both_inside(canvas, outline.size, d))(
+                displacements
+            )
+            inside = jnp.expand_dims(inside, range(1, 1 + len(sweep.pairs)))
+
+            def total(leaf: Array) -> Array:
+                if canvas != outline.size:
+                    leaf = where(inside, leaf)
+                return leaf.sum((0, *range(-rank, 0)))
+
+            return jax.tree.map(total, sweep.blocks(displacements))
+
+        batches = sweep.batches(all_displacements(canvas))
+        return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(reduce, batches))
+
+
+def dense(scope: Scope, node: AbstractCovariance) -> Block:
+    """The entries of all pairs of positions, `(n1, n2, *size, *size)`."""
+    canvas, size, rank = node.outline.canvas, node.outline.size, node.outline.rank
+    if not rank:
+        return scope.coincident(node, same=False)
+    first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
+    second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
+    displacement = [
+        (q - p) % g for p, q, g in zip(first, second, canvas, strict=True)
+    ]
+
+    def pick(table: Float[Array, "..."]) -> Float[Array, "n1 n2 ..."]:
+        entries = table[(*displacement, slice(None), slice(None), *first)]
+        return jnp.moveaxis(entries, (-2, -1), (0, 1))
+
+    return jax.tree.map(pick, tabulate(scope, node, canvas, same=False))

@@ -1,0 +1,199 @@
+"""One layer many times over, compiled once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PyTree
+
+from eqtangents.covariance._covariance import AbstractCovariance, Outline, tabulate
+from eqtangents.covariance._frame import (
+    Block,
+    Evaluation,
+    Frame,
+    Rule,
+    Scope,
+    Values,
+)
+from eqtangents.covariance._gathered import at_displacement, stored_rule
+from eqtangents.covariance._pointwise import fresh_weights
+from eqtangents.covariance._pooled import fixed_rule
+
+
+class Repeated(AbstractCovariance):
+    """A layer applied `n` times, each time with weights of its own.
+
+    The variances run through all depths once, in a scan that stacks what each depth
+    registered with its frame; each block then runs through all depths in a second scan,
+    over that stack. A layer that asks for other displacements than the one it is asked
+    for (it pools, say) is run with tables of all of them instead.
+    """
+
+    upstream: AbstractCovariance
+    layer: Callable[[AbstractCovariance], AbstractCovariance] = eqx.field(static=True)
+    n: int
+    slot: "Slot"
+    body: AbstractCovariance
+    outline: Outline
+
+    def __init__(
+        self,
+        upstream: AbstractCovariance,
+        layer: Callable[[AbstractCovariance], AbstractCovariance],
+        n: int,
+    ):
+        """Repeat the rule of `layer`; it must keep sizes and channels."""
+        marker = fresh_weights()
+        slot = Slot(upstream.outline.replace(terms=(marker,)))
+        body = layer(slot)
+        if body.outline.trainable and not slot.outline.trainable:
+            slot = Slot(slot.outline.replace(trainable=True))
+            body = layer(slot)
+        if n > 1 and slot.outline.gaussian and not body.outline.gaussian:
+            slot = Slot(slot.outline.replace(gaussian=False))
+            body = layer(slot)
+        for name in ("size", "channels"):
+            before, after = (getattr(c.outline, name) for c in (slot, body))
+            if before != after:
+                raise ShapeChange(
+                    f"its layer must keep the {name}, so that it can follow itself, "
+                    f"but turns {before} into {after}. Change the layer, or put one "
+                    "that makes the change before the `Repeat`."
+                )
+        terms: list[frozenset[int]] = []
+        for weights in body.outline.terms:
+            terms += upstream.outline.terms if weights == marker else [weights - marker]
+        self.upstream, self.layer, self.n = upstream, layer, n
+        self.slot, self.body = slot, body
+        self.outline = body.outline.replace(terms=tuple(terms))
+
+    def bind(self, frame: Frame) -> Rule:
+        """Bind every depth in one scan."""
+        try:
+            return self._streamed(frame)
+        except _AskedElsewhere:
+            return self._tabulated(frame)
+
+    def _streamed(self, frame: Frame) -> Rule:
+        scope, home = frame.scope, (frame.same, frame.canvas, frame.scale)
+        if frame.same and frame.canvas is None:
+
+            def variance_step(
+                variance: Float[Array, "..."], _: None
+            ) -> tuple[Float[Array, "..."], None]:
+                inner = scope.nested(self.slot, variance, home)
+                return inner.variance(self.body), None
+
+            start = scope.variance(self.upstream)
+            last, _ = lax.scan(variance_step, start, None, length=self.n)
+            return fixed_rule(frame, Block(last, None))
+
+        upstream = frame.bind(self.upstream)
+        bound: list[tuple[Rule, list[Any]]] = []
+
+        def bind_step(
+            variance: Float[Array, "..."], _: None
+        ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
+            inner = frame.nested(scope.nested(self.slot, variance, home))
+            rule = inner.bind(self.body)
+            fields = inner.plan.fields
+            bound.append((rule, [field.look for field in fields]))
+            arrays = [(field.fixed, field.moving) for field in fields]
+            return inner.scope.variance(self.body), arrays
+
+        start = scope.variance(self.upstream)
+        _, stacked = lax.scan(bind_step, start, None, length=self.n)
+        inner_rule, looks = bound[-1]
+
+        def look_at_all_depths(moving: list[PyTree[Array]], d: Any) -> list[Any]:
+            return [
+                jax.vmap(lambda m, look=look: look(m, d))(m) if jax.tree.leaves(m) else m
+                for look, m in zip(looks, moving, strict=True)
+            ]
+
+        fixed, moving = ([pair[i] for pair in stacked] for i in (0, 1))
+        handle = frame.plan.add_field(fixed, moving, look_at_all_depths)
+
+        def rule(at: Evaluation) -> Block:
+            def step(block: Block, fields: Any) -> tuple[Block, None]:
+                values = Values(list(zip(*fields, strict=True)), at.masks)
+                return Evaluation(values, block)(inner_rule), None
+
+            wants_ntk = frame.wants_ntk and self.slot.outline.trainable
+            block = _with_ntk(at(upstream), wants_ntk)
+            return lax.scan(step, block, at.fields[handle], length=self.n)[0]
+
+        return rule
+
+    def _tabulated(self, frame: Frame) -> Rule:
+        scope, canvas = frame.scope, self.outline.canvas
+
+        def tables_of(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
+            tables = {s: tabulate(scope, node, canvas, same=s) for s in (False, True)}
+            wants_ntk = scope.wants_ntk and self.slot.outline.trainable
+            return {False: _with_ntk(tables[False], wants_ntk), True: tables[True]}
+
+        def step(tables: dict[bool, Block], _: None) -> tuple[dict[bool, Block], None]:
+            inner = Scope(scope.n1, scope.n2, scope.dtype, wants_ntk=scope.wants_ntk)
+            stored = Stored(tables, self.slot.outline)
+            return tables_of(inner, self.layer(stored)), None
+
+        def build() -> dict[bool, Block]:
+            start = tables_of(scope, self.upstream)
+            return lax.scan(step, start, None, length=self.n)[0]
+
+        tables = scope.once(("repeated", id(self)), self, build)
+        return Stored(tables, self.outline).bind(frame)
+
+
+class ShapeChange(ValueError):
+    """A layer that cannot follow itself."""
+
+
+class Slot(AbstractCovariance):
+    """What goes into the repeated layer, at the depth that is being evaluated."""
+
+    outline: Outline
+
+    def bind(self, frame: Frame) -> Rule:
+        """The block carried through the loop, or the variance, which is known."""
+        if frame.same and frame.canvas is None:
+            _, variance = frame.scope.memo["slot"]
+            return lambda at: Block(variance, None)
+        if (frame.same, frame.canvas, frame.scale) != frame.scope.home:
+            raise _AskedElsewhere
+        return lambda at: at.carried
+
+
+class Stored(AbstractCovariance):
+    """A covariance whose blocks at all displacements are at hand, by `same`."""
+
+    tables: dict[bool, Block]
+    outline: Outline
+
+    def bind(self, frame: Frame) -> Rule:
+        """Look a block up."""
+        table = self.tables[frame.same]
+        if frame.canvas is not None:
+            assert frame.canvas == self.outline.canvas
+            return stored_rule(frame, table, at_displacement)
+        zero = jnp.zeros(self.outline.rank, jnp.int32)
+        crop = tuple(slice(h) for h in self.outline.size)
+        return fixed_rule(
+            frame,
+            jax.tree.map(lambda t: at_displacement(t, zero)[..., *crop], table),
+        )
+
+
+class _AskedElsewhere(Exception):
+    """A repeated layer asks for other displacements than the one it is asked for."""
+
+
+def _with_ntk(block: Block, wants_ntk: bool) -> Block:
+    """The block with its tangent kernel as an array, where one is wanted."""
+    if block.ntk is None and wants_ntk:
+        return Block(block.nngp, jnp.zeros_like(block.nngp))
+    return block

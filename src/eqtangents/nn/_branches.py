@@ -1,0 +1,176 @@
+"""Splitting a network into branches, and joining them."""
+
+import functools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqtangents.covariance import (
+    AbstractCovariance,
+    ChannelConcat,
+    Product,
+    SpatialConcat,
+    Sum,
+    uncorrelated,
+)
+from eqtangents.nn._layer import (
+    AbstractLayer,
+    AbstractParameterless,
+    Covariances,
+    Example,
+    LayerError,
+    several,
+)
+
+
+class FanOut(AbstractParameterless):
+    """`n` copies of the input, for as many branches."""
+
+    n: int = eqx.field(static=True)
+
+    def __init__(self, n: int):
+        """Set the number of copies."""
+        self.n = n
+
+    def __check_init__(self):
+        """Raise unless there is at least one branch."""
+        if self.n < 1:
+            raise ValueError(f"FanOut: `n` is {self.n}, but must be at least 1.")
+
+    def __call__(
+        self, x: Example, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Example, ...]:
+        """A tuple of `n` times the input."""
+        return (x,) * self.n
+
+    def propagate(self, covariance: Covariances) -> tuple[Covariances, ...]:
+        """A tuple of `n` times the covariance."""
+        return (covariance,) * self.n
+
+
+class FanInSum(AbstractParameterless):
+    """The sum of branches, whose kernels add.
+
+    All branches but one must end in weights of their own, or their sum would have a
+    covariance that the branches' covariances do not tell.
+    """
+
+    def __call__(
+        self, x: Sequence[Float[Array, "channels *size"]], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "channels *size"]:
+        """Add."""
+        return functools.reduce(operator.add, _of_equal_shape(self, x))
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Add the kernels."""
+        return Sum(_joinable(self, covariance))
+
+
+class FanInProd(AbstractParameterless):
+    r"""The product of branches: $K' = \prod_i K_i$,
+    $T' = \sum_i T_i \prod_{j \ne i} K_j$.
+
+    All branches but one must end in weights of their own.
+    """  # noqa: D205
+
+    def __call__(
+        self, x: Sequence[Float[Array, "channels *size"]], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "channels *size"]:
+        """Multiply."""
+        return functools.reduce(operator.mul, _of_equal_shape(self, x))
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Multiply the kernels."""
+        return Product(_joinable(self, covariance))
+
+
+class FanInConcat(AbstractParameterless):
+    """Branches one after the other along an axis of one example.
+
+    Along the channels, axis 0, kernels are averaged, weighted by the branches' numbers
+    of channels. Along a spatial axis, positions of different branches have covariance
+    zero: there, all branches but one must end in weights of their own.
+    """
+
+    axis: int = eqx.field(static=True)
+
+    def __init__(self, axis: int = 0):
+        """Set the axis: 0 for channels, 1 for the first spatial axis, and so on."""
+        self.axis = axis
+
+    def __call__(
+        self, x: Sequence[Float[Array, "..."]], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "..."]:
+        """Concatenate."""
+        axis = self._axis(x[0].ndim - 1)
+        _of_equal_shape(self, x, but=axis)
+        return jnp.concatenate(list(x), axis)
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Average, or set end to end."""
+        branches = several(self, covariance)
+        axis = self._axis(branches[0].outline.rank)
+        if axis:
+            return SpatialConcat(_joinable(self, branches, but=axis), axis - 1)
+        _check_covariances(self, branches, but=0)
+        return ChannelConcat(branches)
+
+    def _axis(self, rank: int) -> int:
+        if not -rank - 1 <= self.axis <= rank:
+            raise LayerError(
+                self,
+                f"`axis={self.axis}`, but the branches have axis 0 for channels and "
+                f"{rank} spatial axes after it.",
+            )
+        return self.axis % (rank + 1)
+
+
+def _of_equal_shape(
+    layer: AbstractLayer, x: Any, but: int | None = None
+) -> Sequence[Float[Array, "..."]]:
+    if isinstance(x, jax.Array) or not len(x):
+        raise LayerError(layer, "takes a tuple with the outputs of several branches.")
+    _check_shapes(layer, [leaf.shape for leaf in x], but)
+    return x
+
+
+def _joinable(
+    layer: AbstractLayer, covariance: Covariances, but: int | None = None
+) -> tuple[AbstractCovariance, ...]:
+    """The branches, if their outputs have one shape and are uncorrelated."""
+    branches = several(layer, covariance)
+    _check_covariances(layer, branches, but)
+    if not uncorrelated(branches):
+        raise LayerError(
+            layer,
+            "joins branches that are correlated, so that their kernels do not tell that "
+            "of the result. All branches but one must end in weights of their own: put "
+            "a `Linear` or `Conv` at their ends.",
+        )
+    return branches
+
+
+def _check_covariances(
+    layer: AbstractLayer, branches: Sequence[AbstractCovariance], but: int | None
+) -> None:
+    shapes = [(b.outline.channels, *b.outline.size) for b in branches]
+    _check_shapes(layer, shapes, but)
+
+
+def _check_shapes(
+    layer: AbstractLayer, shapes: Sequence[tuple[int, ...]], but: int | None
+) -> None:
+    alike = {tuple(n for axis, n in enumerate(s) if axis != but) for s in shapes}
+    if len(alike) > 1:
+        where = "" if but is None else f" but for axis {but}"
+        raise LayerError(
+            layer,
+            f"joins branches whose outputs have shapes {', '.join(map(str, shapes))}, "
+            f"but must be alike{where}, `(channels, *spatial)`. Give the branches the "
+            "same strides, paddings and numbers of channels.",
+        )

@@ -1,0 +1,263 @@
+"""Layers made of layers."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+
+from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
+from eqtangents.nn._branches import FanInSum
+from eqtangents.nn._layer import (
+    AbstractLayer,
+    Covariances,
+    Example,
+    LayerError,
+    Shape,
+    is_shape,
+    located,
+    missing_parameters,
+    output_shape,
+    single,
+)
+from eqtangents.nn._reshape import Identity
+
+
+class Sequential(AbstractLayer):
+    """Layers one after the other."""
+
+    layers: tuple[AbstractLayer, ...]
+
+    def __init__(self, layers: Sequence[AbstractLayer]):
+        """Compose layers, first to last."""
+        self.layers = tuple(layers)
+
+    def __check_init__(self):
+        """Raise unless all are layers."""
+        _check_layers(self, self.layers)
+
+    def init(
+        self, input_shape: Shape, *, key: PRNGKeyArray | None = None
+    ) -> "Sequential":
+        """Initialise each layer for the outputs of the one before."""
+        layers, shape = [], input_shape
+        for i, (layer, layer_key) in enumerate(
+            zip(self.layers, _split(key, len(self.layers)), strict=True)
+        ):
+            with located(f"layers[{i}]"):
+                layers.append(layer.init(shape, key=layer_key))
+                shape = output_shape(layers[-1], shape)
+        return Sequential(layers)
+
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+        """Apply to one example."""
+        for i, (layer, layer_key) in enumerate(
+            zip(self.layers, _split(key, len(self.layers)), strict=True)
+        ):
+            with located(f"layers[{i}]"):
+                x = layer(x, key=layer_key)
+        return x
+
+    def propagate(self, covariance: Covariances) -> Covariances:
+        """Propagate through each layer in turn."""
+        for i, layer in enumerate(self.layers):
+            with located(f"layers[{i}]"):
+                covariance = layer.propagate(covariance)
+        return covariance
+
+
+class Parallel(AbstractLayer):
+    """One layer for each input of a tuple, as after a `FanOut`."""
+
+    layers: tuple[AbstractLayer, ...]
+
+    def __init__(self, layers: Sequence[AbstractLayer]):
+        """Set layers side by side."""
+        self.layers = tuple(layers)
+
+    def __check_init__(self):
+        """Raise unless all are layers."""
+        _check_layers(self, self.layers)
+
+    def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Parallel":
+        """Initialise each layer for its own input."""
+        self._check_count(1 if is_shape(input_shape) else len(input_shape))
+        layers = []
+        for i, (layer, shape, layer_key) in enumerate(
+            zip(
+                self.layers,
+                input_shape,
+                _split(key, len(self.layers)),
+                strict=True,
+            )
+        ):
+            with located(f"layers[{i}]"):
+                layers.append(layer.init(shape, key=layer_key))
+        return Parallel(layers)
+
+    def __call__(
+        self, x: Sequence[Example], *, key: PRNGKeyArray | None = None
+    ) -> tuple[Example, ...]:
+        """Apply each layer to its own input."""
+        self._check_count(1 if isinstance(x, jax.Array) else len(x))
+        outputs = []
+        for i, (layer, one, layer_key) in enumerate(
+            zip(self.layers, x, _split(key, len(self.layers)), strict=True)
+        ):
+            with located(f"layers[{i}]"):
+                outputs.append(layer(one, key=layer_key))
+        return tuple(outputs)
+
+    def propagate(self, covariance: Covariances) -> tuple[Covariances, ...]:
+        """Propagate each covariance through its own layer."""
+        one = isinstance(covariance, AbstractCovariance)
+        self._check_count(1 if one else len(covariance))
+        outputs = []
+        for i, (layer, upstream) in enumerate(
+            zip(self.layers, covariance, strict=True)
+        ):
+            with located(f"layers[{i}]"):
+                outputs.append(layer.propagate(upstream))
+        return tuple(outputs)
+
+    def _check_count(self, count: int) -> None:
+        if count != len(self.layers):
+            raise LayerError(
+                self,
+                f"has {len(self.layers)} branches, but gets {count} inputs. Put a "
+                f"`FanOut({len(self.layers)})` before it, or pass the network a tuple "
+                "with one input for each branch.",
+            )
+
+
+class Residual(AbstractLayer):
+    """A layer with a shortcut around it, `main(x) + shortcut(x)`.
+
+    `main` must end in weights of its own (or the shortcut must): then the kernels add.
+
+    **Source:** He et al. 2016, arXiv:1512.03385.
+    """
+
+    main: AbstractLayer
+    shortcut: AbstractLayer
+
+    def __init__(self, main: AbstractLayer, shortcut: AbstractLayer | None = None):
+        """Put a shortcut around a layer; without one given, the identity."""
+        self.main = main
+        self.shortcut = Identity() if shortcut is None else shortcut
+
+    def __check_init__(self):
+        """Raise unless both are layers."""
+        _check_layers(self, (self.main, self.shortcut))
+
+    def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Residual":
+        """Initialise both for the same input."""
+        main_key, shortcut_key = _split(key, 2)
+        with located("main"):
+            main = self.main.init(input_shape, key=main_key)
+        with located("shortcut"):
+            shortcut = self.shortcut.init(input_shape, key=shortcut_key)
+        return Residual(main, shortcut)
+
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+        """Apply to one example."""
+        main_key, shortcut_key = _split(key, 2)
+        with located("main"):
+            main = self.main(x, key=main_key)
+        with located("shortcut"):
+            shortcut = self.shortcut(x, key=shortcut_key)
+        return self._join()((main, shortcut))
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Add the kernels of both."""
+        with located("main"):
+            main = self.main.propagate(covariance)
+        with located("shortcut"):
+            shortcut = self.shortcut.propagate(covariance)
+        return FanInSum().propagate((main, shortcut))
+
+
+class Repeat(AbstractLayer):
+    """A layer `n` times over, each time with parameters of its own, compiled once.
+
+    The layer must keep the shape of its input. The copies run in a scan, with their
+    parameters stacked along a new leading axis.
+    """
+
+    layer: AbstractLayer
+    copies: AbstractLayer | None
+    n: int = eqx.field(static=True)
+
+    def __init__(self, layer: AbstractLayer, n: int):
+        """Repeat a layer; not at all if `n` is 0."""
+        self.layer, self.copies, self.n = layer, None, n
+
+    def __check_init__(self):
+        """Raise unless this is a layer, and a number of times."""
+        _check_layers(self, (self.layer,))
+        if self.n < 0:
+            raise ValueError(f"Repeat: `n` is {self.n}, but must not be negative.")
+
+    def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Repeat":
+        """Initialise all copies, for inputs of the same shape."""
+        with located("layer"):
+            one = eqx.filter_eval_shape(
+                lambda k: self.layer.init(input_shape, key=k), key
+            )
+            shape = output_shape(one, input_shape)
+        if shape != input_shape:
+            raise LayerError(
+                self,
+                f"its layer must keep the shape of its input, so that it can follow "
+                f"itself, but turns {input_shape} into {shape}.",
+            )
+        keys = None if key is None else jr.split(key, self.n)
+        copies = eqx.filter_vmap(
+            lambda k: self.layer.init(input_shape, key=k), axis_size=self.n
+        )(keys)
+        return eqx.tree_at(
+            lambda layer: layer.copies, self, copies, is_leaf=lambda leaf: leaf is None
+        )
+
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+        """Apply to one example."""
+        if self.copies is None:
+            raise missing_parameters(self)
+        parameters, rest = eqx.partition(self.copies, eqx.is_array)
+
+        def step(x: Example, copy: tuple) -> tuple[Example, None]:
+            layer = eqx.combine(copy[0], rest)
+            with located("layer"):
+                return layer(x, key=copy[1]), None
+
+        keys = None if key is None else jr.split(key, self.n)
+        return jax.lax.scan(step, x, (parameters, keys), length=self.n)[0]
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Propagate through all copies, in a scan."""
+        covariance = single(self, covariance)
+        if not self.n:
+            return covariance
+
+        def layer(one: AbstractCovariance) -> AbstractCovariance:
+            with located("layer"):
+                return single(self, self.layer.propagate(one))
+
+        try:
+            return Repeated(covariance, layer, self.n)
+        except ShapeChange as error:
+            raise LayerError(self, str(error)) from None
+
+
+def _split(key: PRNGKeyArray | None, n: int) -> list[PRNGKeyArray | None]:
+    return [None] * n if key is None else list(jr.split(key, n))
+
+
+def _check_layers(container: AbstractLayer, layers: Sequence[object]) -> None:
+    for layer in layers:
+        if not isinstance(layer, AbstractLayer):
+            raise ValueError(
+                f"{type(container).__name__}: {layer!r} is not a layer of "
+                "`eqtangents.nn`. Give an instance, `nn.Relu()` and not `nn.Relu`."
+            )

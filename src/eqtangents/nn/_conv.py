@@ -1,0 +1,136 @@
+"""Convolutions."""
+
+import math
+
+import equinox as eqx
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqtangents._types import Scalar
+from eqtangents.covariance import AbstractCovariance, Padding, Stencil
+from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._layer import LayerError, single
+from eqtangents.nn._spatial import check_window, padded, windows
+
+
+class Conv(AbstractAffine):
+    r"""A convolution over any number of spatial axes.
+
+    $$z_p = \frac{\sigma_w}{\sqrt{C |F|}} \sum_{o \in F} \omega_o x_{s p + o}
+    + \sigma_b \beta, \qquad
+    A(K)_{pp'} = \frac{1}{|F|} \sum_{o \in F} K_{s p + o,\, s p' + o}$$
+
+    $$K' = \sigma_w^2 A(K) + \sigma_b^2, \qquad T' = \sigma_w^2 A(T) + K'$$
+
+    in the NTK parameterization, with $|F|$ offsets in the window.
+
+    **Source:** Novak et al. 2019, arXiv:1810.05148, eq. 8; Arora et al. 2019,
+    arXiv:1904.11955, section 4.
+    """
+
+    weight: Float[Array, "out in *kernel"] | None
+    bias: Float[Array, " out"] | None
+    weight_std: Scalar
+    bias_std: Scalar | None
+    out_channels: int = eqx.field(static=True)
+    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
+    stride: int | tuple[int, ...] = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+    dilation: int | tuple[int, ...] = eqx.field(static=True)
+    parameterization: Parameterization = eqx.field(static=True)
+    width_multipliers: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Padding = "VALID",
+        *,
+        dilation: int | tuple[int, ...] = 1,
+        weight_std: Scalar = 1.0,
+        bias_std: Scalar | None = None,
+        parameterization: Parameterization = "ntk",
+        width_multipliers: tuple[int, int] = (1, 1),
+    ):
+        r"""Describe the layer; `init` draws its parameters.
+
+        **Arguments:**
+
+        - `out_channels`: the number of outputs. The kernel does not depend on it.
+        - `kernel_size`, `stride`, `dilation`: one number for all spatial axes, or one
+            for each.
+        - `padding`: `"VALID"`: windows stay inside the input; `"SAME"`: zeros around
+            it, so that the output has the size of the input over the stride;
+            `"CIRCULAR"`: the same with the input repeated.
+        - `weight_std`, `bias_std`, `parameterization`, `width_multipliers`: as for
+            `Linear`.
+        """
+        self.weight, self.bias = None, None
+        self.out_channels, self.kernel_size = out_channels, kernel_size
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.weight_std, self.bias_std = weight_std, bias_std
+        self.parameterization = parameterization
+        self.width_multipliers = width_multipliers
+        check_window(
+            self,
+            kernel_size=kernel_size,
+            stride=stride,
+            dilation=dilation,
+            padding=padding,
+        )
+
+    def init(
+        self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
+    ) -> "Conv":
+        """Draw weights for inputs with `input_shape[0]` channels."""
+        channels, *size = input_shape
+        kernel = [window.count for window in self._windows(tuple(size))]
+        shape = (self._channels(self.out_channels), channels, *kernel)
+        return self._drawn(shape, channels * math.prod(kernel), key)
+
+    def __call__(
+        self, x: Float[Array, "in *size"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "out *size_out"]:
+        """Apply to one example."""
+        weight = self._drawn_weight()
+        if x.ndim != weight.ndim - 1 or x.shape[0] != weight.shape[1]:
+            raise LayerError(
+                self,
+                f"takes {weight.shape[1]} channels and {weight.ndim - 2} spatial axes, "
+                f"but the input has shape {x.shape}. Channels come first, and a batch "
+                "is mapped by `jax.vmap(model)(xs)`.",
+            )
+        found = self._windows(x.shape[1:])
+        rank = len(found)
+        dilation = self.dilation
+        out = lax.conv_general_dilated(
+            padded(x, found)[None],
+            weight,
+            window_strides=[window.stride for window in found],
+            padding="VALID",
+            rhs_dilation=(dilation,) * rank if isinstance(dilation, int) else dilation,
+        )[0]
+        out = out[:, *(slice(window.size_out) for window in found)]
+        return self._scaled(out, math.prod(weight.shape[1:]))
+
+    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+        """Average over windows that move both positions together, then affine."""
+        covariance = single(self, covariance)
+        found = self._windows(covariance.outline.size)
+        return self._fresh(
+            Stencil(covariance, found),
+            taps=math.prod(window.count for window in found),
+            channels_in=covariance.outline.channels,
+            channels=self.out_channels,
+        )
+
+    def _windows(self, size: tuple[int, ...]) -> tuple:
+        return windows(
+            self,
+            size,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            dilation=self.dilation,
+            padding=self.padding,
+        )

@@ -1,0 +1,89 @@
+"""Fully-connected layers."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqtangents._types import Scalar
+from eqtangents.covariance import AbstractCovariance
+from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._layer import LayerError, single
+
+
+class Linear(AbstractAffine):
+    r"""A fully-connected layer over the channels, at every position if there are any.
+
+    $$z = \frac{\sigma_w}{\sqrt{C}}\, \omega x + \sigma_b \beta, \qquad
+    K' = \sigma_w^2 K + \sigma_b^2, \qquad T' = \sigma_w^2 T + K'$$
+
+    in the NTK parameterization, where $C$ is the number of input channels; see
+    `parameterization` for the other one.
+
+    **Source:** Jacot et al. 2018, arXiv:1806.07572, Theorem 1.
+    """
+
+    weight: Float[Array, "out in"] | None
+    bias: Float[Array, " out"] | None
+    weight_std: Scalar
+    bias_std: Scalar | None
+    out_features: int = eqx.field(static=True)
+    parameterization: Parameterization = eqx.field(static=True)
+    width_multipliers: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        out_features: int,
+        *,
+        weight_std: Scalar = 1.0,
+        bias_std: Scalar | None = None,
+        parameterization: Parameterization = "ntk",
+        width_multipliers: tuple[int, int] = (1, 1),
+    ):
+        r"""Describe the layer; `init` draws its parameters.
+
+        **Arguments:**
+
+        - `out_features`: the number of outputs. The kernel does not depend on it.
+        - `weight_std`: $\sigma_w$.
+        - `bias_std`: $\sigma_b$, or `None` for no bias.
+        - `parameterization`: `"ntk"`: standard normal parameters, scaled in the
+            forward pass; `"standard"`: parameters drawn at their scale.
+        - `width_multipliers`: in the standard parameterization, by how much inputs and
+            outputs are wider than the network whose learning rates are to be kept.
+        """
+        self.weight, self.bias = None, None
+        self.weight_std, self.bias_std = weight_std, bias_std
+        self.out_features = out_features
+        self.parameterization = parameterization
+        self.width_multipliers = width_multipliers
+
+    def init(
+        self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
+    ) -> "Linear":
+        """Draw weights for inputs with `input_shape[0]` channels."""
+        fan_in = input_shape[0]
+        return self._drawn((self._channels(self.out_features), fan_in), fan_in, key)
+
+    def __call__(
+        self, x: Float[Array, "in *size"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "out *size"]:
+        """Apply to one example."""
+        weight = self._drawn_weight()
+        if x.shape[0] != weight.shape[1]:
+            raise LayerError(
+                self,
+                f"takes {weight.shape[1]} channels, but the input has shape {x.shape}, "
+                f"which means {x.shape[0]} of them. Channels come first, and a batch "
+                "is mapped by `jax.vmap(model)(xs)`.",
+            )
+        return self._scaled(jnp.tensordot(weight, x, 1), weight.shape[1])
+
+    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+        """Affine in both kernels."""
+        covariance = single(self, covariance)
+        return self._fresh(
+            covariance,
+            taps=1,
+            channels_in=covariance.outline.channels,
+            channels=self.out_features,
+        )

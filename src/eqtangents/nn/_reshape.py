@@ -1,0 +1,36 @@
+"""Layers that change nothing but shapes."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqtangents.covariance import AbstractCovariance, Flattened
+from eqtangents.nn._layer import AbstractParameterless, Covariances, Example, single
+
+
+class Identity(AbstractParameterless):
+    """The input itself."""
+
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+        """The input."""
+        return x
+
+    def propagate(self, covariance: Covariances) -> Covariances:
+        """The same covariance."""
+        return covariance
+
+
+class Flatten(AbstractParameterless):
+    r"""Positions become channels, $K' = \frac{1}{P} \sum_p K_{pp}$ and $T'$ alike.
+
+    Only covariances of coinciding positions are ever computed, by any layer before.
+    """
+
+    def __call__(
+        self, x: Float[Array, "channels *size"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, " features"]:
+        """Apply to one example."""
+        return jnp.ravel(x)
+
+    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+        """Average over coinciding positions."""
+        return Flattened(single(self, covariance))

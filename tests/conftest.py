@@ -1,0 +1,23 @@
+import functools
+import itertools
+
+import hypothesis
+import jax
+import jax.random as jr
+import pytest
+
+
+jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+# The first example of a property compiles: no deadline would be fair.
+hypothesis.settings.register_profile("eqtangents", deadline=None)
+hypothesis.settings.load_profile("eqtangents")
+
+
+@pytest.fixture
+def getkey():
+    """A new key each call, but the same ones each run: statistical tests need that."""
+    keys = map(functools.partial(jr.fold_in, jr.key(0)), itertools.count())
+    return lambda: next(keys)
