@@ -21,6 +21,7 @@ from eqtangents.covariance._pointwise import Nonlinear as Nonlinear
 from eqtangents.covariance._pointwise import Product as Product
 from eqtangents.covariance._pointwise import Scaled as Scaled
 from eqtangents.covariance._pointwise import Sum as Sum
+from eqtangents.covariance._pointwise import independent as independent
 from eqtangents.covariance._pointwise import uncorrelated as uncorrelated
 from eqtangents.covariance._pooled import Pooled as Pooled
 from eqtangents.covariance._readout import dense as dense

@@ -22,11 +22,6 @@ class SpatialConcat(AbstractCovariance):
     each branch is asked for at the displacement of the whole.
     """
 
-    branches: tuple[AbstractCovariance, ...]
-    axis: int
-    starts: tuple[int, ...]
-    outline: Outline
-
     def __init__(self, branches: Sequence[AbstractCovariance], axis: int):
         """Concatenate along a spatial axis; the other ones have equal sizes."""
         branches = [Gathered(b) if b.outline.rigid[axis] else b for b in branches]
@@ -43,7 +38,8 @@ class SpatialConcat(AbstractCovariance):
             canvas=tuple(canvas),
             gaussian=all(o.gaussian for o in outlines),
             trainable=any(o.trainable for o in outlines),
-            terms=tuple(itertools.chain.from_iterable(o.terms for o in outlines)),
+            sources=frozenset().union(*(o.sources for o in outlines)),
+            centred=all(o.centred for o in outlines),
         )
 
     def bind(self, frame: Frame) -> Rule:

@@ -2,10 +2,9 @@
 
 import abc
 import dataclasses
+import itertools
 import math
-from typing import TypeAlias
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +18,13 @@ from eqtangents.covariance._lattice import all_displacements
 # enough that the few blocks alive at a time stay in the second-level caches.
 BLOCK_BYTES = 2**18
 
-Weights: TypeAlias = frozenset[int]
+
+_names = itertools.count()
+
+
+def new_source() -> frozenset[int]:
+    """A name for weights or inputs that nothing else comes from."""
+    return frozenset([next(_names)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +34,9 @@ class Outline:
     `size`: the positions of the layer's output. `canvas`: the smallest canvas it can be
     asked for on; the only one along `rigid` axes, which are periodic. `channels`: the
     finite width. `gaussian`: whether channels are independent and identical Gaussians.
-    `terms`: for each summand of the output, the weights in which it is linear; they
-    tell which outputs are uncorrelated. `trainable`: whether there are any weights, so
+    `sources`: the weights and inputs that a channel's values come from, directly or by
+    functions of single channels; outputs without common ones are independent.
+    `centred`: whether their mean over these weights is zero. `trainable`: whether there are any weights, so
     that blocks have a tangent kernel where one is wanted.
     """
 
@@ -39,7 +45,8 @@ class Outline:
     rigid: tuple[bool, ...]
     channels: int
     gaussian: bool
-    terms: tuple[Weights, ...]
+    sources: frozenset[int]
+    centred: bool
     trainable: bool
 
     @property
@@ -52,10 +59,14 @@ class Outline:
         return dataclasses.replace(self, **changes)
 
 
-class AbstractCovariance(eqx.Module):
-    """Covariances of one layer's outputs, evaluated when a consumer asks for them."""
+class AbstractCovariance(abc.ABC):
+    """Covariances of one layer's outputs, evaluated when a consumer asks for them.
 
-    outline: eqx.AbstractVar[Outline]
+    Branches share what they come from, so that covariances form a graph. They are
+    compared by identity and are no pytrees, which would unfold the graph to a tree.
+    """
+
+    outline: Outline
 
     @abc.abstractmethod
     def bind(self, frame: Frame) -> Rule:
@@ -78,7 +89,7 @@ class Sweep:
 
     def batches(
         self, displacements: Int[np.ndarray, "n rank"]
-    ) -> Int[Array, "batches n rank"]:
+    ) -> Int[Array, "batches batch rank"]:
         """Split displacements into equal batches that fill a block."""
         entries = math.prod((*self.pairs, *self.canvas))
         count = displacements.shape[0]

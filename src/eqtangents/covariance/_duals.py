@@ -13,10 +13,12 @@ where two inputs nearly coincide.
 """
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
@@ -41,7 +43,7 @@ def _angle_polynomials(z: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float
     r"""$\sum_k p_k z^k$ and $\sum_k p_k z^k / (k + 3/2)$."""
     double = z.dtype == jnp.float64
     coefficients = _ANGLE_DOUBLE if double else _ANGLE_SINGLE
-    integrals = coefficients / (np.arange(len(coefficients)) + 1.5)
+    integrals = coefficients / (np.arange(coefficients.size) + 1.5)
     return _horner(coefficients, z), _horner(integrals, z)
 
 
@@ -91,45 +93,52 @@ def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return arcsin(x), tangents[0] * _reciprocal(safe_sqrt((1 - x) * (1 + x)))
 
 
+class Deviation(NamedTuple):
+    """Standard deviations, and their reciprocals; both zero where an input is."""
+
+    std: Float[Array, "..."]
+    reciprocal: Float[Array, "..."]
+
+
 @jax.custom_jvp
 def _relu(
-    cov: Float[Array, "*s"], std1: Float[Array, "*s1"], std2: Float[Array, "*s2"]
-) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    cov: Float[Array, "..."], left: Deviation, right: Deviation
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""Arc-cosine kernels of order 1 and 0 (Cho & Saul 2009, eq. 3 to 6).
 
     With $\theta$ the angle between the inputs,
     $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
-    $\frac{\pi - \theta}{2 \pi}$.
+    $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
-    size = std1 * std2
-    z = _one_minus_correlation(cov, size)
+    z = _one_minus_correlation(cov, left, right)
     root = jnp.sqrt(z)
     angle, integral = _angle_polynomials(z)
-    acute = root * angle * (0.5 / math.pi)
-    value = 0.5 * jnp.maximum(cov, 0) + size * z * root * integral * (0.5 / math.pi)
-    return value, jnp.where(cov > 0, 0.5 - acute, acute)
+    size = (0.5 / math.pi) * (left.std * right.std)
+    value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
+    acute = (0.5 / math.pi) * (root * angle)
+    return value, lax.select(cov > 0, 0.5 - acute, acute)
 
 
 def _one_minus_correlation(
-    cov: Float[Array, "*s"], size: Float[Array, "*s"]
-) -> Float[Array, "*s"]:
-    """`1 - |cov| / size`; 1 where an input is zero, which makes a right angle."""
-    z = (size - jnp.abs(cov)) / jnp.where(size > 0, size, 1)
-    return jnp.where(size > 0, jnp.clip(z, 0, 1), 1)
+    cov: Float[Array, "..."], left: Deviation, right: Deviation
+) -> Float[Array, "..."]:
+    """$1 - |k| / (s s')$."""
+    z = 1 - lax.abs(cov) * (left.reciprocal * right.reciprocal)
+    return lax.max(z, jnp.zeros_like(z))
 
 
 @_relu.defjvp
 def _relu_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    cov, std1, std2 = primals
-    d_cov, d_std1, d_std2 = tangents
-    value, derivative = _relu(cov, std1, std2)
-    size, d_size = std1 * std2, d_std1 * std2 + std1 * d_std2
-    z = _one_minus_correlation(cov, size)
+    cov, left, right = primals
+    d_cov, (d_left, _), (d_right, _) = tangents
+    value, derivative = _relu(cov, left, right)
+    d_size = d_left * right.std + left.std * d_right
+    reciprocal = left.reciprocal * right.reciprocal
+    z = _one_minus_correlation(cov, left, right)
     sine = safe_sqrt(z * (2 - z))
-    correlation = cov * _reciprocal(size)
-    d_value = derivative * d_cov + sine * (0.5 / math.pi) * d_size
-    d_angle = _reciprocal(size * sine) * (d_cov - correlation * d_size)
-    return (value, derivative), (d_value, d_angle * (0.5 / math.pi))
+    d_value = derivative * d_cov + (0.5 / math.pi) * sine * d_size
+    d_angle = _reciprocal(sine) * reciprocal * (d_cov - cov * reciprocal * d_size)
+    return (value, derivative), (d_value, (0.5 / math.pi) * d_angle)
 
 
 class ReluDual(AbstractDual):
@@ -142,16 +151,21 @@ class ReluDual(AbstractDual):
     negative_slope: Scalar
     positive_slope: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The standard deviation."""
-        return safe_sqrt(variance)
+    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+        """The standard deviation and its reciprocal."""
+        std = safe_sqrt(variance)
+        return Deviation(std, lax.stop_gradient(_reciprocal(std)))
 
     def __call__(
-        self, cov: Float[Array, "*s"], left: Float[Array, "..."], right: Float[Array, "..."]
+        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
     ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
         """Rectifier and linear part, weighted."""
         value, derivative = _relu(cov, left, right)
-        a, b = (jnp.asarray(s, cov.dtype) for s in (self.negative_slope, self.positive_slope))
+        if (self.negative_slope, self.positive_slope) == (0.0, 1.0):
+            return value, derivative
+        a, b = (
+            jnp.asarray(s, cov.dtype) for s in (self.negative_slope, self.positive_slope)
+        )
         bend, line = (b - a) * (b - a), a * b
         return bend * value + line * cov, bend * derivative + line
 

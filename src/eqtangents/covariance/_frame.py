@@ -144,14 +144,10 @@ class Scope:
         dtype: np.dtype,
         *,
         wants_ntk: bool,
-        home: Hashable = None,
     ):
-        """A tile with `n1` examples of one batch and `n2` of the other.
-
-        At a depth of a `Repeat`, `home` tells for which entries the layer is evaluated.
-        """
-        self.n1, self.n2, self.dtype = n1, n2, dtype
-        self.wants_ntk, self.home = wants_ntk, home
+        """A tile with `n1` examples of one batch and `n2` of the other."""
+        self.n1, self.n2, self.dtype, self.wants_ntk = n1, n2, dtype, wants_ntk
+        self.home: Frame | None = None  # of a `Repeat`: where its layer is asked for
         self.memo: dict[Hashable, tuple[Any, Any]] = {}
 
     def once(self, key: Hashable, owner: Any, build: Callable[[], Any]) -> Any:
@@ -177,13 +173,9 @@ class Scope:
         frame, at = self.once(("coincident", same), None, begin)
         return at(frame.bind(node))
 
-    def nested(
-        self, slot: Any, variance: Float[Array, "n *size"], home: Hashable
-    ) -> "Scope":
+    def nested(self, slot: Any, variance: Float[Array, "n *size"]) -> "Scope":
         """A scope for one depth of a `Repeat`, where the slot's variance is known."""
-        scope = Scope(
-            self.n1, self.n2, self.dtype, wants_ntk=self.wants_ntk, home=home
-        )
+        scope = Scope(self.n1, self.n2, self.dtype, wants_ntk=self.wants_ntk)
         scope.memo["slot"] = (slot, variance)
         return scope
 
@@ -226,7 +218,9 @@ class Frame:
 
     def nested(self, scope: Scope) -> "Frame":
         """The same entries, for one depth of a `Repeat`."""
-        return Frame(scope, self.plan.nested(), self.same, self.canvas, self.scale)
+        plan = self.plan.nested()
+        scope.home = Frame(scope, plan, self.same, self.canvas, self.scale)
+        return scope.home
 
     def here(self, d: Int[Array, " rank"]) -> Int[Array, " rank"]:
         """The displacement in this frame, from that of the consumer."""

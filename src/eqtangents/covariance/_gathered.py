@@ -21,10 +21,6 @@ class Gathered(AbstractCovariance):
     stands between layers whose canvases cannot agree.
     """
 
-    upstream: AbstractCovariance
-    indices: tuple[tuple[int, ...], ...]
-    outline: Outline
-
     def __init__(
         self,
         upstream: AbstractCovariance,

@@ -3,15 +3,16 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._covariance import AbstractCovariance, Outline
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Outline,
+    new_source,
+)
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 
 
 class Input(AbstractCovariance):
     r"""Inner products of inputs, $K(x, x')_{pp'} = \frac{1}{C} x_p \cdot x'_{p'}$."""
-
-    examples: Float[Array, "n channels *size"]
-    outline: Outline
 
     def __init__(self, examples: Float[Array, "n channels *size"]):
         """Hold the examples of both batches in a row."""
@@ -23,7 +24,8 @@ class Input(AbstractCovariance):
             rigid=(False,) * len(size),
             channels=channels,
             gaussian=False,
-            terms=(frozenset(),),
+            sources=new_source(),
+            centred=False,
             trainable=False,
         )
 

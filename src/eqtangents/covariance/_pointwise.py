@@ -2,10 +2,8 @@
 
 import abc
 import functools
-import itertools
 import operator
 from collections.abc import Sequence
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -14,17 +12,13 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import AbstractCovariance, Outline
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Outline,
+    new_source,
+)
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import on_common_canvas
-
-_weights = itertools.count()
-
-
-def fresh_weights() -> frozenset[int]:
-    """A name for weights that nothing else depends on."""
-    return frozenset([next(_weights)])
-
 
 class AbstractDual(eqx.Module):
     """Gaussian expectations of a nonlinearity: its dual activation.
@@ -55,13 +49,6 @@ class Affine(AbstractCovariance):
     respect to the new weights, `g K`, and to the new biases, `h`.
     """
 
-    upstream: AbstractCovariance
-    scale: Scalar
-    shift: Scalar
-    weight_gradient: Scalar
-    bias_gradient: Scalar
-    outline: Outline
-
     def __init__(
         self,
         upstream: AbstractCovariance,
@@ -79,7 +66,8 @@ class Affine(AbstractCovariance):
         self.outline = upstream.outline.replace(
             channels=channels,
             gaussian=True,
-            terms=(fresh_weights(),),
+            sources=new_source(),
+            centred=True,
             trainable=True,
         )
 
@@ -109,10 +97,6 @@ class Affine(AbstractCovariance):
 class Scaled(AbstractCovariance):
     """A constant factor, or one for each position: `K'[p, p'] = f[p] K[p, p'] f[p']`."""
 
-    upstream: AbstractCovariance
-    factor: Float[np.ndarray, "..."]
-    outline: Outline
-
     def __init__(self, upstream: AbstractCovariance, factor: Float[np.ndarray, "..."]):
         """Multiply outputs by `factor`."""
         self.upstream, self.factor, self.outline = upstream, factor, upstream.outline
@@ -140,14 +124,10 @@ class Scaled(AbstractCovariance):
 class Nonlinear(AbstractCovariance):
     """A nonlinearity, applied to each channel of a Gaussian."""
 
-    upstream: AbstractCovariance
-    dual: AbstractDual
-    outline: Outline
-
     def __init__(self, upstream: AbstractCovariance, dual: AbstractDual):
         """Apply a dual activation to a covariance."""
         self.upstream, self.dual = upstream, dual
-        self.outline = upstream.outline.replace(gaussian=False, terms=(frozenset(),))
+        self.outline = upstream.outline.replace(gaussian=False, centred=False)
 
     def bind(self, frame: Frame) -> Rule:
         """Look up the variances of both ends, then apply the dual entry by entry."""
@@ -173,16 +153,13 @@ class Nonlinear(AbstractCovariance):
 class Sum(AbstractCovariance):
     """Sum of uncorrelated branches: kernels add."""
 
-    branches: tuple[AbstractCovariance, ...]
-    outline: Outline
-
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Add covariances of one size."""
         self.branches = tuple(on_common_canvas(list(branches)))
         outlines = [branch.outline for branch in self.branches]
         self.outline = _joined(outlines).replace(
             gaussian=all(o.gaussian for o in outlines),
-            terms=tuple(itertools.chain.from_iterable(o.terms for o in outlines)),
+            centred=all(o.centred for o in outlines),
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -201,15 +178,13 @@ class Sum(AbstractCovariance):
 class Product(AbstractCovariance):
     r"""Product of uncorrelated branches: $K = \prod_i K_i$, $T$ by the product rule."""
 
-    branches: tuple[AbstractCovariance, ...]
-    outline: Outline
-
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Multiply covariances of one size."""
         self.branches = tuple(on_common_canvas(list(branches)))
         outlines = [branch.outline for branch in self.branches]
-        weights = frozenset().union(*(w for o in outlines for w in o.terms))
-        self.outline = _joined(outlines).replace(gaussian=False, terms=(weights,))
+        self.outline = _joined(outlines).replace(
+            gaussian=False, centred=any(o.centred for o in outlines)
+        )
 
     def bind(self, frame: Frame) -> Rule:
         """Multiply blocks one after the other."""
@@ -230,9 +205,6 @@ class Product(AbstractCovariance):
 class ChannelConcat(AbstractCovariance):
     """Branches side by side along the channels: the mean of kernels, by width."""
 
-    branches: tuple[AbstractCovariance, ...]
-    outline: Outline
-
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Concatenate covariances of one size."""
         self.branches = tuple(on_common_canvas(list(branches)))
@@ -240,7 +212,7 @@ class ChannelConcat(AbstractCovariance):
         self.outline = _joined(outlines).replace(
             channels=sum(o.channels for o in outlines),
             gaussian=False,
-            terms=tuple(itertools.chain.from_iterable(o.terms for o in outlines)),
+            centred=all(o.centred for o in outlines),
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -270,19 +242,17 @@ def _joined(outlines: Sequence[Outline]) -> Outline:
         canvas=tuple(map(max, zip(*(o.canvas for o in outlines), strict=True))),
         rigid=tuple(map(any, zip(*(o.rigid for o in outlines), strict=True))),
         trainable=any(o.trainable for o in outlines),
+        sources=frozenset().union(*(o.sources for o in outlines)),
     )
 
 
-def uncorrelated(branches: Sequence[AbstractCovariance]) -> bool:
-    """Whether products of different branches have mean zero.
+def independent(branches: Sequence[AbstractCovariance]) -> bool:
+    """Whether no two branches come from the same weights or inputs."""
+    sources = [branch.outline.sources for branch in branches]
+    return sum(map(len, sources)) == len(frozenset().union(*sources))
 
-    True if all branches but one are linear in weights that no other branch has: given
-    everything else, their mean over those weights vanishes.
-    """
-    dependent = 0
-    for i, branch in enumerate(branches):
-        others: frozenset[Any] = frozenset().union(
-            *(w for j, b in enumerate(branches) if j != i for w in b.outline.terms)
-        )
-        dependent += not all(weights - others for weights in branch.outline.terms)
-    return dependent <= 1
+
+def uncorrelated(branches: Sequence[AbstractCovariance]) -> bool:
+    """Whether products of different branches have mean zero."""
+    shifted = sum(not branch.outline.centred for branch in branches)
+    return independent(branches) and shifted <= 1

@@ -33,10 +33,6 @@ from eqtangents.covariance._windows import Window
 class Pooled(AbstractCovariance):
     """Sums over all pairs of positions of two windows."""
 
-    upstream: AbstractCovariance
-    windows: tuple[Window, ...]
-    outline: Outline
-
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum outputs over windows, one for each axis."""
         self.upstream, self.windows, self.outline = strided(upstream, windows)

@@ -20,9 +20,6 @@ from eqtangents.covariance._pooled import fixed_rule
 class Flattened(AbstractCovariance):
     r"""Positions become channels, $K' = \frac{1}{P} \sum_p K_{pp}$."""
 
-    upstream: AbstractCovariance
-    outline: Outline
-
     def __init__(self, upstream: AbstractCovariance):
         """Flatten outputs; only coinciding positions are ever asked for."""
         outline = upstream.outline
@@ -54,9 +51,6 @@ class Flattened(AbstractCovariance):
 
 class Total(AbstractCovariance):
     r"""The sum over all positions, $K' = \sum_{p, p'} K_{pp'}$."""
-
-    upstream: AbstractCovariance
-    outline: Outline
 
     def __init__(self, upstream: AbstractCovariance):
         """Sum outputs over all positions."""

@@ -3,13 +3,17 @@
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
-from eqtangents.covariance._covariance import AbstractCovariance, Outline, tabulate
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Outline,
+    new_source,
+    tabulate,
+)
 from eqtangents.covariance._frame import (
     Block,
     Evaluation,
@@ -18,8 +22,11 @@ from eqtangents.covariance._frame import (
     Scope,
     Values,
 )
-from eqtangents.covariance._gathered import at_displacement, stored_rule
-from eqtangents.covariance._pointwise import fresh_weights
+from eqtangents.covariance._gathered import (
+    Gathered,
+    at_displacement,
+    stored_rule,
+)
 from eqtangents.covariance._pooled import fixed_rule
 
 
@@ -32,13 +39,6 @@ class Repeated(AbstractCovariance):
     for (it pools, say) is run with tables of all of them instead.
     """
 
-    upstream: AbstractCovariance
-    layer: Callable[[AbstractCovariance], AbstractCovariance] = eqx.field(static=True)
-    n: int
-    slot: "Slot"
-    body: AbstractCovariance
-    outline: Outline
-
     def __init__(
         self,
         upstream: AbstractCovariance,
@@ -46,15 +46,9 @@ class Repeated(AbstractCovariance):
         n: int,
     ):
         """Repeat the rule of `layer`; it must keep sizes and channels."""
-        marker = fresh_weights()
-        slot = Slot(upstream.outline.replace(terms=(marker,)))
+        (marker,) = new_source()
+        slot = Slot(upstream.outline.replace(sources=frozenset([marker])))
         body = layer(slot)
-        if body.outline.trainable and not slot.outline.trainable:
-            slot = Slot(slot.outline.replace(trainable=True))
-            body = layer(slot)
-        if n > 1 and slot.outline.gaussian and not body.outline.gaussian:
-            slot = Slot(slot.outline.replace(gaussian=False))
-            body = layer(slot)
         for name in ("size", "channels"):
             before, after = (getattr(c.outline, name) for c in (slot, body))
             if before != after:
@@ -63,12 +57,32 @@ class Repeated(AbstractCovariance):
                     f"but turns {before} into {after}. Change the layer, or put one "
                     "that makes the change before the `Repeat`."
                 )
-        terms: list[frozenset[int]] = []
-        for weights in body.outline.terms:
-            terms += upstream.outline.terms if weights == marker else [weights - marker]
+        # What comes in is what comes out, from the second time on.
+        after = body.outline
+        slot = Slot(
+            slot.outline.replace(
+                gaussian=slot.outline.gaussian and (n == 1 or after.gaussian),
+                centred=slot.outline.centred and (n == 1 or after.centred),
+                trainable=slot.outline.trainable or after.trainable,
+                rigid=after.rigid,
+            )
+        )
+        body = layer(slot)
+        if slot.outline.canvas != body.outline.canvas:
+            keep, upstream = layer, Gathered(upstream)
+            slot = Slot(
+                slot.outline.replace(
+                    canvas=upstream.outline.canvas, rigid=upstream.outline.rigid
+                )
+            )
+            layer = lambda one: Gathered(keep(one))
+            body = layer(slot)
+        sources = body.outline.sources
+        if marker in sources:
+            sources = sources - {marker} | upstream.outline.sources
         self.upstream, self.layer, self.n = upstream, layer, n
         self.slot, self.body = slot, body
-        self.outline = body.outline.replace(terms=tuple(terms))
+        self.outline = body.outline.replace(sources=sources)
 
     def bind(self, frame: Frame) -> Rule:
         """Bind every depth in one scan."""
@@ -78,14 +92,13 @@ class Repeated(AbstractCovariance):
             return self._tabulated(frame)
 
     def _streamed(self, frame: Frame) -> Rule:
-        scope, home = frame.scope, (frame.same, frame.canvas, frame.scale)
+        scope = frame.scope
         if frame.same and frame.canvas is None:
 
             def variance_step(
                 variance: Float[Array, "..."], _: None
             ) -> tuple[Float[Array, "..."], None]:
-                inner = scope.nested(self.slot, variance, home)
-                return inner.variance(self.body), None
+                return scope.nested(self.slot, variance).variance(self.body), None
 
             start = scope.variance(self.upstream)
             last, _ = lax.scan(variance_step, start, None, length=self.n)
@@ -97,7 +110,7 @@ class Repeated(AbstractCovariance):
         def bind_step(
             variance: Float[Array, "..."], _: None
         ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
-            inner = frame.nested(scope.nested(self.slot, variance, home))
+            inner = frame.nested(scope.nested(self.slot, variance))
             rule = inner.bind(self.body)
             fields = inner.plan.fields
             bound.append((rule, [field.look for field in fields]))
@@ -156,14 +169,16 @@ class ShapeChange(ValueError):
 class Slot(AbstractCovariance):
     """What goes into the repeated layer, at the depth that is being evaluated."""
 
-    outline: Outline
+    def __init__(self, outline: Outline):
+        """Stand for a covariance with these facts."""
+        self.outline = outline
 
     def bind(self, frame: Frame) -> Rule:
         """The block carried through the loop, or the variance, which is known."""
         if frame.same and frame.canvas is None:
             _, variance = frame.scope.memo["slot"]
             return lambda at: Block(variance, None)
-        if (frame.same, frame.canvas, frame.scale) != frame.scope.home:
+        if frame != frame.scope.home:
             raise _AskedElsewhere
         return lambda at: at.carried
 
@@ -171,8 +186,9 @@ class Slot(AbstractCovariance):
 class Stored(AbstractCovariance):
     """A covariance whose blocks at all displacements are at hand, by `same`."""
 
-    tables: dict[bool, Block]
-    outline: Outline
+    def __init__(self, tables: dict[bool, Block], outline: Outline):
+        """Serve tables of a covariance with these facts."""
+        self.tables, self.outline = tables, outline
 
     def bind(self, frame: Frame) -> Rule:
         """Look a block up."""

@@ -21,10 +21,6 @@ class Stencil(AbstractCovariance):
     leaves all others uncomputed.
     """
 
-    upstream: AbstractCovariance
-    windows: tuple[Window, ...]
-    outline: Outline
-
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum over windows, one for each axis."""
         self.upstream, self.windows, self.outline = strided(upstream, windows)
@@ -36,7 +32,7 @@ class Stencil(AbstractCovariance):
         upstream = above.bind(self.upstream)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
         masks = {
-            (axis, offset): _tap_mask(above, axis, window, offset)
+            (axis, offset): _tap_mask(above, self.windows, axis, offset)
             for axis, window in enumerate(self.windows)
             for offset in window.offsets
             if frame.canvas is not None and not window.periodic
@@ -137,12 +133,17 @@ def window_sum(
 
 
 def _tap_mask(
-    above: Frame, axis: int, window: Window, offset: int
+    above: Frame, windows: tuple[Window, ...], axis: int, offset: int
 ) -> Hashable | None:
     """Register where both positions, moved by `offset`, are inside the input."""
     assert above.canvas is not None
+    window = windows[axis]
     canvas, size, stride = above.canvas[axis], window.size_in, window.stride
-    rank = len(above.canvas)
+    # Written out to the whole block: a broadcast inside of a fusion is slower.
+    shape = tuple(
+        g // w.stride if i <= axis else g
+        for i, (g, w) in enumerate(zip(above.canvas, windows, strict=True))
+    )
     real = np.arange(window.size_out) * stride + offset
     if np.all((0 <= real) & (real < size)):
         return None  # Then so is the other one, wherever the output exists.
@@ -150,6 +151,6 @@ def _tap_mask(
     def look(d: Int[Array, " rank"]) -> Bool[Array, "..."]:
         here, there = jnp.arange(canvas)[::stride], partner(canvas, d[axis])[::stride]
         inside = [(p + offset >= 0) & (p + offset < size) for p in (here, there)]
-        return along(inside[0] & inside[1], axis, rank)
+        return jnp.broadcast_to(along(inside[0] & inside[1], axis, len(shape)), shape)
 
-    return above.mask(("tap", axis, size, stride, offset), look)
+    return above.mask(("tap", axis, size, offset, shape), look)

@@ -16,6 +16,7 @@ from eqtangents.covariance import (
     Product,
     SpatialConcat,
     Sum,
+    independent,
     uncorrelated,
 )
 from eqtangents.nn._layer import (
@@ -72,11 +73,12 @@ class FanInSum(AbstractParameterless):
 
 
 class FanInProd(AbstractParameterless):
-    r"""The product of branches: $K' = \prod_i K_i$,
-    $T' = \sum_i T_i \prod_{j \ne i} K_j$.
+    r"""The product of independent branches.
 
-    All branches but one must end in weights of their own.
-    """  # noqa: D205
+    $$K' = \prod_i K_i, \qquad T' = \sum_i T_i \prod_{j \ne i} K_j$$
+
+    All branches but one must have weights of their own.
+    """
 
     def __call__(
         self, x: Sequence[Float[Array, "channels *size"]], *, key: PRNGKeyArray | None = None
@@ -86,7 +88,16 @@ class FanInProd(AbstractParameterless):
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Multiply the kernels."""
-        return Product(_joinable(self, covariance))
+        branches = several(self, covariance)
+        _check_covariances(self, branches, but=None)
+        if not independent(branches):
+            raise LayerError(
+                self,
+                "multiplies branches that are correlated, so that their kernels do not "
+                "tell that of the product. Give all branches but one a `Linear` or "
+                "`Conv` of their own.",
+            )
+        return Product(branches)
 
 
 class FanInConcat(AbstractParameterless):

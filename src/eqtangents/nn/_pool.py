@@ -54,11 +54,12 @@ class SumPool(AbstractParameterless):
 
 
 class AvgPool(AbstractParameterless):
-    r"""Means over windows, $K'_{qq'} = \frac{1}{|F|^2} \sum_{i, j}
-    K_{s q + i,\, s q' + j}$, $T'$ alike.
+    r"""Means over windows.
 
-    **Cost:** as `SumPool`.
-    """  # noqa: D205
+    $$K'_{qq'} = \frac{1}{|F|^2} \sum_{i, j} K_{s q + i,\, s q' + j}$$
+
+    and $T'$ alike. **Cost:** as `SumPool`.
+    """
 
     kernel_size: int | tuple[int, ...] = eqx.field(static=True)
     stride: int | tuple[int, ...] = eqx.field(static=True)

@@ -1,0 +1,295 @@
+"""Laws of the infinite-width kernels, whatever the network."""
+
+import equinox as eqx
+import hypothesis as hyp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn
+
+
+def conv(**options):
+    options = {"padding": "SAME", "weight_std": 1.4, "bias_std": 0.2} | options
+    return nn.Conv(4, 3, **options)
+
+
+def dense(out=4, weight_std=1.4, bias_std=0.1):
+    return nn.Linear(out, weight_std=weight_std, bias_std=bias_std)
+
+
+NETWORKS = {
+    "mlp": (nn.Sequential([dense(), nn.Relu(), dense(), nn.Erf(), dense(1)]), (5,)),
+    "conv_pool": (
+        nn.Sequential([conv(), nn.Relu(), conv(stride=2), nn.Erf(), nn.GlobalAvgPool()]),
+        (3, 5, 4),
+    ),
+    "conv_flatten": (
+        nn.Sequential([conv(padding="CIRCULAR"), nn.LeakyRelu(0.3), nn.Flatten(), dense()]),
+        (2, 4, 3),
+    ),
+    "avg_pool": (
+        nn.Sequential(
+            [conv(), nn.Relu(), nn.AvgPool(2, 2), conv(), nn.Relu(), nn.GlobalAvgPool()]
+        ),
+        (2, 4, 4),
+    ),
+    "residual": (
+        nn.Sequential(
+            [
+                conv(),
+                nn.Residual(nn.Sequential([nn.Relu(), conv()])),
+                nn.Relu(),
+                nn.GlobalAvgPool(),
+                dense(),
+                nn.Relu(),
+                dense(),
+            ]
+        ),
+        (2, 3, 4),
+    ),
+    "repeat": (
+        nn.Sequential(
+            [conv(), nn.Repeat(nn.Sequential([nn.Relu(), conv()]), 3), nn.GlobalSumPool()]
+        ),
+        (2, 5),
+    ),
+    "spatial": (nn.Sequential([conv(), nn.Relu(), conv()]), (2, 5)),
+}
+each_network = pytest.mark.parametrize(
+    ("net", "shape"), NETWORKS.values(), ids=NETWORKS.keys()
+)
+DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+RTOL = 1e-10 if DOUBLE else 2e-5
+
+
+def assert_close(a, b, rtol=RTOL):
+    a, b = np.asarray(a), np.asarray(b)
+    error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
+    assert error <= rtol, f"relative error {error:.2e} > {rtol:.0e}"
+
+
+@each_network
+def test_one_batch_is_two_equal_ones(net, shape, getkey):
+    x = jr.normal(getkey(), (4, *shape))
+    one, two = eqt.kernel(net, x), eqt.kernel(net, x, x)
+    assert_close(one.nngp, two.nngp)
+    assert_close(one.ntk, two.ntk, 1e-8 if DOUBLE else 1e-3)
+
+
+@each_network
+def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
+    x = jr.normal(getkey(), (5, *shape))
+    for matrix in (eqt.nngp(net, x), eqt.ntk(net, x)):
+        rank = (matrix.ndim - 2) // 2
+        rows = (0, *range(2, 2 + rank), 1, *range(2 + rank, 2 + 2 * rank))
+        size = 5 * int(np.prod(matrix.shape[2 : 2 + rank]))
+        square = np.asarray(matrix.transpose(rows)).reshape(size, size)
+        assert np.array_equal(square, square.T)
+        lowest = np.linalg.eigvalsh(square.astype(np.float64)).min()
+        assert lowest > -10 * size * jnp.finfo(matrix.dtype).eps * np.abs(square).max()
+
+
+@each_network
+def test_swapping_batches_transposes(net, shape, getkey):
+    x1, x2 = jr.normal(getkey(), (3, *shape)), jr.normal(getkey(), (2, *shape))
+    there, back = eqt.kernel(net, x1, x2), eqt.kernel(net, x2, x1)
+    rank = (there.nngp.ndim - 2) // 2
+    swap = (1, 0, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    assert_close(there.nngp, back.nngp.transpose(swap))
+    assert_close(there.ntk, back.ntk.transpose(swap))
+
+
+@pytest.mark.parametrize("n", [1, 7])
+@each_network
+def test_tiles_change_nothing(net, shape, n, getkey, monkeypatch):
+    x1, x2 = jr.normal(getkey(), (n, *shape)), jr.normal(getkey(), (5, *shape))
+    whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
+    entry = x1[0, 0].size * x1.dtype.itemsize
+    monkeypatch.setattr("eqtangents._kernel.BLOCK_BYTES", 4 * entry)
+    monkeypatch.setattr("eqtangents.covariance._covariance.BLOCK_BYTES", 8 * entry)
+    eqx.clear_caches()
+    jax.clear_caches()
+    tiled = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
+    eqx.clear_caches()
+    jax.clear_caches()
+    assert_close(tiled[0].ntk, whole[0].ntk)
+    # Of an example with itself, rounding decides how close to 0 the angle is.
+    assert_close(tiled[1].ntk, whole[1].ntk, 1e-7 if DOUBLE else 1e-3)
+    assert_close(tiled[1].nngp, whole[1].nngp)
+
+
+@each_network
+def test_each_function_gives_its_part_in_the_type_of_the_inputs(net, shape, getkey):
+    x = jr.normal(getkey(), (3, *shape), jnp.float32)
+    both = eqt.kernel(net, x)
+    assert both.nngp.dtype == both.ntk.dtype == jnp.float32
+    assert_close(eqt.nngp(net, x), both.nngp, 1e-6)
+    assert_close(eqt.ntk(net, x), both.ntk, 1e-6)
+
+
+@hyp.given(n=st.integers(2, 9), depth=st.integers(0, 3), seed=st.integers(0, 99))
+@hyp.settings(max_examples=10)
+def test_a_network_of_linear_layers_has_a_linear_kernel(n, depth, seed):
+    x = jr.normal(jr.key(seed), (n, 3))
+    gram = x @ x.T / 3
+    k = eqt.kernel(nn.Sequential([nn.Linear(2, weight_std=1.5)] * (depth + 1)), x)
+    assert_close(k.nngp, 2.25 ** (depth + 1) * gram)
+    assert_close(k.ntk, (depth + 1) * 2.25 ** (depth + 1) * gram)
+
+
+@each_network
+def test_gradients_are_those_of_finite_differences(net, shape, getkey):
+    if not DOUBLE:
+        pytest.skip("finite differences need double precision")
+    x1, x2 = jr.normal(getkey(), (2, *shape)), jr.normal(getkey(), (3, *shape))
+    direction = jr.normal(getkey(), x1.shape)
+
+    def total(step):
+        k = eqt.kernel(net, x1 + step * direction, x2)
+        return jnp.sum(jnp.sin(k.nngp)) + jnp.sum(jnp.sin(k.ntk))
+
+    h = 1e-5
+    difference = (total(h) - total(-h)) / (2 * h)
+    assert jax.grad(total)(0.0) == pytest.approx(float(difference), rel=1e-5)
+    assert jax.jvp(total, (0.0,), (1.0,))[1] == pytest.approx(float(difference), rel=1e-5)
+
+
+def test_gradients_in_hyperparameters(getkey):
+    x = jr.normal(getkey(), (3, 2, 4, 4))
+
+    def net_of(weight_std, bias_std):
+        layer = nn.Conv(4, 3, padding="SAME", weight_std=weight_std, bias_std=bias_std)
+        return nn.Sequential([layer, nn.Relu(), nn.Flatten(), nn.Linear(1)])
+
+    def total(values):
+        return jnp.sum(eqt.ntk(net_of(*values), x))
+
+    values = jnp.array([1.3, 0.4])
+    gradient = jax.grad(total)(values)
+    h = 1e-5 if DOUBLE else 1e-2
+    for i in range(2):
+        step = jnp.zeros(2).at[i].set(h)
+        difference = (total(values + step) - total(values - step)) / (2 * h)
+        assert gradient[i] == pytest.approx(float(difference), rel=1e-6 if DOUBLE else 1e-2)
+    static = eqt.ntk(net_of(1.3, 0.4), x)
+    assert_close(eqt.ntk(net_of(*values), x), static, 1e-6)
+    mapped = jax.vmap(lambda w: eqt.ntk(net_of(w, values[1]), x))(jnp.array([1.3, 2.0]))
+    assert_close(mapped[0], static, 1e-6)
+
+
+@pytest.mark.parametrize("activation", [nn.Relu(), nn.LeakyRelu(0.2), nn.Abs(), nn.Erf()])
+@pytest.mark.parametrize("kind", ["coincident", "zero", "antipodal"])
+def test_gradients_are_finite_at_special_inputs(activation, kind, getkey):
+    x = jr.normal(getkey(), (3, 2, 4))
+    other = {"coincident": x, "zero": jnp.zeros_like(x), "antipodal": -x}[kind]
+    net = nn.Sequential(
+        [
+            nn.Conv(4, (3,), padding="SAME"),
+            activation,
+            nn.Conv(4, (3,), padding="SAME"),
+            activation,
+            nn.GlobalAvgPool(),
+        ]
+    )
+
+    def total(x1, x2):
+        return jnp.sum(jnp.sin(eqt.ntk(net, x1, x2))) + jnp.sum(eqt.nngp(net, x1, x2) ** 2)
+
+    gradients = jax.grad(total, (0, 1))(x, other)
+    assert jnp.all(jnp.isfinite(jnp.stack(gradients)))
+    curvature = jax.grad(lambda a: jnp.sum(jax.grad(total)(a, other)))(x)
+    assert jnp.all(jnp.isfinite(curvature))
+    assert jnp.all(jnp.isfinite(jax.grad(lambda a: jnp.sum(eqt.ntk(net, a)))(other)))
+
+
+def test_new_hyperparameter_values_do_not_compile_again(getkey):
+    x, traces = jr.normal(getkey(), (2, 3)), []
+
+    class Probe(nn.AbstractParameterless):
+        def __call__(self, x, *, key=None):
+            return x
+
+        def propagate(self, covariance):
+            traces.append(None)
+            return covariance
+
+    for weight_std in (1.0, 2.0, 3.0):
+        layer = nn.Linear(1, weight_std=jnp.asarray(weight_std))
+        eqt.ntk(nn.Sequential([layer, Probe()]), x)
+        assert len(traces) == 2 if weight_std == 1.0 else traces_before == len(traces)
+        traces_before = len(traces)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 4])
+@pytest.mark.parametrize("name", ["streamed", "pooled", "dense"])
+def test_repeat_is_its_layer_over_and_over(name, depth, getkey):
+    layer, shape = {
+        "streamed": (nn.Residual(nn.Sequential([conv(), nn.Relu(), conv()])), (4, 5)),
+        "pooled": (
+            nn.Sequential([nn.Conv(4, (3,), padding="SAME"), nn.Relu(), nn.AvgPool(3, padding="SAME")]),
+            (4, 5),
+        ),
+        "dense": (nn.Sequential([dense(), nn.Erf()]), (4,)),
+    }[name]
+    x = jr.normal(getkey(), (3, *shape))
+    head = [nn.GlobalAvgPool(), dense()]
+    rolled = nn.Sequential([nn.Repeat(layer, depth), *head])
+    unrolled = nn.Sequential([*[layer] * depth, *head])
+    ours, theirs = eqt.kernel(rolled, x), eqt.kernel(unrolled, x)
+    assert_close(ours.nngp, theirs.nngp)
+    assert_close(ours.ntk, theirs.ntk, 1e-7 if DOUBLE else 1e-3)
+    model = rolled.init(shape, key=getkey())
+    assert jax.vmap(model)(x).shape == (3, 4)
+
+
+def test_repeat_compiles_its_layer_once(getkey):
+    x = jr.normal(getkey(), (2, 4, 5))
+
+    def size_of_program(depth):
+        net = nn.Sequential(
+            [nn.Repeat(nn.Sequential([conv(), nn.Relu()]), depth), nn.GlobalAvgPool()]
+        )
+        return str(jax.make_jaxpr(lambda x: eqt.ntk(net, x))(x)).count(" = ")
+
+    assert size_of_program(1000) == size_of_program(10)
+
+
+@pytest.mark.parametrize("readout", [nn.GlobalAvgPool(), nn.Flatten()])
+def test_memory_does_not_grow_with_the_number_of_examples(readout):
+    net = nn.Sequential([conv(), nn.Relu(), conv(), nn.Relu(), readout])
+
+    def temporary_bytes(n):
+        x = jax.ShapeDtypeStruct((n, 2, 8, 8), jnp.float32)
+        lowered = jax.jit(lambda a, b: eqt.ntk(net, a, b)).lower(x, x)
+        return lowered.compile().memory_analysis().temp_size_in_bytes
+
+    small, large = temporary_bytes(64), temporary_bytes(512)
+    result = 4 * 512**2
+    assert large < 1.05 * small + result
+
+
+def test_several_inputs_and_outputs(getkey):
+    x = jr.normal(getkey(), (3, 4)), jr.normal(getkey(), (3, 2, 5))
+    net = nn.Sequential(
+        [
+            nn.Parallel(
+                [dense(), nn.Sequential([nn.Conv(4, (3,)), nn.Relu(), nn.Flatten(), dense()])]
+            ),
+            nn.FanInSum(),
+            nn.Relu(),
+            dense(),
+            nn.FanOut(2),
+            nn.Parallel([nn.Identity(), dense()]),
+        ]
+    )
+    first, second = eqt.kernel(net, x)
+    assert first.ntk.shape == second.ntk.shape == (3, 3)
+    assert_close(second.nngp, 1.4**2 * first.nngp + 0.1**2)
+    model = net.init(((4,), (2, 5)), key=getkey())
+    one, two = jax.vmap(model)(x)
+    assert one.shape == two.shape == (3, 4)
