@@ -4,6 +4,7 @@ import itertools
 import hypothesis
 import jax
 import jax.random as jr
+import jaxtyping
 import pytest
 
 
@@ -21,3 +22,12 @@ def getkey():
     """A new key each call, but the same ones each run: statistical tests need that."""
     keys = map(functools.partial(jr.fold_in, jr.key(0)), itertools.count())
     return lambda: next(keys)
+
+
+@pytest.fixture
+def without_jaxtyping():
+    """As users have it, without the hook that checks shapes before our own messages."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -60,7 +60,9 @@ def branches(w):
             nn.Parallel([gate, nn.Linear(w, bias_std=0.5)]),
             nn.FanInProd(),
             nn.FanOut(2),
-            nn.Parallel([nn.Linear(w), nn.Sequential([nn.Linear(w), nn.ABRelu(0.5, -1.0)])]),
+            nn.Parallel(
+                [nn.Linear(w), nn.Sequential([nn.Linear(w), nn.ABRelu(0.5, -1.0)])]
+            ),
             nn.FanInConcat(),
             nn.Repeat(nn.Linear(2 * w), 2),
             nn.Linear(1),

@@ -20,6 +20,7 @@ from eqtangents.covariance import (
 )
 from eqtangents.nn import AbstractLayer
 
+
 Inputs: TypeAlias = PyTree[Shaped[Array, "..."]]
 
 
@@ -127,7 +128,9 @@ def _evaluate(
 
         def evaluate(node: AbstractCovariance) -> Block:
             nngp, ntk = dense(scope, node)
-            return Block(nngp, jnp.zeros_like(nngp) if wants_ntk and ntk is None else ntk)
+            return Block(
+                nngp, jnp.zeros_like(nngp) if wants_ntk and ntk is None else ntk
+            )
 
         return jax.tree.map(evaluate, outputs(x1, x2), is_leaf=_is_covariance)
 
@@ -175,7 +178,9 @@ def _tile_sizes(x1: Inputs, n1: int, n2: int, symmetric: bool) -> tuple[int, int
     entry = max(leaf[0, 0].size * leaf.dtype.itemsize for leaf in leaves)
     pairs = max(1, BLOCK_BYTES // entry)
     t = max(1, int(pairs**0.5))
-    if symmetric:  # Smaller tiles waste less on the lower half of those on the diagonal.
+    if (
+        symmetric
+    ):  # Smaller tiles waste less on the lower half of those on the diagonal.
         t = min(t, n1)
         return t, t
     t1 = min(n1, t)

@@ -4,6 +4,7 @@ from typing import TypeAlias
 
 from jaxtyping import Array, Float
 
+
 # A hyperparameter: a Python number is a compile-time constant; an array is a leaf that
 # can be differentiated and changed without compiling again.
 Scalar: TypeAlias = float | int | Float[Array, ""]

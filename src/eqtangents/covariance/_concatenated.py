@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import AbstractCovariance, Outline
+from eqtangents.covariance._covariance import AbstractCovariance
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import Gathered, on_common_canvas
 from eqtangents.covariance._lattice import along, partner, where
@@ -94,6 +94,8 @@ def _aligned(blocks: list[Block]) -> list[Block]:
     if all(block.ntk is None for block in blocks):
         return blocks
     return [
-        block if block.ntk is not None else Block(block.nngp, jnp.zeros_like(block.nngp))
+        block
+        if block.ntk is not None
+        else Block(block.nngp, jnp.zeros_like(block.nngp))
         for block in blocks
     ]

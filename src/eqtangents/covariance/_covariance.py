@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from eqtangents.covariance._frame import Block, Frame, Plan, Rule, Scope
 from eqtangents.covariance._lattice import all_displacements
+
 
 # Entries of a block: large enough to outweigh the cost of starting an operation, small
 # enough that the few blocks alive at a time stay in the second-level caches.
@@ -36,8 +37,8 @@ class Outline:
     finite width. `gaussian`: whether channels are independent and identical Gaussians.
     `sources`: the weights and inputs that a channel's values come from, directly or by
     functions of single channels; outputs without common ones are independent.
-    `centred`: whether their mean over these weights is zero. `trainable`: whether there are any weights, so
-    that blocks have a tangent kernel where one is wanted.
+    `centred`: whether their mean over these weights is zero. `trainable`: whether there
+    are any weights, so that blocks have a tangent kernel where one is wanted.
     """
 
     size: tuple[int, ...]
@@ -80,7 +81,14 @@ class AbstractCovariance(abc.ABC):
 class Sweep:
     """A loop over displacements of one covariance, on one canvas."""
 
-    def __init__(self, scope: Scope, node: AbstractCovariance, canvas: tuple[int, ...], *, same: bool):
+    def __init__(
+        self,
+        scope: Scope,
+        node: AbstractCovariance,
+        canvas: tuple[int, ...],
+        *,
+        same: bool,
+    ):
         """Bind the rule of `node`, and so compute all that no displacement changes."""
         self.frame = Frame(scope, Plan(), same, canvas, (1,) * len(canvas))
         self.rule = self.frame.bind(node)
@@ -113,8 +121,6 @@ def tabulate(
     def build() -> Block:
         sweep = Sweep(scope, node, canvas, same=same)
         stacked = lax.map(sweep.blocks, sweep.batches(all_displacements(canvas)))
-        return jax.tree.map(
-            lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked
-        )
+        return jax.tree.map(lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked)
 
     return scope.once(("table", id(node), canvas, same), node, build)

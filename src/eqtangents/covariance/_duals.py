@@ -32,14 +32,18 @@ def _angle_coefficients(terms: int) -> np.ndarray:
         return 2 * np.arcsin(np.sqrt(z / 2)) / np.sqrt(z)
 
     series = np.polynomial.Chebyshev.interpolate(ratio, terms - 1, domain=[0, 1])
-    return series.convert(kind=np.polynomial.Polynomial, domain=[0, 1], window=[0, 1]).coef
+    return series.convert(
+        kind=np.polynomial.Polynomial, domain=[0, 1], window=[0, 1]
+    ).coef
 
 
 # As many terms as bring the error to the rounding of the type.
 _ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(8), _angle_coefficients(20)
 
 
-def _angle_polynomials(z: Float[Array, "*s"]) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+def _angle_polynomials(
+    z: Float[Array, "*s"],
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     r"""$\sum_k p_k z^k$ and $\sum_k p_k z^k / (k + 3/2)$."""
     double = z.dtype == jnp.float64
     coefficients = _ANGLE_DOUBLE if double else _ANGLE_SINGLE
@@ -164,7 +168,8 @@ class ReluDual(AbstractDual):
         if (self.negative_slope, self.positive_slope) == (0.0, 1.0):
             return value, derivative
         a, b = (
-            jnp.asarray(s, cov.dtype) for s in (self.negative_slope, self.positive_slope)
+            jnp.asarray(s, cov.dtype)
+            for s in (self.negative_slope, self.positive_slope)
         )
         bend, line = (b - a) * (b - a), a * b
         return bend * value + line * cov, bend * derivative + line
@@ -172,7 +177,8 @@ class ReluDual(AbstractDual):
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         r"""$\frac{\alpha^2 + \beta^2}{2} v$."""
         a, b = (
-            jnp.asarray(s, variance.dtype) for s in (self.negative_slope, self.positive_slope)
+            jnp.asarray(s, variance.dtype)
+            for s in (self.negative_slope, self.positive_slope)
         )
         return 0.5 * (a * a + b * b) * variance
 
@@ -190,7 +196,10 @@ class ErfDual(AbstractDual):
         return jnp.sqrt(1 + 2 * b * b * variance)
 
     def __call__(
-        self, cov: Float[Array, "*s"], left: Float[Array, "..."], right: Float[Array, "..."]
+        self,
+        cov: Float[Array, "*s"],
+        left: Float[Array, "..."],
+        right: Float[Array, "..."],
     ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
         r"""$a^2 \frac{2}{\pi} \arcsin\rho + c^2$ with $\rho = 2 b^2 k / (e e')$."""
         a, b, c = self._constants(cov)

@@ -85,7 +85,7 @@ class Plan:
         return Plan(self.masks)
 
     def add_field(self, fixed: PyTree[Array], moving: PyTree[Array], look: Look) -> int:
-        """Register a field; `Evaluation.fields[handle]` is `(fixed, look(moving, d))`."""
+        """Register a field, `(fixed, look(moving, d))` at the handle returned."""
         self.fields.append(Field(fixed, moving, look))
         return len(self.fields) - 1
 
@@ -100,7 +100,8 @@ class Plan:
 
     def _run(self, rule: Rule, moved: tuple[list[Any], dict]) -> Block:
         fields = [
-            (field.fixed, part) for field, part in zip(self.fields, moved[0], strict=True)
+            (field.fixed, part)
+            for field, part in zip(self.fields, moved[0], strict=True)
         ]
         return Evaluation(Values(fields, moved[1]), None)(rule)
 
@@ -222,8 +223,9 @@ class Frame:
         scope.home = Frame(scope, plan, self.same, self.canvas, self.scale)
         return scope.home
 
-    def here(self, d: Int[Array, " rank"]) -> Int[Array, " rank"]:
+    def here(self, d: Int[Array, " rank"] | None) -> Int[Array, " rank"]:
         """The displacement in this frame, from that of the consumer."""
+        assert d is not None, "only asked for where positions differ"
         return d * jnp.asarray(self.scale, d.dtype)
 
     def ends(self, field: PyTree[Float[Array, "n ..."]], rank: int, fill: float) -> int:
@@ -238,11 +240,9 @@ class Frame:
             return self.plan.add_field(left, right, lambda moving, d: moving)
         canvas = self.canvas
         left = jax.tree.map(lambda f: pad_to(f, canvas, fill), left)
-        right = jax.tree.map(
-            lambda f: doubled(pad_to(f, canvas, fill), rank), right
-        )
+        right = jax.tree.map(lambda f: doubled(pad_to(f, canvas, fill), rank), right)
 
-        def look(moving: PyTree[Array], d: Int[Array, " rank"]) -> PyTree[Array]:
+        def look(moving: PyTree[Array], d: Int[Array, " rank"] | None) -> PyTree[Array]:
             return jax.tree.map(lambda f: rolled(f, self.here(d)), moving)
 
         return self.plan.add_field(left, right, look)
@@ -257,7 +257,9 @@ class Frame:
             jax.tree.map(lambda f: f[None, n1:], field),
         )
 
-    def mask(self, key: Hashable, look: Callable[[Int[Array, " rank"]], Bool[Array, "..."]]) -> Hashable:
+    def mask(
+        self, key: Hashable, look: Callable[[Int[Array, " rank"]], Bool[Array, "..."]]
+    ) -> Hashable:
         """Register a mask over positions that depends on the displacement here."""
         key = (key, self.canvas, self.scale)
         return self.plan.add_mask(key, lambda _, d: look(self.here(d)))

@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from eqtangents.covariance._covariance import AbstractCovariance, Outline, tabulate
+from eqtangents.covariance._covariance import AbstractCovariance, tabulate
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._lattice import along, partner
 
@@ -92,8 +92,11 @@ def stored_rule(
     look: Callable[[Float[Array, "..."], Int[Array, " rank"]], Float[Array, "..."]],
 ) -> Rule:
     """A rule that looks its block up in a table of the same pairs."""
-    handle = frame.plan.add_field((), table, lambda moving, d: jax.tree.map(
-        lambda leaf: look(leaf, frame.here(d)), moving))
+    handle = frame.plan.add_field(
+        (),
+        table,
+        lambda moving, d: jax.tree.map(lambda leaf: look(leaf, frame.here(d)), moving),
+    )
     return lambda at: at.fields[handle][1]
 
 

@@ -9,12 +9,16 @@ its partner beyond the true size of the axis are unused and may hold anything fi
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+_Vector = TypeVar("_Vector", Array, np.ndarray)
 
 
 def pad_to(
@@ -50,16 +54,12 @@ def partner(canvas: int, displacement: Int[Array, ""]) -> Int[Array, " canvas"]:
     return jnp.where(position >= canvas, position - canvas, position)
 
 
-def along(
-    vector: Shaped[Array | np.ndarray, " h"], axis: int, rank: int
-) -> Shaped[Array | np.ndarray, "..."]:
+def along(vector: _Vector, axis: int, rank: int) -> _Vector:
     """View a vector so that it broadcasts along `axis` of `rank` trailing axes."""
     return vector.reshape((1,) * axis + (-1,) + (1,) * (rank - axis - 1))
 
 
-def where(
-    mask: Bool[Array, "..."], block: Float[Array, "..."]
-) -> Float[Array, "..."]:
+def where(mask: Bool[Array, "..."], block: Float[Array, "..."]) -> Float[Array, "..."]:
     """The block where a mask over its trailing axes holds, zero elsewhere.
 
     Never a product with the mask: unused entries are not to be counted on.

@@ -20,6 +20,7 @@ from eqtangents.covariance._covariance import (
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import on_common_canvas
 
+
 class AbstractDual(eqx.Module):
     """Gaussian expectations of a nonlinearity: its dual activation.
 
@@ -95,7 +96,7 @@ class Affine(AbstractCovariance):
 
 
 class Scaled(AbstractCovariance):
-    """A constant factor, or one for each position: `K'[p, p'] = f[p] K[p, p'] f[p']`."""
+    """A factor, or one for each position: `K'[p, p'] = f[p] K[p, p'] f[p']`."""
 
     def __init__(self, upstream: AbstractCovariance, factor: Float[np.ndarray, "..."]):
         """Multiply outputs by `factor`."""

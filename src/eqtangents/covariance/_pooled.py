@@ -20,7 +20,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    Outline,
     Sweep,
 )
 from eqtangents.covariance._frame import Block, Frame, Rule, Scope
@@ -38,7 +37,7 @@ class Pooled(AbstractCovariance):
         self.upstream, self.windows, self.outline = strided(upstream, windows)
 
     def bind(self, frame: Frame) -> Rule:
-        """Compute all output displacements, or only the one where positions coincide."""
+        """Compute all displacements, or only the one where positions coincide."""
         scope, same = frame.scope, frame.same
         if frame.canvas is None:
             canvas = self.outline.canvas
@@ -55,7 +54,7 @@ class Pooled(AbstractCovariance):
         return Sweep(scope, self.upstream, above, same=same)
 
     def _at_zero(self, scope: Scope, canvas: tuple[int, ...], same: bool) -> Block:
-        """The block at displacement zero, from those with `|delta|` below the window."""
+        """The block at displacement zero, from all `delta` within the window."""
         sweep = self._sweep(scope, canvas, same)
         grid = itertools.product(*(range(1 - w.count, w.count) for w in self.windows))
         deltas = jnp.asarray(list(grid), jnp.int32)
@@ -111,7 +110,9 @@ class Pooled(AbstractCovariance):
 
         def total(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
             leaf = leaf[None]
-            for axis, (window, mask) in enumerate(zip(self.windows, masks, strict=True)):
+            for axis, (window, mask) in enumerate(
+                zip(self.windows, masks, strict=True)
+            ):
                 size = sweep.canvas[axis] // window.stride
                 # All steps of this axis times those of the axes before it.
                 leaf = window_sum(
@@ -121,7 +122,9 @@ class Pooled(AbstractCovariance):
                     size,
                     [
                         mask[:, i].reshape(
-                            -1, *(1,) * (leaf.ndim - 1 - rank + axis), size,
+                            -1,
+                            *(1,) * (leaf.ndim - 1 - rank + axis),
+                            size,
                             *(1,) * (rank - 1 - axis),
                         )
                         for i in range(window.count)
@@ -157,7 +160,9 @@ def _add_at(
     """Add a block to a table at a displacement."""
     target, block = slab
 
-    def add(table: Float[Array, "..."], leaf: Float[Array, "..."]) -> Float[Array, "..."]:
+    def add(
+        table: Float[Array, "..."], leaf: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
         start = [*target] + [jnp.zeros((), target.dtype)] * leaf.ndim
         leaf = leaf.reshape((1,) * len(target) + leaf.shape)
         old = lax.dynamic_slice(table, start, leaf.shape)

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    Outline,
     Sweep,
     tabulate,
 )
@@ -96,9 +95,7 @@ def dense(scope: Scope, node: AbstractCovariance) -> Block:
         return scope.coincident(node, same=False)
     first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
     second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
-    displacement = [
-        (q - p) % g for p, q, g in zip(first, second, canvas, strict=True)
-    ]
+    displacement = [(q - p) % g for p, q, g in zip(first, second, canvas, strict=True)]
 
     def pick(table: Float[Array, "..."]) -> Float[Array, "n1 n2 ..."]:
         entries = table[(*displacement, slice(None), slice(None), *first)]

@@ -123,7 +123,9 @@ class Repeated(AbstractCovariance):
 
         def look_at_all_depths(moving: list[PyTree[Array]], d: Any) -> list[Any]:
             return [
-                jax.vmap(lambda m, look=look: look(m, d))(m) if jax.tree.leaves(m) else m
+                jax.vmap(lambda m, look=look: look(m, d))(m)
+                if jax.tree.leaves(m)
+                else m
                 for look, m in zip(looks, moving, strict=True)
             ]
 
@@ -180,7 +182,12 @@ class Slot(AbstractCovariance):
             return lambda at: Block(variance, None)
         if frame != frame.scope.home:
             raise _AskedElsewhere
-        return lambda at: at.carried
+
+        def rule(at: Evaluation) -> Block:
+            assert at.carried is not None, "a repeated layer runs on a carried block"
+            return at.carried
+
+        return rule
 
 
 class Stored(AbstractCovariance):

@@ -9,8 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.covariance._covariance import AbstractCovariance, Outline
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
-from eqtangents.covariance._lattice import along, partner, where
 from eqtangents.covariance._gathered import Gathered, wrap_uneven
+from eqtangents.covariance._lattice import along, partner, where
 from eqtangents.covariance._windows import Window
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Literal, TypeAlias
 
+
 Padding: TypeAlias = Literal["VALID", "SAME", "CIRCULAR"]
 
 

@@ -15,7 +15,7 @@ from eqtangents.covariance import (
     Nonlinear,
     ReluDual,
 )
-from eqtangents.nn._layer import AbstractParameterless, LayerError, single
+from eqtangents.nn._layer import AbstractParameterless, Covariances, LayerError, single
 
 
 class AbstractActivation(AbstractParameterless):
@@ -30,16 +30,16 @@ class AbstractActivation(AbstractParameterless):
     def dual(self) -> AbstractDual:
         """The two Gaussian expectations."""
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Apply the dual, if the input is Gaussian."""
         covariance = single(self, covariance)
         if not covariance.outline.gaussian:
             raise LayerError(
                 self,
-                "needs a Gaussian input for its kernel, but nothing with weights stands "
-                "between it and the input of the network, another nonlinearity, a "
-                "`Flatten`, a product or a concatenation of channels. Put a `Linear` or "
-                "`Conv` before it.",
+                "needs a Gaussian input for its kernel, but nothing with weights "
+                "stands between it and the input of the network, another "
+                "nonlinearity, a `Flatten`, a product or a concatenation of "
+                "channels. Put a `Linear` or `Conv` before it.",
             )
         return Nonlinear(covariance, self.dual)
 

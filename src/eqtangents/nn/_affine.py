@@ -1,8 +1,7 @@
 """What layers with weights share: parameterizations, and their kernels."""
 
-import abc
 import math
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Scalar
 from eqtangents.covariance import AbstractCovariance, Affine
 from eqtangents.nn._layer import AbstractLayer, LayerError, missing_parameters
+
 
 Parameterization: TypeAlias = Literal["ntk", "standard"]
 
@@ -58,7 +58,7 @@ class AbstractAffine(AbstractLayer):
 
     def _drawn(
         self, shape: tuple[int, ...], fan_in: int, key: PRNGKeyArray | None
-    ) -> "AbstractAffine":
+    ) -> Any:
         """This layer with weights of a shape that begins with the outputs."""
         if key is None:
             raise LayerError(
@@ -67,11 +67,12 @@ class AbstractAffine(AbstractLayer):
                 "`key=jax.random.key(0)`, say.",
             )
         weight_key, bias_key = jr.split(key)
-        weight = jr.normal(weight_key, shape)
-        bias = None if self.bias_std is None else jr.normal(bias_key, shape[:1])
+        weight, bias = jr.normal(weight_key, shape), None
         if self._standard:
             weight *= self.weight_std * math.sqrt(self.width_multipliers[0] / fan_in)
-            bias = None if bias is None else bias * self.bias_std
+        if self.bias_std is not None:
+            bias = jr.normal(bias_key, shape[:1])
+            bias *= self.bias_std if self._standard else 1.0
         return eqx.tree_at(
             lambda layer: (layer.weight, layer.bias),
             self,

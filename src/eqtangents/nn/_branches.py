@@ -62,7 +62,10 @@ class FanInSum(AbstractParameterless):
     """
 
     def __call__(
-        self, x: Sequence[Float[Array, "channels *size"]], *, key: PRNGKeyArray | None = None
+        self,
+        x: Sequence[Float[Array, "channels *size"]],
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "channels *size"]:
         """Add."""
         return functools.reduce(operator.add, _of_equal_shape(self, x))
@@ -81,7 +84,10 @@ class FanInProd(AbstractParameterless):
     """
 
     def __call__(
-        self, x: Sequence[Float[Array, "channels *size"]], *, key: PRNGKeyArray | None = None
+        self,
+        x: Sequence[Float[Array, "channels *size"]],
+        *,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "channels *size"]:
         """Multiply."""
         return functools.reduce(operator.mul, _of_equal_shape(self, x))
@@ -159,9 +165,9 @@ def _joinable(
     if not uncorrelated(branches):
         raise LayerError(
             layer,
-            "joins branches that are correlated, so that their kernels do not tell that "
-            "of the result. All branches but one must end in weights of their own: put "
-            "a `Linear` or `Conv` at their ends.",
+            "joins branches that are correlated, so that their kernels do not tell "
+            "that of the result. All branches but one must end in weights of their "
+            "own: put a `Linear` or `Conv` at their ends.",
         )
     return branches
 

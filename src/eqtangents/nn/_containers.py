@@ -80,7 +80,9 @@ class Parallel(AbstractLayer):
         """Raise unless all are layers."""
         _check_layers(self, self.layers)
 
-    def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Parallel":
+    def init(
+        self, input_shape: Shape, *, key: PRNGKeyArray | None = None
+    ) -> "Parallel":
         """Initialise each layer for its own input."""
         self._check_count(1 if is_shape(input_shape) else len(input_shape))
         layers = []
@@ -151,7 +153,9 @@ class Residual(AbstractLayer):
         """Raise unless both are layers."""
         _check_layers(self, (self.main, self.shortcut))
 
-    def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Residual":
+    def init(
+        self, input_shape: Shape, *, key: PRNGKeyArray | None = None
+    ) -> "Residual":
         """Initialise both for the same input."""
         main_key, shortcut_key = _split(key, 2)
         with located("main"):
@@ -167,7 +171,7 @@ class Residual(AbstractLayer):
             main = self.main(x, key=main_key)
         with located("shortcut"):
             shortcut = self.shortcut(x, key=shortcut_key)
-        return self._join()((main, shortcut))
+        return FanInSum()((main, shortcut))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Add the kernels of both."""

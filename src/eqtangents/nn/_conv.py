@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Scalar
 from eqtangents.covariance import AbstractCovariance, Padding, Stencil
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._layer import LayerError, single
+from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import check_window, padded, windows
 
 
@@ -114,7 +114,7 @@ class Conv(AbstractAffine):
         out = out[:, *(slice(window.size_out) for window in found)]
         return self._scaled(out, math.prod(weight.shape[1:]))
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over windows that move both positions together, then affine."""
         covariance = single(self, covariance)
         found = self._windows(covariance.outline.size)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqtangents.covariance import AbstractCovariance
 
+
 # One example: an array, channels first, or a tuple of them between branches.
 Example: TypeAlias = PyTree[Float[Array, "..."]]
 Covariances: TypeAlias = PyTree[AbstractCovariance]
@@ -28,7 +29,11 @@ class LayerError(ValueError):
     def __str__(self) -> str:
         """Where, which layer, and what."""
         name = type(self.layer).__name__
-        return f"{self.path} ({name}): {self.message}" if self.path else f"{name}: {self.message}"
+        return (
+            f"{self.path} ({name}): {self.message}"
+            if self.path
+            else f"{name}: {self.message}"
+        )
 
 
 class AbstractLayer(eqx.Module):
@@ -108,9 +113,7 @@ def single(layer: object, covariance: Covariances) -> AbstractCovariance:
     return covariance
 
 
-def several(
-    layer: object, covariances: Covariances
-) -> tuple[AbstractCovariance, ...]:
+def several(layer: object, covariances: Covariances) -> tuple[AbstractCovariance, ...]:
     """The covariances of a layer that has many inputs."""
     if isinstance(covariances, AbstractCovariance):
         raise LayerError(
@@ -126,6 +129,6 @@ def missing_parameters(layer: object) -> LayerError:
     """The error of a layer that is called before it is initialised."""
     return LayerError(
         layer,
-        "has no parameters yet. Call `model = net.init(x.shape, key=key)` with the shape "
-        "of one example, then `model(x)`.",
+        "has no parameters yet. Call `model = net.init(x.shape, key=key)` with the "
+        "shape of one example, then `model(x)`.",
     )

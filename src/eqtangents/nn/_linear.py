@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Scalar
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._layer import LayerError, single
+from eqtangents.nn._layer import Covariances, LayerError, single
 
 
 class Linear(AbstractAffine):
@@ -78,7 +78,7 @@ class Linear(AbstractAffine):
             )
         return self._scaled(jnp.tensordot(weight, x, 1), weight.shape[1])
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Affine in both kernels."""
         covariance = single(self, covariance)
         return self._fresh(

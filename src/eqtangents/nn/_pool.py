@@ -16,7 +16,7 @@ from eqtangents.covariance import (
     Total,
     Window,
 )
-from eqtangents.nn._layer import AbstractParameterless, single
+from eqtangents.nn._layer import AbstractParameterless, Covariances, single
 from eqtangents.nn._spatial import check_window, padded, windows
 
 
@@ -47,7 +47,7 @@ class SumPool(AbstractParameterless):
         """Apply to one example."""
         return _window_sums(x, _pool_windows(self, x.shape[1:]))
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over both windows of each pair of positions."""
         covariance = single(self, covariance)
         return Pooled(covariance, _pool_windows(self, covariance.outline.size))
@@ -91,7 +91,7 @@ class AvgPool(AbstractParameterless):
         shares = jnp.asarray(self._shares(found), x.dtype)
         return _window_sums(x, found) * shares[None]
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over both windows of each pair of positions."""
         covariance = single(self, covariance)
         found = _pool_windows(self, covariance.outline.size)
@@ -116,7 +116,7 @@ class GlobalSumPool(AbstractParameterless):
         """Apply to one example."""
         return x.sum(tuple(range(1, x.ndim)))
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over all pairs of positions."""
         return Total(single(self, covariance))
 
@@ -130,14 +130,16 @@ class GlobalAvgPool(AbstractParameterless):
         """Apply to one example."""
         return x.mean(tuple(range(1, x.ndim)))
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over all pairs of positions."""
         covariance = single(self, covariance)
         share = 1 / math.prod(covariance.outline.size)
         return Scaled(Total(covariance), np.asarray(share))
 
 
-def _pool_windows(layer: "SumPool | AvgPool", size: tuple[int, ...]) -> tuple[Window, ...]:
+def _pool_windows(
+    layer: "SumPool | AvgPool", size: tuple[int, ...]
+) -> tuple[Window, ...]:
     return windows(
         layer,
         size,

@@ -31,6 +31,6 @@ class Flatten(AbstractParameterless):
         """Apply to one example."""
         return jnp.ravel(x)
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over coinciding positions."""
         return Flattened(single(self, covariance))
