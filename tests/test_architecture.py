@@ -191,6 +191,8 @@ def undocumented(root):
                 callable(value) or hasattr(value, "__file__")
             ):
                 continue
+            if name == "jaxtyping":  # imported into every module by its hook
+                continue
             # A dataclass without a docstring is given its signature as one.
             doc = value.__doc__ or ""
             if not doc or doc.startswith(f"{name}("):

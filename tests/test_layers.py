@@ -205,11 +205,12 @@ REFUSED = {
     ),
     "shapes of branches": (
         kernel_of(nn.Residual(CONV)),
-        "layers[0] (FanInSum): joins branches whose outputs have shapes (4, 6, 6), (3, 8, 8)",
+        "layers[0] (Residual): joins branches whose outputs have shapes "
+        "(4, 6, 6), (3, 8, 8)",
     ),
     "shapes of a model's branches": (
         model_of(nn.Residual(CONV)),
-        "layers[0] (FanInSum): joins branches whose outputs have shapes",
+        "layers[0] (Residual): joins branches whose outputs have shapes",
     ),
     "correlated sum": (
         kernel_of(nn.Linear(3), nn.Residual(nn.Identity())),

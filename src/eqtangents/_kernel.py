@@ -113,7 +113,6 @@ def _evaluate(
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
     n1, n2 = (jax.tree.leaves(x)[0].shape[0] for x in (x1, x2))
-
     dtype = jax.tree.leaves(x1)[0].dtype
 
     def outputs(x1: Inputs, x2: Inputs) -> PyTree[AbstractCovariance]:
@@ -134,6 +133,8 @@ def _evaluate(
 
         return jax.tree.map(evaluate, outputs(x1, x2), is_leaf=_is_covariance)
 
+    if not n1 or not n2:
+        return tile(x1, x2)
     t1, t2 = _tile_sizes(x1, n1, n2, symmetric)
     if not symmetric and (t1, t2) == (n1, n2):
         return tile(x1, x2)
@@ -177,14 +178,10 @@ def _tile_sizes(x1: Inputs, n1: int, n2: int, symmetric: bool) -> tuple[int, int
     leaves = jax.tree.leaves(x1)
     entry = max(leaf[0, 0].size * leaf.dtype.itemsize for leaf in leaves)
     pairs = max(1, BLOCK_BYTES // entry)
-    t = max(1, int(pairs**0.5))
-    if (
-        symmetric
-    ):  # Smaller tiles waste less on the lower half of those on the diagonal.
-        t = min(t, n1)
-        return t, t
-    t1 = min(n1, t)
-    t2 = min(n2, max(1, pairs // t1))
+    square = max(1, int(pairs**0.5))
+    if symmetric:
+        return min(square, n1), min(square, n1)
+    t2 = min(n2, max(1, pairs // min(square, n1)))
     return min(n1, max(1, pairs // t2)), t2
 
 
@@ -256,6 +253,12 @@ def _check_inputs(x1: Inputs, x2: Inputs | None) -> None:
                     "dtype of the inputs, which must be a floating-point one. Convert "
                     f"it, for example by `{name}.astype(jnp.float32)`."
                 )
+        types = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(x)})
+        if len(types) > 1:
+            raise ValueError(
+                f"The inputs in `{name}` have dtypes {', '.join(types)}, but a kernel "
+                "has one dtype. Convert them to the same."
+            )
         sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(x)})
         if len(sizes) > 1:
             raise ValueError(

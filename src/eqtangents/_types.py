@@ -1,6 +1,6 @@
 """Type aliases of public annotations."""
 
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from jaxtyping import Array, Float
 
@@ -8,3 +8,6 @@ from jaxtyping import Array, Float
 # A hyperparameter: a Python number is a compile-time constant; an array is a leaf that
 # can be differentiated and changed without compiling again.
 Scalar: TypeAlias = float | int | Float[Array, ""]
+
+# Outside of the input: nothing is read, zeros, or the input over again.
+Padding: TypeAlias = Literal["VALID", "SAME", "CIRCULAR"]

@@ -36,4 +36,4 @@ from eqtangents.covariance._repeated import (
     ShapeChange as ShapeChange,
 )
 from eqtangents.covariance._stencil import Stencil as Stencil
-from eqtangents.covariance._windows import Padding as Padding, Window as Window
+from eqtangents.covariance._windows import Window as Window

@@ -8,8 +8,8 @@ $$\theta = \sqrt{z} \sum_k p_k z^k, \qquad
 \sin\theta - \theta\cos\theta = \int_0^z \theta\, dz
 = z^{3/2} \sum_k \frac{p_k}{k + 3/2} z^k.$$
 
-All $p_k$ are positive: nothing cancels, and the relative error stays at rounding level
-where two inputs nearly coincide.
+The second is the integral of the first, so that it is not a difference of nearly equal
+numbers where two inputs nearly coincide.
 """
 
 import math
@@ -126,9 +126,13 @@ def _relu(
 def _one_minus_correlation(
     cov: Float[Array, "..."], left: Deviation, right: Deviation
 ) -> Float[Array, "..."]:
-    """$1 - |k| / (s s')$."""
+    """$1 - |k| / (s s')$, and exactly zero where rounding cannot tell it from that.
+
+    An angle goes like its root: without this, rounding would turn an input away from
+    itself by an angle of `sqrt(eps)`.
+    """
     z = 1 - lax.abs(cov) * (left.reciprocal * right.reciprocal)
-    return lax.max(z, jnp.zeros_like(z))
+    return lax.select(z > 8 * jnp.finfo(z.dtype).eps, z, jnp.zeros_like(z))
 
 
 @_relu.defjvp

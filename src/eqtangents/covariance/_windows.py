@@ -1,10 +1,8 @@
 """Which input positions the window of each output position covers, along one axis."""
 
 import dataclasses
-from typing import Literal, TypeAlias
 
-
-Padding: TypeAlias = Literal["VALID", "SAME", "CIRCULAR"]
+from eqtangents._types import Padding
 
 
 @dataclasses.dataclass(frozen=True)

@@ -68,11 +68,21 @@ class FanInSum(AbstractParameterless):
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "channels *size"]:
         """Add."""
-        return functools.reduce(operator.add, _of_equal_shape(self, x))
+        return added(self, x)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Add the kernels."""
-        return Sum(_joinable(self, covariance))
+        return sum_of(self, covariance)
+
+
+def added(layer: AbstractLayer, x: Any) -> Float[Array, "channels *size"]:
+    """The sum of branches, for the layer that joins them."""
+    return functools.reduce(operator.add, _of_equal_shape(layer, x))
+
+
+def sum_of(layer: AbstractLayer, covariance: Covariances) -> AbstractCovariance:
+    """The covariance of that sum."""
+    return Sum(_joinable(layer, covariance))
 
 
 class FanInProd(AbstractParameterless):

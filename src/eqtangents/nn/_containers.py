@@ -8,7 +8,7 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
-from eqtangents.nn._branches import FanInSum
+from eqtangents.nn._branches import added, sum_of
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
@@ -171,7 +171,7 @@ class Residual(AbstractLayer):
             main = self.main(x, key=main_key)
         with located("shortcut"):
             shortcut = self.shortcut(x, key=shortcut_key)
-        return FanInSum()((main, shortcut))
+        return added(self, (main, shortcut))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Add the kernels of both."""
@@ -179,7 +179,7 @@ class Residual(AbstractLayer):
             main = self.main.propagate(covariance)
         with located("shortcut"):
             shortcut = self.shortcut.propagate(covariance)
-        return FanInSum().propagate((main, shortcut))
+        return sum_of(self, (main, shortcut))
 
 
 class Repeat(AbstractLayer):

@@ -6,8 +6,8 @@ import equinox as eqx
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Scalar
-from eqtangents.covariance import AbstractCovariance, Padding, Stencil
+from eqtangents._types import Padding, Scalar
+from eqtangents.covariance import AbstractCovariance, Stencil
 from eqtangents.nn._affine import AbstractAffine, Parameterization
 from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import check_window, padded, windows

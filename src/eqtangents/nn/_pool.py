@@ -8,9 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqtangents._types import Padding
 from eqtangents.covariance import (
     AbstractCovariance,
-    Padding,
     Pooled,
     Scaled,
     Total,
@@ -154,7 +154,7 @@ def _window_sums(
 ) -> Float[Array, "channels *size_out"]:
     sums = lax.reduce_window(
         padded(x, found),
-        jnp.zeros((), x.dtype),
+        np.zeros((), x.dtype),  # not traced: else no derivative is known
         lax.add,
         (1, *(window.count for window in found)),
         (1, *(window.stride for window in found)),

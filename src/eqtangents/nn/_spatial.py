@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents.covariance import Padding, Window
+from eqtangents._types import Padding
+from eqtangents.covariance import Window
 from eqtangents.nn._layer import LayerError
 
 
