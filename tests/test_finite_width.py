@@ -52,7 +52,7 @@ def pooled_residual(w):
 
 
 def branches(w):
-    gate = nn.Sequential([nn.Linear(w, weight_std=1.3), nn.Abs()])
+    gate = nn.Sequential([nn.Linear(w, weight_std=1.3), nn.Erf()])
     return nn.Sequential(
         [
             nn.Linear(w),
