@@ -12,8 +12,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+import reference_activations
 from eqtangents import nn
 
 
@@ -26,6 +28,7 @@ class Moments:
     channels: (
         int  # matters to the standard parameterization and to channel concatenation
     )
+    raw: np.ndarray | None = None  # of the input of the network: the examples
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -56,12 +59,12 @@ def kernels(net: Any, x1: Any, x2: Any = None) -> list[tuple[np.ndarray, np.ndar
 def _input(x: Any) -> Moments:
     x = np.asarray(x, dtype=np.float64)
     n, channels, *sizes = x.shape
-    x = x.reshape(n, channels, -1)
+    raw, x = x, x.reshape(n, channels, -1)
     nngp = np.zeros((n, n, x.shape[-1], x.shape[-1]))
     for channel in range(channels):
         nngp += np.einsum("ap,bq->abpq", x[:, channel], x[:, channel]) / channels
     nngp = nngp.reshape(n, n, *sizes, *sizes)
-    return Moments(nngp, np.zeros_like(nngp), channels)
+    return Moments(nngp, np.zeros_like(nngp), channels, raw)
 
 
 @functools.singledispatch
@@ -76,7 +79,11 @@ def propagate(layer: Any, moments: Any) -> Any:
 @propagate.register
 def _(layer: nn.Sequential, moments: Any) -> Any:
     for inner in layer.layers:
-        moments = propagate(inner, moments)
+        raw = getattr(moments, "raw", None)
+        if isinstance(inner, nn.AbstractActivation) and raw is not None:
+            moments = _input(inner(jnp.asarray(raw, float)))
+        else:
+            moments = propagate(inner, moments)
     return moments
 
 
@@ -327,6 +334,11 @@ def _(layer: nn.Erf, moments: Moments) -> Moments:
         return nngp, a**2 * b**2 * 4 / np.pi / np.sqrt(product - 4 * b**4 * k**2)
 
     return _elementwise(moments, dual)
+
+
+@propagate.register
+def _(layer: nn.AbstractActivation, moments: Moments) -> Moments:
+    return _elementwise(moments, reference_activations.brute_force(layer))
 
 
 def _elementwise(

@@ -7,10 +7,16 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import brute_force
 import eqtangents as eqt
 from random_networks import Network, networks
+
+
+if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
+    # The same in single precision, which checks types as well.
+    pytestmark = pytest.mark.exhaustive
 
 
 # Relative to the largest entry. Where rounding parts equal inputs by one ulp, the

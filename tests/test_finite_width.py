@@ -91,6 +91,12 @@ NETWORKS = {
 WIDTHS = 2 ** np.arange(5, 9)
 SAMPLES = 96
 
+# Statistics do not depend on the precision: it is enough to sample once.
+pytestmark = pytest.mark.skipif(
+    jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
+    reason="sampled in single precision",
+)
+
 
 def empirical_ntk(net, x, key):
     """NTK of one draw of the parameters, by its definition."""

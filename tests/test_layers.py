@@ -174,10 +174,11 @@ REFUSED = {
         kernel_of(nn.Linear(1), x=VECTORS, x2=jnp.ones((2, 4))),
         "One example of `x1` has shape (3,)",
     ),
-    "nonlinearity on the input": (
-        kernel_of(nn.Relu()),
-        "layers[0] (Relu): needs a Gaussian input",
+    "nonlinearity on the flattened input": (
+        kernel_of(nn.Flatten(), nn.Relu()),
+        "layers[1] (Relu): needs a Gaussian input",
     ),
+    "negative degree": (lambda: nn.Monomial(-1), "Monomial: `degree` is -1"),
     "two nonlinearities": (
         kernel_of(CONV, nn.Residual(nn.Sequential([nn.Relu(), nn.Erf(), CONV]))),
         "layers[1].main.layers[1] (Erf): needs a Gaussian input",

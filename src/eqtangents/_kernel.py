@@ -14,11 +14,18 @@ from eqtangents.covariance import (
     BLOCK_BYTES,
     AbstractCovariance,
     Block,
-    Input,
     Scope,
     dense,
+    materialised,
 )
-from eqtangents.nn import AbstractLayer
+from eqtangents.nn import AbstractLayer, Graph, Masked
+from eqtangents.nn._inputs import (
+    Signal,
+    as_input,
+    is_signal,
+    values_of,
+    with_equal_edges,
+)
 
 
 Inputs: TypeAlias = PyTree[Shaped[Array, "..."]]
@@ -109,29 +116,18 @@ def _evaluate(
     net: AbstractLayer, x1: Inputs, x2: Inputs | None, *, wants_ntk: bool
 ) -> PyTree[Block]:
     """Blocks of all pairs of examples, a tile of them at a time."""
+    if x2 is not None and jax.tree.structure(x1) == jax.tree.structure(x2):
+        x1, x2 = _alike(x1, x2)
     _check_inputs(x1, x2)
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
     n1, n2 = (jax.tree.leaves(x)[0].shape[0] for x in (x1, x2))
-    dtype = jax.tree.leaves(x1)[0].dtype
-
-    def outputs(x1: Inputs, x2: Inputs) -> PyTree[AbstractCovariance]:
-        return net.propagate(
-            jax.tree.map(lambda a, b: Input(jnp.concatenate([a, b])), x1, x2)
-        )
 
     @jax.checkpoint
-    def tile(x1: Inputs, x2: Inputs) -> PyTree[Block]:
-        n1, n2 = (jax.tree.leaves(x)[0].shape[0] for x in (x1, x2))
-        scope = Scope(n1, n2, dtype, wants_ntk=wants_ntk)
-
-        def evaluate(node: AbstractCovariance) -> Block:
-            nngp, ntk = dense(scope, node)
-            return Block(
-                nngp, jnp.zeros_like(nngp) if wants_ntk and ntk is None else ntk
-            )
-
-        return jax.tree.map(evaluate, outputs(x1, x2), is_leaf=_is_covariance)
+    def tile(
+        x1: Inputs, x2: Inputs, identical: Bool[Array, "t1 t2"] | None = None
+    ) -> PyTree[Block]:
+        return _tile(net, x1, x2, identical, wants_ntk=wants_ntk)
 
     if not n1 or not n2:
         return tile(x1, x2)
@@ -139,34 +135,68 @@ def _evaluate(
     if not symmetric and (t1, t2) == (n1, n2):
         return tile(x1, x2)
 
-    starts = np.array(
-        [
-            (i, j)
-            for i in _starts(n1, t1)
-            for j in _starts(n2, t2)
-            if not symmetric or i <= j
-        ],
-        np.int32,
-    )
-
     def rows(x: Inputs, start: Int[Array, ""] | int, size: int) -> Inputs:
         return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
 
     def step(
         result: PyTree[Array], start: Int[Array, " 2"]
     ) -> tuple[PyTree[Array], None]:
-        block = tile(rows(x1, start[0], t1), rows(x2, start[1], t2))
-        place = _place_symmetric if symmetric else _place
-        return jax.tree.map(lambda r, b: place(r, b, start), result, block), None
+        tile1, tile2 = rows(x1, start[0], t1), rows(x2, start[1], t2)
+        if not symmetric:
+            block = tile(tile1, tile2)
+            return jax.tree.map(lambda r, b: _place(r, b, start), result, block), None
+        row, column = (s + jnp.arange(t1, dtype=start.dtype) for s in start)
+        block = tile(tile1, tile2, row[:, None] == column[None])
+        # Written to two places, from each of which it would be computed again.
+        block = materialised(lambda: block, start)
+        place = lambda r, b: _place_symmetric(r, b, start)
+        return jax.tree.map(place, result, block), None
+
+    starts = [
+        (i, j)
+        for i in _starts(n1, t1)
+        for j in _starts(n2, t2)
+        if not symmetric or i <= j
+    ]
 
     def empty(node: AbstractCovariance) -> Block:
         size = node.outline.size
-        zeros = jnp.zeros((n1, n2, *size, *size), dtype)
+        zeros = jnp.zeros((n1, n2, *size, *size), jax.tree.leaves(x1)[0].dtype)
         return Block(zeros, zeros if wants_ntk else None)
 
-    none1, none2 = rows(x1, 0, 0), rows(x2, 0, 0)
-    result = jax.tree.map(empty, outputs(none1, none2), is_leaf=_is_covariance)
-    return lax.scan(step, result, jnp.asarray(starts))[0]
+    outputs = _outputs(net, rows(x1, 0, 0), rows(x2, 0, 0))
+    result = jax.tree.map(empty, outputs, is_leaf=_is_covariance)
+    return lax.scan(step, result, jnp.asarray(np.array(starts, np.int32)))[0]
+
+
+def _tile(
+    net: AbstractLayer,
+    x1: Inputs,
+    x2: Inputs,
+    identical: Bool[Array, "t1 t2"] | None,
+    *,
+    wants_ntk: bool,
+) -> PyTree[Block]:
+    """Blocks of all pairs of a few examples."""
+    first, second = (jax.tree.leaves(x)[0] for x in (x1, x2))
+    scope = Scope(
+        first.shape[0],
+        second.shape[0],
+        first.dtype,
+        wants_ntk=wants_ntk,
+        identical=identical,
+    )
+
+    def evaluate(node: AbstractCovariance) -> Block:
+        block = dense(scope, node)
+        return block.with_ntk() if wants_ntk else block
+
+    return jax.tree.map(evaluate, _outputs(net, x1, x2), is_leaf=_is_covariance)
+
+
+def _outputs(net: AbstractLayer, x1: Inputs, x2: Inputs) -> PyTree[AbstractCovariance]:
+    """The covariances of the network's outputs."""
+    return net.propagate(jax.tree.map(as_input, x1, x2, is_leaf=is_signal))
 
 
 def _is_covariance(node: object) -> bool:
@@ -175,8 +205,8 @@ def _is_covariance(node: object) -> bool:
 
 def _tile_sizes(x1: Inputs, n1: int, n2: int, symmetric: bool) -> tuple[int, int]:
     """How many examples of either batch to treat at a time: as many as fill a block."""
-    leaves = jax.tree.leaves(x1)
-    entry = max(leaf[0, 0].size * leaf.dtype.itemsize for leaf in leaves)
+    values = map(values_of, jax.tree.leaves(x1, is_leaf=is_signal))
+    entry = max(value[0, 0].size * value.dtype.itemsize for value in values)
     pairs = max(1, BLOCK_BYTES // entry)
     square = max(1, int(pairs**0.5))
     if symmetric:
@@ -237,23 +267,22 @@ def _overwrite(
     return lax.dynamic_update_slice(result, jnp.where(where, tile, old), origin)
 
 
+def _alike(x1: Inputs, x2: Inputs) -> tuple[Inputs, Inputs]:
+    """The inputs, with graphs of as many edges."""
+    first, structure = jax.tree.flatten(x1, is_leaf=is_signal)
+    second = jax.tree.leaves(x2, is_leaf=is_signal)
+    pairs = [with_equal_edges(a, b) for a, b in zip(first, second, strict=True)]
+    x1, x2 = ([pair[i] for pair in pairs] for i in (0, 1))
+    return jax.tree.unflatten(structure, x1), jax.tree.unflatten(structure, x2)
+
+
 def _check_inputs(x1: Inputs, x2: Inputs | None) -> None:
     """Raise unless both are batches of examples of the same shape and type."""
     for name, x in (("x1", x1), ("x2", x2)):
-        for leaf in jax.tree.leaves(x):
-            if leaf.ndim < 2:
-                raise ValueError(
-                    f"`{name}` has shape {leaf.shape}, but a batch of inputs has a "
-                    "leading axis of examples and one of channels, "
-                    "`(n, channels, *spatial)`. For one example, pass `x[None]`."
-                )
-            if not jnp.issubdtype(leaf.dtype, jnp.floating):
-                raise ValueError(
-                    f"`{name}` has dtype {leaf.dtype}, but kernels are computed in the "
-                    "dtype of the inputs, which must be a floating-point one. Convert "
-                    f"it, for example by `{name}.astype(jnp.float32)`."
-                )
-        types = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(x)})
+        signals = jax.tree.leaves(x, is_leaf=is_signal)
+        for signal in signals:
+            _check_signal(name, signal)
+        types = sorted({str(values_of(signal).dtype) for signal in signals})
         if len(types) > 1:
             raise ValueError(
                 f"The inputs in `{name}` have dtypes {', '.join(types)}, but a kernel "
@@ -279,3 +308,30 @@ def _check_inputs(x1: Inputs, x2: Inputs | None) -> None:
                 f"of `x2` {b.shape[1:]} and {b.dtype}, but a kernel compares examples "
                 "of one kind: channels first, `(n, channels, *spatial)`."
             )
+
+
+def _check_signal(name: str, signal: Signal) -> None:
+    """Raise unless this is a batch of inputs of one kind."""
+    values = values_of(signal)
+    if values.ndim < 2:
+        raise ValueError(
+            f"`{name}` has shape {values.shape}, but a batch of inputs has a leading "
+            "axis of examples and one of channels, `(n, channels, *spatial)`. For one "
+            "example, pass `x[None]`."
+        )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` has dtype {values.dtype}, but kernels are computed in the dtype "
+            "of the inputs, which must be a floating-point one. Convert it, for "
+            f"example by `{name}.astype(jnp.float32)`."
+        )
+    masked = signal.value if isinstance(signal, Graph) else signal
+    if not isinstance(masked, Masked):
+        return
+    positions = (values.shape[0], *values.shape[2:])
+    if masked.mask.shape != positions:
+        raise ValueError(
+            f"The mask in `{name}` has shape {masked.mask.shape}, but its values have "
+            f"shape {values.shape}. A mask tells which positions there are, "
+            f"{positions}: `(n, *spatial)`, for all channels alike."
+        )

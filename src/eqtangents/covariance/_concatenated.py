@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._covariance import AbstractCovariance, Outline
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import Gathered, on_common_canvas
 from eqtangents.covariance._lattice import along, partner, where
@@ -40,6 +40,10 @@ class SpatialConcat(AbstractCovariance):
             trainable=any(o.trainable for o in outlines),
             sources=frozenset().union(*(o.sources for o in outlines)),
             centred=all(o.centred for o in outlines),
+            exchangeable=all(o.exchangeable for o in outlines),
+            gained=any(o.gained for o in outlines),
+            diagonal=all(o.diagonal for o in outlines),
+            mask=_end_to_end(outlines, 1 + axis),
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -89,13 +93,22 @@ class SpatialConcat(AbstractCovariance):
         return frame.mask(("place", self.axis, start, length), look)
 
 
+def _end_to_end(
+    outlines: Sequence[Outline], axis: int
+) -> Bool[Array, "n *size"] | None:
+    """The masks of branches one after the other."""
+    known = [o.mask for o in outlines if o.mask is not None]
+    if not known:
+        return None
+    n = known[0].shape[0]
+    masks = [
+        jnp.ones((n, *o.size), bool) if o.mask is None else o.mask for o in outlines
+    ]
+    return jnp.concatenate(masks, axis)
+
+
 def _aligned(blocks: list[Block]) -> list[Block]:
     """Blocks of which either all or none have a tangent kernel."""
     if all(block.ntk is None for block in blocks):
         return blocks
-    return [
-        block
-        if block.ntk is not None
-        else Block(block.nngp, jnp.zeros_like(block.nngp))
-        for block in blocks
-    ]
+    return [block.with_ntk() for block in blocks]

@@ -4,12 +4,13 @@ import abc
 import dataclasses
 import itertools
 import math
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int, PyTree
 
 from eqtangents.covariance._frame import Block, Frame, Plan, Rule, Scope
 from eqtangents.covariance._lattice import all_displacements
@@ -28,9 +29,9 @@ def new_source() -> frozenset[int]:
     return frozenset([next(_names)])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Outline:
-    """The static facts of a covariance.
+    """The facts of a covariance, passed on from layer to layer.
 
     `size`: the positions of the layer's output. `canvas`: the smallest canvas it can be
     asked for on; the only one along `rigid` axes, which are periodic. `channels`: the
@@ -39,6 +40,12 @@ class Outline:
     functions of single channels; outputs without common ones are independent.
     `centred`: whether their mean over these weights is zero. `trainable`: whether there
     are any weights, so that blocks have a tangent kernel where one is wanted.
+    `exchangeable`: whether channels are infinitely many and alike.
+    `gained`: whether the tangent kernel has a part from gains of the channels, whose
+    gradients are the channels themselves.
+    `diagonal`: whether different positions are known to be uncorrelated. `mask`: the
+    positions that each example has, where not all have all; the others count as zero.
+    `graph`: what connects the positions of each example, if anything does.
     """
 
     size: tuple[int, ...]
@@ -49,13 +56,18 @@ class Outline:
     sources: frozenset[int]
     centred: bool
     trainable: bool
+    exchangeable: bool = False
+    gained: bool = False
+    diagonal: bool = False
+    mask: Bool[Array, "n *size"] | None = None
+    graph: PyTree[Array] = None
 
     @property
     def rank(self) -> int:
         """The number of spatial axes."""
         return len(self.size)
 
-    def replace(self, **changes: object) -> "Outline":
+    def replace(self, **changes: Any) -> "Outline":
         """A copy with some facts changed."""
         return dataclasses.replace(self, **changes)
 
@@ -68,10 +80,12 @@ class AbstractCovariance(abc.ABC):
     """
 
     outline: Outline
+    # Whether the rule may give more than zero where an example has no position.
+    leaks: ClassVar[bool] = False
 
     @abc.abstractmethod
     def bind(self, frame: Frame) -> Rule:
-        """The rule for the entries of `frame`; called once for each frame.
+        """The rule for the entries of `frame`; called by it once, `Frame.bind`.
 
         The rule must hold no arrays that depend on examples, except for those it
         registered with the frame: a `Repeat` runs it at every depth.
@@ -92,7 +106,7 @@ class Sweep:
         """Bind the rule of `node`, and so compute all that no displacement changes."""
         self.frame = Frame(scope, Plan(), same, canvas, (1,) * len(canvas))
         self.rule = self.frame.bind(node)
-        self.pairs = (scope.n1 + scope.n2,) if same else (scope.n1, scope.n2)
+        self.pairs = scope.pairs(same)
         self.canvas = canvas
 
     def batches(

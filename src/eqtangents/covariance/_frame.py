@@ -15,9 +15,15 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from eqtangents.covariance._lattice import doubled, materialised, pad_to, rolled
+from eqtangents.covariance._lattice import (
+    doubled,
+    materialised,
+    pad_to,
+    rolled,
+    where,
+)
 
 
 class Block(NamedTuple):
@@ -30,6 +36,11 @@ class Block(NamedTuple):
 
     nngp: Float[Array, "*pairs_and_canvas"]
     ntk: Float[Array, "*pairs_and_canvas"] | None
+
+    def with_ntk(self) -> "Block":
+        """The block with its tangent kernel as an array, zeros where there is none."""
+        ntk = jnp.zeros_like(self.nngp) if self.ntk is None else self.ntk
+        return Block(self.nngp, ntk)
 
 
 class Values(NamedTuple):
@@ -78,7 +89,7 @@ class Plan:
         """Start empty, or sharing the masks of the plan this one is nested in."""
         self.fields: list[Field] = []
         self.masks: dict[Hashable, Look] = {} if masks is None else masks
-        self.rules: dict[Hashable, tuple[Any, Rule]] = {}
+        self.rules: dict[Hashable, tuple[Any, Any]] = {}
 
     def nested(self) -> "Plan":
         """A plan with fields of its own, for the layer inside a `Repeat`."""
@@ -145,9 +156,15 @@ class Scope:
         dtype: np.dtype,
         *,
         wants_ntk: bool,
+        identical: Bool[Array, "n1 n2"] | None = None,
     ):
-        """A tile with `n1` examples of one batch and `n2` of the other."""
+        """A tile with `n1` examples of one batch and `n2` of the other.
+
+        `identical` says which pairs are one example, and pass through the network
+        together; by default there are none.
+        """
         self.n1, self.n2, self.dtype, self.wants_ntk = n1, n2, dtype, wants_ntk
+        self.identical = identical
         self.home: Frame | None = None  # of a `Repeat`: where its layer is asked for
         self.memo: dict[Hashable, tuple[Any, Any]] = {}
 
@@ -176,9 +193,23 @@ class Scope:
 
     def nested(self, slot: Any, variance: Float[Array, "n *size"]) -> "Scope":
         """A scope for one depth of a `Repeat`, where the slot's variance is known."""
-        scope = Scope(self.n1, self.n2, self.dtype, wants_ntk=self.wants_ntk)
+        scope = self.fresh()
         scope.memo["slot"] = (slot, variance)
         return scope
+
+    def fresh(self) -> "Scope":
+        """A scope of the same examples for which nothing was computed."""
+        return Scope(
+            self.n1,
+            self.n2,
+            self.dtype,
+            wants_ntk=self.wants_ntk,
+            identical=self.identical,
+        )
+
+    def pairs(self, same: bool) -> tuple[int, ...]:
+        """The shape of the pairs of examples in a block."""
+        return (self.n1 + self.n2,) if same else (self.n1, self.n2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,10 +235,28 @@ class Frame:
 
     def bind(self, node: Any) -> Rule:
         """The rule of a node in this frame."""
-        key = (id(node), self.same, self.canvas, self.scale)
-        if key not in self.plan.rules:
-            self.plan.rules[key] = (node, node.bind(self))
+        rule = self._once(node, lambda: node.bind(self))
+        if node.leaks and node.outline.mask is not None:
+            return self._once(rule, lambda: self._masked(rule, node.outline))
+        return rule
+
+    def _once(self, owner: Any, build: Callable[[], Any]) -> Any:
+        """`build()` the first time that it is asked for in this frame."""
+        key = (id(owner), self.same, self.canvas, self.scale)
+        if key not in self.plan.rules:  # The owner is kept, or its `id` might recur.
+            self.plan.rules[key] = (owner, build())
         return self.plan.rules[key][1]
+
+    def _masked(self, rule: Rule, outline: Any) -> Rule:
+        """The rule, with zeros for positions that an example does not have."""
+        mask = outline.mask
+        handle = self._once(mask, lambda: self.ends(mask, outline.rank, False))
+
+        def masked(at: Evaluation) -> Block:
+            left, right = at.fields[handle]
+            return jax.tree.map(lambda leaf: where(left & right, leaf), at(rule))
+
+        return masked
 
     def strided(self, stride: tuple[int, ...]) -> "Frame":
         """The frame in which the input of a strided map is asked for."""
@@ -228,7 +277,9 @@ class Frame:
         assert d is not None, "only asked for where positions differ"
         return d * jnp.asarray(self.scale, d.dtype)
 
-    def ends(self, field: PyTree[Float[Array, "n ..."]], rank: int, fill: float) -> int:
+    def ends(
+        self, field: PyTree[Shaped[Array, "n ..."]], rank: int, fill: float | bool
+    ) -> int:
         """Register a quantity of single examples to be seen from both ends of a pair.
 
         The arrays have the examples of both batches along their first axis and

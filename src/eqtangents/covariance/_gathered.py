@@ -1,6 +1,7 @@
 """Covariances that are stored at all displacements and looked up at any positions."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents.covariance._covariance import AbstractCovariance, tabulate
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
-from eqtangents.covariance._lattice import along, partner
+from eqtangents.covariance._lattice import along, partner, picked, where
 
 
 class Gathered(AbstractCovariance):
@@ -24,53 +25,82 @@ class Gathered(AbstractCovariance):
     def __init__(
         self,
         upstream: AbstractCovariance,
-        indices: tuple[tuple[int, ...], ...] | None = None,
+        indices: Sequence[Sequence[int] | Int[np.ndarray, "..."] | int] | None = None,
     ):
-        """Pick positions along each axis, or take all of them."""
+        """Pick positions along each axis, or take all of them.
+
+        An axis with one number disappears. Where a number is negative there is nothing
+        to pick: the output is zero.
+        """
         self.upstream = upstream
         if indices is None:
-            indices = tuple(tuple(range(h)) for h in upstream.outline.size)
-        self.indices = indices
-        size = tuple(map(len, indices))
+            indices = [range(h) for h in upstream.outline.size]
+        self.indices = [np.asarray(index, np.int32) for index in indices]
+        size = tuple(index.size for index in self.indices if index.ndim)
+        mask = upstream.outline.mask
         self.outline = upstream.outline.replace(
-            size=size, canvas=size, rigid=(False,) * len(size)
+            size=size,
+            canvas=size,
+            rigid=(False,) * len(size),
+            diagonal=False,
+            mask=None if mask is None else picked(mask, self.indices),
         )
 
     def bind(self, frame: Frame) -> Rule:
         """Compute the table, then look up a block at a time."""
         if frame.canvas is None:
-            upstream = frame.bind(self.upstream)
-            picks = np.ix_(*map(np.asarray, self.indices))
-
-            def coincident_rule(at: Evaluation) -> Block:
-                return jax.tree.map(lambda leaf: leaf[..., *picks], at(upstream))
-
-            return coincident_rule
+            return self._coincident_rule(frame.bind(self.upstream))
         native = self.upstream.outline.canvas
         table = tabulate(frame.scope, self.upstream, native, same=frame.same)
-        canvas = frame.canvas
+        canvas, rank = frame.canvas, len(frame.canvas)
 
-        def look(d: Int[Array, " rank"]) -> tuple[list[Array], list[Array]]:
+        def look(leaf: Float[Array, "..."], d: Int[Array, " rank"]) -> Array:
             here, displacement = [], []
-            for axis, (g, n, index) in enumerate(
-                zip(canvas, native, self.indices, strict=True)
-            ):
-                picked = jnp.asarray(index + (0,) * (g - len(index)), d.dtype)
-                there = picked[partner(g, d[axis])]
-                here.append(along(picked, axis, len(canvas)))
-                displacement.append(along((there - picked) % n, axis, len(canvas)))
-            return displacement, here
+            inside = jnp.ones(canvas, bool)
+            axis = 0  # of the output
+            for n, index in zip(native, self.indices, strict=True):
+                if not index.ndim:
+                    here.append(index)
+                    displacement.append(np.zeros((), np.int32))
+                    continue
+                index = np.pad(index, (0, canvas[axis] - index.size))
+                first = jnp.asarray(index, d.dtype)
+                second = first[partner(canvas[axis], d[axis])]
+                here.append(along(first, axis, rank))
+                displacement.append(along((second - first) % n, axis, rank))
+                if np.any(index < 0):
+                    inside &= along((first >= 0) & (second >= 0), axis, rank)
+                axis += 1
+            return where(inside, _gather(leaf, displacement, here, canvas))
 
-        return stored_rule(frame, table, lambda leaf, d: _gather(leaf, *look(d)))
+        return stored_rule(frame, table, look)
+
+    def _coincident_rule(self, upstream: Rule) -> Rule:
+        picks = np.ix_(*map(np.atleast_1d, self.indices))
+        inside = functools.reduce(np.logical_and, [p >= 0 for p in picks], np.bool_(1))
+
+        def rule(at: Evaluation) -> Block:
+            def pick(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
+                lead = leaf.shape[: leaf.ndim - len(picks)]
+                entries = where(jnp.asarray(inside), leaf[..., *picks])
+                return entries.reshape(*lead, *self.outline.size)
+
+            return jax.tree.map(pick, at(upstream))
+
+        return rule
 
 
 def _gather(
-    table: Float[Array, "..."], displacement: list[Array], here: list[Array]
+    table: Float[Array, "..."],
+    displacement: list[Array | np.ndarray],
+    here: list[Array | np.ndarray],
+    canvas: tuple[int, ...],
 ) -> Float[Array, "..."]:
     """Entries of a table at one displacement and position for each output position."""
-    rank = len(here)
-    pairs = (slice(None),) * (table.ndim - 2 * rank)
-    picked = table[(*displacement, *pairs, *here)]  # positions first, then pairs
+    pairs = (slice(None),) * (table.ndim - 2 * len(here))
+    picks = [jnp.broadcast_to(p, canvas) for p in (*displacement, *here)]
+    picked = table[(*picks[: len(here)], *pairs, *picks[len(here) :])]
+    rank = len(canvas)  # These axes come first, then the pairs.
     return jnp.moveaxis(picked, range(rank), range(-rank, 0))
 
 

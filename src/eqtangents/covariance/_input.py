@@ -1,7 +1,9 @@
 """Covariance of the inputs themselves."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
@@ -14,9 +16,17 @@ from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 class Input(AbstractCovariance):
     r"""Inner products of inputs, $K(x, x')_{pp'} = \frac{1}{C} x_p \cdot x'_{p'}$."""
 
-    def __init__(self, examples: Float[Array, "n channels *size"]):
-        """Hold the examples of both batches in a row."""
+    def __init__(
+        self,
+        examples: Float[Array, "n channels *size"],
+        *,
+        mask: Bool[Array, "n *size"] | None = None,
+        graph: PyTree[Array] = None,
+    ):
+        """Hold the examples of both batches in a row, zero where they are masked."""
         channels, *size = examples.shape[1:]
+        if mask is not None:
+            examples = jnp.where(mask[:, None], examples, jnp.zeros_like(examples))
         self.examples = examples
         self.outline = Outline(
             size=tuple(size),
@@ -27,27 +37,32 @@ class Input(AbstractCovariance):
             sources=new_source(),
             centred=False,
             trainable=False,
+            mask=mask,
+            graph=graph,
         )
+
+    def mapped(
+        self, function: Callable[[Float[Array, "..."]], Float[Array, "..."]]
+    ) -> "Input":
+        """The covariance of a known function of the same input's examples."""
+        mapped = Input(
+            function(self.examples), mask=self.outline.mask, graph=self.outline.graph
+        )
+        mapped.outline = mapped.outline.replace(sources=self.outline.sources)
+        return mapped
 
     def bind(self, frame: Frame) -> Rule:
         """Multiply and sum over channels, in full precision on every device."""
-        rank, channels = self.outline.rank, self.outline.channels
-        if frame.same:
-            handle = frame.ends(self.examples, rank, 0.0)
+        handle = frame.ends(self.examples, self.outline.rank, 0.0)
 
-            def rule(at: Evaluation) -> Block:
-                left, right = at.fields[handle]
-                return Block(jnp.sum(left * right, 1) / channels, None)
-
-            return rule
-
-        handle = frame.ends(self.examples, rank, 0.0)
-
-        def cross_rule(at: Evaluation) -> Block:
+        def rule(at: Evaluation) -> Block:
             left, right = at.fields[handle]
-            products = jnp.einsum(
-                "ic...,jc...->ij...", left[:, 0], right[0], precision="highest"
-            )
-            return Block(products / channels, None)
+            if frame.same:
+                products = jnp.sum(left * right, 1)
+            else:
+                products = jnp.einsum(
+                    "ic...,jc...->ij...", left[:, 0], right[0], precision="highest"
+                )
+            return Block(products / self.outline.channels, None)
 
-        return cross_rule
+        return rule

@@ -15,22 +15,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 
 _Vector = TypeVar("_Vector", Array, np.ndarray)
 
 
 def pad_to(
-    field: Float[Array, "..."], canvas: tuple[int, ...], fill: float
-) -> Float[Array, "..."]:
+    field: Shaped[Array, "..."], canvas: tuple[int, ...], fill: float | bool
+) -> Shaped[Array, "..."]:
     """Extend the trailing axes of `field` to `canvas`."""
     lead = field.ndim - len(canvas)
     widths = [(0, g - h) for g, h in zip(canvas, field.shape[lead:], strict=True)]
     return jnp.pad(field, [(0, 0)] * lead + widths, constant_values=fill)
 
 
-def doubled(field: Float[Array, "..."], rank: int) -> Float[Array, "..."]:
+def doubled(field: Shaped[Array, "..."], rank: int) -> Shaped[Array, "..."]:
     """Two periods of the last `rank` axes, so that `rolled` is a single slice."""
     for axis in range(field.ndim - rank, field.ndim):
         field = jnp.concatenate([field, field], axis)
@@ -38,8 +38,8 @@ def doubled(field: Float[Array, "..."], rank: int) -> Float[Array, "..."]:
 
 
 def rolled(
-    twice: Float[Array, "..."], displacement: Int[Array, " rank"]
-) -> Float[Array, "..."]:
+    twice: Shaped[Array, "..."], displacement: Int[Array, " rank"]
+) -> Shaped[Array, "..."]:
     """The field at the partner positions, `f(p + d)`, from `doubled(f)`."""
     rank = displacement.shape[0]
     lead = twice.ndim - rank
@@ -68,6 +68,21 @@ def where(mask: Bool[Array, "..."], block: Float[Array, "..."]) -> Float[Array, 
     return jnp.where(mask, block, jnp.zeros((), block.dtype))
 
 
+def picked(
+    x: Shaped[Array, "n *size"], indices: Sequence[np.ndarray]
+) -> Shaped[Array, "n *size_out"]:
+    """Positions picked along each axis but the first, zero where an index is negative.
+
+    An axis with a single number disappears.
+    """
+    for axis, index in reversed(list(enumerate(indices, 1))):
+        x = jnp.take(x, index, axis)
+        if np.any(index < 0):
+            inside = (index >= 0).reshape(-1, *(1,) * (x.ndim - axis - 1))
+            x = jnp.where(inside[(None,) * axis], x, jnp.zeros_like(x))
+    return x
+
+
 def both_inside(
     canvas: tuple[int, ...], size: tuple[int, ...], displacement: Int[Array, " rank"]
 ) -> Bool[Array, "*canvas"]:
@@ -87,14 +102,15 @@ def all_displacements(canvas: Sequence[int]) -> Int[np.ndarray, "n rank"]:
 
 
 def materialised(
-    build: Callable[[], PyTree[Array]], displacements: Int[Array, "n rank"]
+    build: Callable[[], PyTree[Array]], index: Int[Array, "..."]
 ) -> PyTree[Array]:
     """`build()`, in buffers of its own.
 
-    XLA would fuse the dynamic slices and masks built here into each of their
-    consumers and evaluate their index arithmetic again for every entry, which costs
-    more than the rest of the layer. The result of a conditional cannot be fused; its
-    predicate always holds, which the compiler cannot see.
+    XLA would fuse what is built here (dynamic slices and masks with their index
+    arithmetic, or whole chains of layers) into each of its consumers and evaluate it
+    again for every one of them. The result of a conditional cannot be fused; its
+    predicate, that no `index` of the loop is negative, always holds, which the
+    compiler cannot see.
     """
     shapes = jax.eval_shape(build)
     if not jax.tree.leaves(shapes):
@@ -103,4 +119,4 @@ def materialised(
     def absent() -> PyTree[Array]:
         return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    return lax.cond(displacements[0, 0] >= 0, build, absent)
+    return lax.cond(index.ravel()[0] >= 0, build, absent)

@@ -3,13 +3,15 @@
 import abc
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jax import lax
+from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import (
@@ -29,8 +31,12 @@ class AbstractDual(eqx.Module):
     """
 
     @abc.abstractmethod
-    def ends(self, variance: Float[Array, "*s"]) -> PyTree[Float[Array, "*s"]]:
-        """What `__call__` needs to know of the variance at either end of a pair."""
+    def ends(self, variance: Float[Array, "n *size"]) -> PyTree[Float[Array, "n ..."]]:
+        """What `__call__` needs to know of the variance at either end of a pair.
+
+        Arrays of the shape of the variances, or many such in one array
+        `(n, terms, *size)`, which `__call__` is given as a list.
+        """
 
     @abc.abstractmethod
     def __call__(
@@ -39,7 +45,7 @@ class AbstractDual(eqx.Module):
         """`E[f(u) f(v)]` and `E[f'(u) f'(v)]` for centred Gaussian `u, v`."""
 
     @abc.abstractmethod
-    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         """`E[f(u)^2]`."""
 
 
@@ -47,8 +53,11 @@ class Affine(AbstractCovariance):
     r"""Fresh weights and biases: $K' = a K + b$, $T' = a T + g K + h$.
 
     The two terms of the tangent kernel that are not inherited are the gradients with
-    respect to the new weights, `g K`, and to the new biases, `h`.
+    respect to the new weights, `g K`, and to the new biases, `h`. The output's channels
+    are independent Gaussians if each mixes infinitely many of the input's.
     """
+
+    leaks = True
 
     def __init__(
         self,
@@ -59,17 +68,21 @@ class Affine(AbstractCovariance):
         weight_gradient: Scalar,
         bias_gradient: Scalar,
         channels: int,
+        gaussian: bool = True,
     ):
-        """Apply to a covariance; its channels become independent Gaussians."""
+        """Apply to a covariance."""
         self.upstream = upstream
         self.scale, self.shift = scale, shift
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
         self.outline = upstream.outline.replace(
             channels=channels,
-            gaussian=True,
+            gaussian=gaussian,
             sources=new_source(),
             centred=True,
             trainable=True,
+            exchangeable=True,
+            gained=False,
+            diagonal=False,
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -96,28 +109,38 @@ class Affine(AbstractCovariance):
 
 
 class Scaled(AbstractCovariance):
-    """A factor, or one for each position: `K'[p, p'] = f[p] K[p, p'] f[p']`."""
+    """A factor for all positions, for each of them, or for each of every example.
 
-    def __init__(self, upstream: AbstractCovariance, factor: Float[np.ndarray, "..."]):
-        """Multiply outputs by `factor`."""
+    `K'[p, p'] = f[p] K[p, p'] f[p']`.
+    """
+
+    def __init__(
+        self,
+        upstream: AbstractCovariance,
+        factor: Scalar | Float[Array | np.ndarray, "..."],
+    ):
+        """Multiply outputs by a number, or `(*size)` or `(n, *size)` of them."""
         self.upstream, self.factor, self.outline = upstream, factor, upstream.outline
 
     def bind(self, frame: Frame) -> Rule:
         """Multiply by the factors of both ends."""
         upstream = frame.bind(self.upstream)
-        if self.factor.size == 1:
-            square = float(self.factor.item()) ** 2
-            return lambda at: jax.tree.map(lambda leaf: square * leaf, at(upstream))
+        if not jnp.ndim(self.factor):
+
+            def scalar_rule(at: Evaluation) -> Block:
+                factor = jnp.asarray(self.factor, frame.scope.dtype)
+                return jax.tree.map(lambda leaf: factor * factor * leaf, at(upstream))
+
+            return scalar_rule
 
         n = frame.scope.n1 + frame.scope.n2
-        factors = jnp.broadcast_to(self.factor, (n, *self.outline.size))
+        factor = jnp.asarray(self.factor, frame.scope.dtype)
+        factors = jnp.broadcast_to(factor, (n, *self.outline.size))
         handle = frame.ends(factors, self.outline.rank, 0.0)
 
         def rule(at: Evaluation) -> Block:
             left, right = at.fields[handle]
-            return jax.tree.map(
-                lambda leaf: (left * right).astype(leaf.dtype) * leaf, at(upstream)
-            )
+            return jax.tree.map(lambda leaf: left * right * leaf, at(upstream))
 
         return rule
 
@@ -125,10 +148,14 @@ class Scaled(AbstractCovariance):
 class Nonlinear(AbstractCovariance):
     """A nonlinearity, applied to each channel of a Gaussian."""
 
+    leaks = True
+
     def __init__(self, upstream: AbstractCovariance, dual: AbstractDual):
         """Apply a dual activation to a covariance."""
         self.upstream, self.dual = upstream, dual
-        self.outline = upstream.outline.replace(gaussian=False, centred=False)
+        self.outline = upstream.outline.replace(
+            gaussian=False, centred=False, gained=False, diagonal=False
+        )
 
     def bind(self, frame: Frame) -> Rule:
         """Look up the variances of both ends, then apply the dual entry by entry."""
@@ -140,15 +167,41 @@ class Nonlinear(AbstractCovariance):
 
             return variance_rule
 
-        ends = self.dual.ends(frame.scope.variance(self.upstream))
-        handle = frame.ends(ends, self.outline.rank, 1.0)
+        ends = self.ends(frame)
+
+        gained = self.upstream.outline.gained
 
         def rule(at: Evaluation) -> Block:
             nngp, ntk = at(upstream)
-            value, derivative = self.dual(nngp, *at.fields[handle])
-            return Block(value, None if ntk is None else derivative * ntk)
+            value, derivative = self.dual(nngp, *ends(at))
+            if ntk is None:
+                return Block(value, None)
+            if gained:  # By E u f'(u) v f'(v) = E f(u) f(v), for homogeneous functions.
+                return Block(value, derivative * (ntk - nngp) + value)
+            return Block(value, derivative * ntk)
 
         return rule
+
+    def ends(self, frame: Frame) -> Callable[[Evaluation], tuple[Any, Any]]:
+        """Register what the dual knows of the variances, and how to find it again."""
+        variance = frame.scope.variance(self.upstream)
+        handle = frame.ends(self.dual.ends(variance), self.outline.rank, 1.0)
+        pairs = len(frame.scope.pairs(frame.same))
+        ndim = pairs + self.outline.rank
+
+        def look(at: Evaluation) -> tuple[Any, Any]:
+            return jax.tree.map(
+                lambda end: end if end.ndim == ndim else unstacked(end, pairs),
+                at.fields[handle],
+            )
+
+        return look
+
+
+def unstacked(stack: Float[Array, "..."], axis: int) -> list[Float[Array, "..."]]:
+    """The parts along an axis. Gradients of `split` are joined, not added up."""
+    parts = lax.split(stack, (1,) * stack.shape[axis], axis)
+    return [lax.squeeze(part, (axis,)) for part in parts]
 
 
 class Sum(AbstractCovariance):
@@ -161,6 +214,7 @@ class Sum(AbstractCovariance):
         self.outline = _joined(outlines).replace(
             gaussian=all(o.gaussian for o in outlines),
             centred=all(o.centred for o in outlines),
+            diagonal=all(o.diagonal for o in outlines),
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -184,7 +238,9 @@ class Product(AbstractCovariance):
         self.branches = tuple(on_common_canvas(list(branches)))
         outlines = [branch.outline for branch in self.branches]
         self.outline = _joined(outlines).replace(
-            gaussian=False, centred=any(o.centred for o in outlines)
+            gaussian=False,
+            centred=any(o.centred for o in outlines),
+            diagonal=any(o.diagonal for o in outlines),
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -213,7 +269,9 @@ class ChannelConcat(AbstractCovariance):
         self.outline = _joined(outlines).replace(
             channels=sum(o.channels for o in outlines),
             gaussian=False,
+            exchangeable=False,
             centred=all(o.centred for o in outlines),
+            diagonal=all(o.diagonal for o in outlines),
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -243,8 +301,20 @@ def _joined(outlines: Sequence[Outline]) -> Outline:
         canvas=tuple(map(max, zip(*(o.canvas for o in outlines), strict=True))),
         rigid=tuple(map(any, zip(*(o.rigid for o in outlines), strict=True))),
         trainable=any(o.trainable for o in outlines),
+        gained=any(o.gained for o in outlines),
+        exchangeable=all(o.exchangeable for o in outlines),
         sources=frozenset().union(*(o.sources for o in outlines)),
+        mask=_any_mask(outlines),
     )
+
+
+def _any_mask(outlines: Sequence[Outline]) -> Bool[Array, "n *size"] | None:
+    """The positions that any of the branches has."""
+    masks = [o.mask for o in outlines]
+    if all(mask is masks[0] for mask in masks):
+        return masks[0]
+    known = [mask for mask in masks if mask is not None]
+    return functools.reduce(operator.or_, known) if len(known) == len(masks) else None
 
 
 def independent(branches: Sequence[AbstractCovariance]) -> bool:

@@ -32,9 +32,12 @@ from eqtangents.covariance._windows import Window
 class Pooled(AbstractCovariance):
     """Sums over all pairs of positions of two windows."""
 
+    leaks = True
+
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum outputs over windows, one for each axis."""
-        self.upstream, self.windows, self.outline = strided(upstream, windows)
+        self.upstream, self.windows, outline = strided(upstream, windows)
+        self.outline = outline.replace(diagonal=False)
 
     def bind(self, frame: Frame) -> Rule:
         """Compute all displacements, or only the one where positions coincide."""

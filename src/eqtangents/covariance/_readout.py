@@ -1,5 +1,7 @@
 """Where positions end: flattening and global pooling."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
+    Outline,
     Sweep,
     tabulate,
 )
@@ -22,16 +25,11 @@ class Flattened(AbstractCovariance):
     def __init__(self, upstream: AbstractCovariance):
         """Flatten outputs; only coinciding positions are ever asked for."""
         outline = upstream.outline
-        positions = 1
-        for h in outline.size:
-            positions *= h
         self.upstream = upstream
-        self.outline = outline.replace(
-            size=(),
-            canvas=(),
-            rigid=(),
-            channels=outline.channels * positions,
+        self.outline = _without_positions(outline).replace(
+            channels=outline.channels * math.prod(outline.size),
             gaussian=outline.gaussian and not outline.rank,
+            exchangeable=outline.exchangeable and not outline.rank,
         )
 
     def bind(self, frame: Frame) -> Rule:
@@ -54,7 +52,7 @@ class Total(AbstractCovariance):
     def __init__(self, upstream: AbstractCovariance):
         """Sum outputs over all positions."""
         self.upstream = upstream
-        self.outline = upstream.outline.replace(size=(), canvas=(), rigid=())
+        self.outline = _without_positions(upstream.outline)
 
     def bind(self, frame: Frame) -> Rule:
         """Sum each block as it is computed, over all displacements."""
@@ -84,21 +82,35 @@ class Total(AbstractCovariance):
 
             return jax.tree.map(total, sweep.blocks(displacements))
 
-        batches = sweep.batches(all_displacements(canvas))
+        displacements = all_displacements(canvas)
+        if outline.diagonal:
+            displacements = displacements[:1]
+        batches = sweep.batches(displacements)
         return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(reduce, batches))
 
 
-def dense(scope: Scope, node: AbstractCovariance) -> Block:
-    """The entries of all pairs of positions, `(n1, n2, *size, *size)`."""
+def _without_positions(outline: Outline) -> Outline:
+    """The facts of what is left when positions are summed over."""
+    axes = tuple(range(1, 1 + outline.rank))
+    mask = None if outline.mask is None else outline.mask.any(axes)
+    return outline.replace(
+        size=(), canvas=(), rigid=(), diagonal=False, mask=mask, graph=None
+    )
+
+
+def dense(scope: Scope, node: AbstractCovariance, *, same: bool = False) -> Block:
+    """The entries of all pairs of positions, `(*pairs, *size, *size)`."""
     canvas, size, rank = node.outline.canvas, node.outline.size, node.outline.rank
     if not rank:
-        return scope.coincident(node, same=False)
+        return scope.coincident(node, same=same)
     first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
     second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
     displacement = [(q - p) % g for p, q, g in zip(first, second, canvas, strict=True)]
 
-    def pick(table: Float[Array, "..."]) -> Float[Array, "n1 n2 ..."]:
-        entries = table[(*displacement, slice(None), slice(None), *first)]
-        return jnp.moveaxis(entries, (-2, -1), (0, 1))
+    pairs = len(scope.pairs(same))
 
-    return jax.tree.map(pick, tabulate(scope, node, canvas, same=False))
+    def pick(table: Float[Array, "..."]) -> Float[Array, "..."]:
+        entries = table[(*displacement, *[slice(None)] * pairs, *first)]
+        return jnp.moveaxis(entries, range(-pairs, 0), range(pairs))
+
+    return jax.tree.map(pick, tabulate(scope, node, canvas, same=same))

@@ -59,11 +59,17 @@ class Repeated(AbstractCovariance):
                 )
         # What comes in is what comes out, from the second time on.
         after = body.outline
+        if after.mask is not slot.outline.mask:
+            raise ShapeChange(
+                "its layer must keep which positions are masked, but moves them. "
+                "Repeat only layers whose windows keep the size of their input."
+            )
         slot = Slot(
             slot.outline.replace(
                 gaussian=slot.outline.gaussian and (n == 1 or after.gaussian),
                 centred=slot.outline.centred and (n == 1 or after.centred),
                 trainable=slot.outline.trainable or after.trainable,
+                diagonal=slot.outline.diagonal and after.diagonal,
                 rigid=after.rigid,
             )
         )
@@ -137,8 +143,9 @@ class Repeated(AbstractCovariance):
                 values = Values(list(zip(*fields, strict=True)), at.masks)
                 return Evaluation(values, block)(inner_rule), None
 
-            wants_ntk = frame.wants_ntk and self.slot.outline.trainable
-            block = _with_ntk(at(upstream), wants_ntk)
+            block = at(upstream)
+            if frame.wants_ntk and self.slot.outline.trainable:
+                block = block.with_ntk()
             return lax.scan(step, block, at.fields[handle], length=self.n)[0]
 
         return rule
@@ -148,11 +155,12 @@ class Repeated(AbstractCovariance):
 
         def tables_of(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
             tables = {s: tabulate(scope, node, canvas, same=s) for s in (False, True)}
-            wants_ntk = scope.wants_ntk and self.slot.outline.trainable
-            return {False: _with_ntk(tables[False], wants_ntk), True: tables[True]}
+            if scope.wants_ntk and self.slot.outline.trainable:
+                tables[False] = tables[False].with_ntk()
+            return tables
 
         def step(tables: dict[bool, Block], _: None) -> tuple[dict[bool, Block], None]:
-            inner = Scope(scope.n1, scope.n2, scope.dtype, wants_ntk=scope.wants_ntk)
+            inner = scope.fresh()
             stored = Stored(tables, self.slot.outline)
             return tables_of(inner, self.layer(stored)), None
 
@@ -213,10 +221,3 @@ class Stored(AbstractCovariance):
 
 class _AskedElsewhere(Exception):
     """A repeated layer asks for other displacements than the one it is asked for."""
-
-
-def _with_ntk(block: Block, wants_ntk: bool) -> Block:
-    """The block with its tangent kernel as an array, where one is wanted."""
-    if block.ntk is None and wants_ntk:
-        return Block(block.nngp, jnp.zeros_like(block.nngp))
-    return block

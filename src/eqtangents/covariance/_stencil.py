@@ -11,7 +11,7 @@ from eqtangents.covariance._covariance import AbstractCovariance, Outline
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import Gathered, wrap_uneven
 from eqtangents.covariance._lattice import along, partner, where
-from eqtangents.covariance._windows import Window
+from eqtangents.covariance._windows import Window, seen_through
 
 
 class Stencil(AbstractCovariance):
@@ -20,6 +20,8 @@ class Stencil(AbstractCovariance):
     The displacement of the inputs is `s` times that of the outputs, so that a stride
     leaves all others uncomputed.
     """
+
+    leaks = True
 
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum over windows, one for each axis."""
@@ -65,6 +67,7 @@ def strided(
     as large as what the input asks for. A periodic window wraps around the canvas
     itself, whose size must then be that of the axis and a multiple of the stride.
     """
+    mask, original = upstream.outline.mask, windows
     for axis, window in enumerate(windows):
         if window.periodic and window.size_in % window.stride:
             low, high = window.padding
@@ -92,6 +95,7 @@ def strided(
         windows,
         outline.replace(
             size=sizes,
+            mask=None if mask is None else seen_through(mask, original),
             canvas=tuple(map(needs, outline.canvas, windows)),
             rigid=tuple(
                 rigid or w.periodic

@@ -1,8 +1,12 @@
 """Which input positions the window of each output position covers, along one axis."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Literal
 
-from eqtangents._types import Padding
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +24,23 @@ class Window:
 
     @classmethod
     def of(
-        cls, size: int, kernel: int, stride: int, dilation: int, padding: Padding
+        cls,
+        size: int,
+        kernel: int,
+        stride: int,
+        dilation: int,
+        padding: Literal["VALID", "SAME", "CIRCULAR"] | tuple[int, int],
     ) -> "Window":
-        """The window of a kernel on an axis; its output may be empty or negative."""
+        """The window of a kernel on an axis; its output may be empty or negative.
+
+        `padding` may tell how many zeros there are before and after the input.
+        """
         extent = (kernel - 1) * dilation + 1
         if padding == "VALID":
-            low, size_out = 0, (size - extent) // stride + 1
+            padding = (0, 0)
+        if not isinstance(padding, str):
+            low, high = padding
+            size_out = (low + size + high - extent) // stride + 1
         else:
             size_out = -(-size // stride)
             low = max((size_out - 1) * stride + extent - size, 0) // 2
@@ -55,3 +70,20 @@ class Window:
             else sum(0 <= q * self.stride + o < self.size_in for o in self.offsets)
             for q in range(self.size_out)
         )
+
+
+def seen_through(
+    mask: Bool[Array, "*n_and_size"], windows: Sequence[Window]
+) -> Bool[Array, "*n_and_size_out"]:
+    """Which outputs there are: those whose window's centre is a position there is.
+
+    Where windows keep the size, positions stay what they are.
+    """
+    if all(window.size_in == window.size_out for window in windows):
+        return mask
+    for axis, window in enumerate(windows, mask.ndim - len(windows)):
+        centre = window.offsets[(window.count - 1) // 2]
+        at = np.arange(window.size_out) * window.stride + centre
+        at = at % window.size_in if window.periodic else at.clip(0, window.size_in - 1)
+        mask = jnp.take(mask, at, axis)
+    return mask

@@ -34,7 +34,7 @@ class AbstractAffine(AbstractLayer):
     """
 
     weight: eqx.AbstractVar[Float[Array, "..."] | None]
-    bias: eqx.AbstractVar[Float[Array, " out"] | None]
+    bias: eqx.AbstractVar[Float[Array, "out ..."] | None]
     weight_std: eqx.AbstractVar[Scalar]
     bias_std: eqx.AbstractVar[Scalar | None]
     parameterization: eqx.AbstractVar[Parameterization]
@@ -57,7 +57,11 @@ class AbstractAffine(AbstractLayer):
             )
 
     def _drawn(
-        self, shape: tuple[int, ...], fan_in: int, key: PRNGKeyArray | None
+        self,
+        shape: tuple[int, ...],
+        fan_in: int,
+        key: PRNGKeyArray | None,
+        bias_shape: tuple[int, ...] | None = None,
     ) -> Any:
         """This layer with weights of a shape that begins with the outputs."""
         if key is None:
@@ -71,7 +75,7 @@ class AbstractAffine(AbstractLayer):
         if self._standard:
             weight *= self.weight_std * math.sqrt(self.width_multipliers[0] / fan_in)
         if self.bias_std is not None:
-            bias = jr.normal(bias_key, shape[:1])
+            bias = jr.normal(bias_key, bias_shape or shape[:1])
             bias *= self.bias_std if self._standard else 1.0
         return eqx.tree_at(
             lambda layer: (layer.weight, layer.bias),
@@ -91,7 +95,7 @@ class AbstractAffine(AbstractLayer):
         """`z`, given `weight @ x`."""
         bias = self.bias
         if bias is not None:
-            bias = bias.reshape(-1, *(1,) * (product.ndim - 1))
+            bias = bias.reshape(*bias.shape, *(1,) * (product.ndim - bias.ndim))
         if self._standard:
             product = product / math.sqrt(self.width_multipliers[0])
         else:
@@ -102,9 +106,18 @@ class AbstractAffine(AbstractLayer):
         return product if bias is None else product + bias
 
     def _fresh(
-        self, sums: AbstractCovariance, *, taps: int, channels_in: int, channels: int
+        self,
+        sums: AbstractCovariance,
+        *,
+        taps: int,
+        channels_in: int,
+        channels: int,
+        gaussian: bool = True,
     ) -> AbstractCovariance:
-        """The kernel of `z`, given that of its inputs, summed over so many taps."""
+        """The kernel of `z`, given that of its inputs, summed over so many taps.
+
+        `gaussian`: whether each output mixes infinitely many inputs.
+        """
         scale = self.weight_std * self.weight_std / taps
         shift = 0.0 if self.bias_std is None else self.bias_std * self.bias_std
         if not self._standard:
@@ -119,4 +132,5 @@ class AbstractAffine(AbstractLayer):
             weight_gradient=weight_gradient,
             bias_gradient=bias_gradient,
             channels=self._channels(channels),
+            gaussian=gaussian,
         )

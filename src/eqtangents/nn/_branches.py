@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -19,6 +18,7 @@ from eqtangents.covariance import (
     independent,
     uncorrelated,
 )
+from eqtangents.nn._inputs import Side, Signal, is_signal, opened, values_of
 from eqtangents.nn._layer import (
     AbstractLayer,
     AbstractParameterless,
@@ -62,11 +62,8 @@ class FanInSum(AbstractParameterless):
     """
 
     def __call__(
-        self,
-        x: Sequence[Float[Array, "channels *size"]],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "channels *size"]:
+        self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
+    ) -> Signal:
         """Add."""
         return added(self, x)
 
@@ -75,9 +72,10 @@ class FanInSum(AbstractParameterless):
         return sum_of(self, covariance)
 
 
-def added(layer: AbstractLayer, x: Any) -> Float[Array, "channels *size"]:
+def added(layer: AbstractLayer, x: Any) -> Signal:
     """The sum of branches, for the layer that joins them."""
-    return functools.reduce(operator.add, _of_equal_shape(layer, x))
+    values, side = _of_equal_shape(layer, x)
+    return side.close(functools.reduce(operator.add, values), side.mask)
 
 
 def sum_of(layer: AbstractLayer, covariance: Covariances) -> AbstractCovariance:
@@ -94,13 +92,11 @@ class FanInProd(AbstractParameterless):
     """
 
     def __call__(
-        self,
-        x: Sequence[Float[Array, "channels *size"]],
-        *,
-        key: PRNGKeyArray | None = None,
-    ) -> Float[Array, "channels *size"]:
+        self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
+    ) -> Signal:
         """Multiply."""
-        return functools.reduce(operator.mul, _of_equal_shape(self, x))
+        values, side = _of_equal_shape(self, x)
+        return side.close(functools.reduce(operator.mul, values), side.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Multiply the kernels."""
@@ -131,12 +127,20 @@ class FanInConcat(AbstractParameterless):
         self.axis = axis
 
     def __call__(
-        self, x: Sequence[Float[Array, "..."]], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "..."]:
+        self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
+    ) -> Signal:
         """Concatenate."""
-        axis = self._axis(x[0].ndim - 1)
-        _of_equal_shape(self, x, but=axis)
-        return jnp.concatenate(list(x), axis)
+        axis = self._axis(values_of(x[0]).ndim - 1)
+        values, side = _of_equal_shape(self, x, but=axis)
+        masks = [opened(one)[1].mask for one in x]
+        mask = side.mask
+        if axis and any(one is not None for one in masks):
+            known = [
+                jnp.ones(value.shape[1:], bool) if one is None else one
+                for one, value in zip(masks, values, strict=True)
+            ]
+            mask = jnp.concatenate(known, axis - 1)
+        return side.close(jnp.concatenate(values, axis), mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average, or set end to end."""
@@ -159,11 +163,17 @@ class FanInConcat(AbstractParameterless):
 
 def _of_equal_shape(
     layer: AbstractLayer, x: Any, but: int | None = None
-) -> Sequence[Float[Array, "..."]]:
-    if isinstance(x, jax.Array) or not len(x):
+) -> tuple[list[Float[Array, "..."]], Side]:
+    """The values of the branches, and what is beside them: any branch's positions."""
+    if is_signal(x) or not len(x):
         raise LayerError(layer, "takes a tuple with the outputs of several branches.")
-    _check_shapes(layer, [leaf.shape for leaf in x], but)
-    return x
+    values, sides = zip(*map(opened, x), strict=True)
+    _check_shapes(layer, [value.shape for value in values], but)
+    masks = [side.mask for side in sides if side.mask is not None]
+    mask = None
+    if but in (None, 0) and len(masks) == len(values):
+        mask = functools.reduce(operator.or_, masks)
+    return list(values), Side(mask, sides[0].adjacency)
 
 
 def _joinable(

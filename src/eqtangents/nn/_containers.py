@@ -9,6 +9,7 @@ from jaxtyping import PRNGKeyArray
 
 from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
 from eqtangents.nn._branches import added, sum_of
+from eqtangents.nn._inputs import is_signal
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
@@ -102,7 +103,7 @@ class Parallel(AbstractLayer):
         self, x: Sequence[Example], *, key: PRNGKeyArray | None = None
     ) -> tuple[Example, ...]:
         """Apply each layer to its own input."""
-        self._check_count(1 if isinstance(x, jax.Array) else len(x))
+        self._check_count(1 if is_signal(x) else len(x))
         outputs = []
         for i, (layer, one, layer_key) in enumerate(
             zip(self.layers, x, _split(key, len(self.layers)), strict=True)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Padding, Scalar
 from eqtangents.covariance import AbstractCovariance, Stencil
 from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._inputs import Signal, opened, window_mask
 from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import check_window, padded, windows
 
@@ -37,6 +38,7 @@ class Conv(AbstractAffine):
     stride: int | tuple[int, ...] = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
     dilation: int | tuple[int, ...] = eqx.field(static=True)
+    groups: int = eqx.field(static=True)
     parameterization: Parameterization = eqx.field(static=True)
     width_multipliers: tuple[int, int] = eqx.field(static=True)
 
@@ -48,6 +50,7 @@ class Conv(AbstractAffine):
         padding: Padding = "VALID",
         *,
         dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
         weight_std: Scalar = 1.0,
         bias_std: Scalar | None = None,
         parameterization: Parameterization = "ntk",
@@ -62,13 +65,20 @@ class Conv(AbstractAffine):
             for each.
         - `padding`: `"VALID"`: windows stay inside the input; `"SAME"`: zeros around
             it, so that the output has the size of the input over the stride;
-            `"CIRCULAR"`: the same with the input repeated.
+            `"CIRCULAR"`: the same with the input repeated; or how many zeros to put
+            around the input, on all axes alike or `(before, after)` for each.
+        - `groups`: into how many groups the channels of input and output are split,
+            each connected within. With as many groups as input channels (a depthwise
+            convolution) an output is no mixture of infinitely many inputs and so not
+            Gaussian: put a `Linear` before the next nonlinearity. Otherwise groups
+            count as infinitely wide, and do not change the kernel.
         - `weight_std`, `bias_std`, `parameterization`, `width_multipliers`: as for
             `Linear`.
         """
         self.weight, self.bias = None, None
         self.out_channels, self.kernel_size = out_channels, kernel_size
         self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.groups = groups
         self.weight_std, self.bias_std = weight_std, bias_std
         self.parameterization = parameterization
         self.width_multipliers = width_multipliers
@@ -77,6 +87,7 @@ class Conv(AbstractAffine):
             kernel_size=kernel_size,
             stride=stride,
             dilation=dilation,
+            groups=groups,
             padding=padding,
         )
 
@@ -86,44 +97,68 @@ class Conv(AbstractAffine):
         """Draw weights for inputs with `input_shape[0]` channels."""
         channels, *size = input_shape
         kernel = [window.count for window in self._windows(tuple(size))]
-        shape = (self._channels(self.out_channels), channels, *kernel)
-        return self._drawn(shape, channels * math.prod(kernel), key)
+        inputs = self._inputs_to_each(channels)
+        shape = (self._channels(self.out_channels), inputs, *kernel)
+        return self._drawn(shape, inputs * math.prod(kernel), key)
 
-    def __call__(
-        self, x: Float[Array, "in *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "out *size_out"]:
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
         weight = self._drawn_weight()
-        if x.ndim != weight.ndim - 1 or x.shape[0] != weight.shape[1]:
+        value, side = opened(x)
+        channels = weight.shape[1] * self.groups
+        if value.ndim != weight.ndim - 1 or value.shape[0] != channels:
             raise LayerError(
                 self,
-                f"takes {weight.shape[1]} channels and {weight.ndim - 2} spatial axes, "
-                f"but the input has shape {x.shape}. Channels come first, and a batch "
+                f"takes {channels} channels and {weight.ndim - 2} spatial axes, but "
+                f"the input has shape {value.shape}. Channels come first, and a batch "
                 "is mapped by `jax.vmap(model)(xs)`.",
             )
-        found = self._windows(x.shape[1:])
+        found = self._windows(value.shape[1:])
         rank = len(found)
         dilation = self.dilation
         out = lax.conv_general_dilated(
-            padded(x, found)[None],
+            padded(value, found)[None],
             weight,
             window_strides=[window.stride for window in found],
             padding="VALID",
             rhs_dilation=(dilation,) * rank if isinstance(dilation, int) else dilation,
+            feature_group_count=self.groups,
         )[0]
         out = out[:, *(slice(window.size_out) for window in found)]
-        return self._scaled(out, math.prod(weight.shape[1:]))
+        out = self._scaled(out, math.prod(weight.shape[1:]))
+        return side.close(out, window_mask(side, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over windows that move both positions together, then affine."""
         covariance = single(self, covariance)
-        found = self._windows(covariance.outline.size)
+        outline = covariance.outline
+        if self.groups > 1 and not outline.exchangeable:
+            raise LayerError(
+                self,
+                f"splits its input into {self.groups} groups, which have one kernel "
+                "only if all channels are alike, but these are the network's inputs, "
+                "or were flattened or concatenated. Put a `Linear` or `Conv` before "
+                "it.",
+            )
+        found = self._windows(outline.size)
         return self._fresh(
             Stencil(covariance, found),
             taps=math.prod(window.count for window in found),
-            channels_in=covariance.outline.channels,
+            channels_in=self._inputs_to_each(outline.channels),
             channels=self.out_channels,
+            gaussian=self.groups == 1 or self.groups < outline.channels,
         )
+
+    def _inputs_to_each(self, channels: int) -> int:
+        """The number of channels that each output is connected to."""
+        for name, count in (("input", channels), ("output", self.out_channels)):
+            if count % self.groups:
+                raise LayerError(
+                    self,
+                    f"splits channels into {self.groups} groups, but the {name} has "
+                    f"{count} of them, which is no multiple of that.",
+                )
+        return channels // self.groups
 
     def _windows(self, size: tuple[int, ...]) -> tuple:
         return windows(

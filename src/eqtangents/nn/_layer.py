@@ -8,15 +8,21 @@ from typing import Any, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+import jax.random as jr
+from jaxtyping import PRNGKeyArray, PyTree
 
 from eqtangents.covariance import AbstractCovariance
+from eqtangents.nn._inputs import Signal
 
 
-# One example: an array, channels first, or a tuple of them between branches.
-Example: TypeAlias = PyTree[Float[Array, "..."]]
+# One example: channels first, or a tuple of them between branches.
+Example: TypeAlias = PyTree[Signal]
 Covariances: TypeAlias = PyTree[AbstractCovariance]
 Shape: TypeAlias = tuple[Any, ...]
+
+
+# The name of the mapped axis in `jax.vmap(model, axis_name="batch")`.
+BATCH = "batch"
 
 
 class LayerError(ValueError):
@@ -89,11 +95,16 @@ def output_shape(layer: AbstractLayer, input_shape: Shape) -> Shape:
     """The shape of a layer's output, for a layer with parameters."""
 
     def zeros(shape: Shape) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+        return jax.ShapeDtypeStruct((1, *shape), jnp.zeros(()).dtype)
 
-    example = jax.tree.map(zeros, input_shape, is_leaf=is_shape)
-    out = eqx.filter_eval_shape(layer, example)
-    return jax.tree.map(lambda s: s.shape, out)
+    batch = jax.tree.map(zeros, input_shape, is_leaf=is_shape)
+
+    def outputs(layer: AbstractLayer, batch: Example) -> Example:
+        one = lambda x: layer(x, key=jr.key(0))
+        return jax.vmap(one, axis_name=BATCH)(batch)
+
+    out = eqx.filter_eval_shape(outputs, layer, batch)
+    return jax.tree.map(lambda s: s.shape[1:], out)
 
 
 def is_shape(shape: Any) -> bool:

@@ -7,6 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Scalar
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._inputs import Signal, opened
 from eqtangents.nn._layer import Covariances, LayerError, single
 
 
@@ -64,19 +65,19 @@ class Linear(AbstractAffine):
         fan_in = input_shape[0]
         return self._drawn((self._channels(self.out_features), fan_in), fan_in, key)
 
-    def __call__(
-        self, x: Float[Array, "in *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "out *size"]:
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
         weight = self._drawn_weight()
-        if x.shape[0] != weight.shape[1]:
+        value, side = opened(x)
+        if value.shape[0] != weight.shape[1]:
             raise LayerError(
                 self,
-                f"takes {weight.shape[1]} channels, but the input has shape {x.shape}, "
-                f"which means {x.shape[0]} of them. Channels come first, and a batch "
-                "is mapped by `jax.vmap(model)(xs)`.",
+                f"takes {weight.shape[1]} channels, but the input has shape "
+                f"{value.shape}, which means {value.shape[0]} of them. Channels come "
+                "first, and a batch is mapped by `jax.vmap(model)(xs)`.",
             )
-        return self._scaled(jnp.tensordot(weight, x, 1), weight.shape[1])
+        out = self._scaled(jnp.tensordot(weight, value, 1), weight.shape[1])
+        return side.close(out, side.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Affine in both kernels."""

@@ -5,8 +5,8 @@ import math
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eqtangents._types import Padding
 from eqtangents.covariance import (
@@ -16,8 +16,9 @@ from eqtangents.covariance import (
     Total,
     Window,
 )
+from eqtangents.nn._inputs import Signal, opened, read_out, window_mask
 from eqtangents.nn._layer import AbstractParameterless, Covariances, single
-from eqtangents.nn._spatial import check_window, padded, windows
+from eqtangents.nn._spatial import check_window, window_sums, windows
 
 
 class SumPool(AbstractParameterless):
@@ -41,11 +42,11 @@ class SumPool(AbstractParameterless):
         self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
         check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
 
-    def __call__(
-        self, x: Float[Array, "channels *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "channels *size_out"]:
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        return _window_sums(x, _pool_windows(self, x.shape[1:]))
+        value, side = opened(x)
+        found = _pool_windows(self, value.shape[1:])
+        return side.close(window_sums(value, found), window_mask(side, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over both windows of each pair of positions."""
@@ -83,13 +84,13 @@ class AvgPool(AbstractParameterless):
         self.normalize_edges = normalize_edges
         check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
 
-    def __call__(
-        self, x: Float[Array, "channels *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, "channels *size_out"]:
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        found = _pool_windows(self, x.shape[1:])
-        shares = jnp.asarray(self._shares(found), x.dtype)
-        return _window_sums(x, found) * shares[None]
+        value, side = opened(x)
+        found = _pool_windows(self, value.shape[1:])
+        shares = jnp.asarray(self._shares(found), value.dtype)
+        out = window_sums(value, found) * (shares[None] if shares.ndim else shares)
+        return side.close(out, window_mask(side, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over both windows of each pair of positions."""
@@ -97,10 +98,10 @@ class AvgPool(AbstractParameterless):
         found = _pool_windows(self, covariance.outline.size)
         return Scaled(Pooled(covariance, found), self._shares(found))
 
-    def _shares(self, found: tuple[Window, ...]) -> np.ndarray:
+    def _shares(self, found: tuple[Window, ...]) -> float | np.ndarray:
         """The weight of each input, at each output position or at all of them."""
         if not self.normalize_edges:
-            return np.full((1,) * len(found), 1 / math.prod(w.count for w in found))
+            return 1 / math.prod(window.count for window in found)
         counts = np.ones(())
         for window in found:
             counts = np.multiply.outer(counts, window.counts())
@@ -110,11 +111,11 @@ class AvgPool(AbstractParameterless):
 class GlobalSumPool(AbstractParameterless):
     r"""The sum over all positions, $K' = \sum_{pp'} K_{pp'}$ and $T'$ alike."""
 
-    def __call__(
-        self, x: Float[Array, "channels *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " channels"]:
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        return x.sum(tuple(range(1, x.ndim)))
+        value, side = opened(x)
+        sums = value.sum(tuple(range(1, value.ndim)))
+        return read_out(sums, side)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over all pairs of positions."""
@@ -122,19 +123,34 @@ class GlobalSumPool(AbstractParameterless):
 
 
 class GlobalAvgPool(AbstractParameterless):
-    r"""The mean over all positions, $K' = \frac{1}{P^2} \sum_{pp'} K_{pp'}$."""
+    r"""The mean over all positions, $K' = \frac{1}{P P'} \sum_{pp'} K_{pp'}$.
 
-    def __call__(
-        self, x: Float[Array, "channels *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " channels"]:
+    Of a masked input, over those positions that it has.
+    """
+
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        return x.mean(tuple(range(1, x.ndim)))
+        value, side = opened(x)
+        sums = value.sum(tuple(range(1, value.ndim)))
+        share = _share(value.shape[1:], side.mask, value.dtype)
+        return read_out(share * sums, side)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over all pairs of positions."""
         covariance = single(self, covariance)
-        share = 1 / math.prod(covariance.outline.size)
-        return Scaled(Total(covariance), np.asarray(share))
+        outline = covariance.outline
+        share = _share(outline.size, outline.mask, jnp.zeros(()).dtype)
+        return Scaled(Total(covariance), share)
+
+
+def _share(
+    size: tuple[int, ...], mask: Bool[Array, "*n_and_size"] | None, dtype: DTypeLike
+) -> float | Float[Array, "*n"]:
+    """One over the number of positions there are, or zero if there are none."""
+    if mask is None:
+        return 1 / max(1, math.prod(size))
+    count = mask.sum(tuple(range(mask.ndim - len(size), mask.ndim)))
+    return 1 / jnp.maximum(count, 1).astype(dtype)
 
 
 def _pool_windows(
@@ -147,17 +163,3 @@ def _pool_windows(
         stride=layer.stride,
         padding=layer.padding,
     )
-
-
-def _window_sums(
-    x: Float[Array, "channels *size"], found: tuple[Window, ...]
-) -> Float[Array, "channels *size_out"]:
-    sums = lax.reduce_window(
-        padded(x, found),
-        np.zeros((), x.dtype),  # not traced: else no derivative is known
-        lax.add,
-        (1, *(window.count for window in found)),
-        (1, *(window.stride for window in found)),
-        "VALID",
-    )
-    return sums[:, *(slice(window.size_out) for window in found)]

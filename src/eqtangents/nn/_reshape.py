@@ -1,9 +1,10 @@
 """Layers that change nothing but shapes."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from eqtangents.covariance import AbstractCovariance, Flattened
+from eqtangents.nn._inputs import Signal, opened, read_out
 from eqtangents.nn._layer import AbstractParameterless, Covariances, Example, single
 
 
@@ -25,11 +26,10 @@ class Flatten(AbstractParameterless):
     Only covariances of coinciding positions are ever computed, by any layer before.
     """
 
-    def __call__(
-        self, x: Float[Array, "channels *size"], *, key: PRNGKeyArray | None = None
-    ) -> Float[Array, " features"]:
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        return jnp.ravel(x)
+        value, side = opened(x)
+        return read_out(jnp.ravel(value), side)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over coinciding positions."""

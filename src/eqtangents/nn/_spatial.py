@@ -1,8 +1,11 @@
 """Windows on the spatial axes of a layer's input."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Padding
@@ -27,23 +30,23 @@ def windows(
             "moves a window over spatial axes, but its input has none. The shape of an "
             "example must be `(channels, *spatial)`.",
         )
-    per_axis = {}
-    for name, value in (
-        ("kernel_size", kernel_size),
-        ("stride", stride),
-        ("dilation", dilation),
-    ):
-        values = (value,) * rank if isinstance(value, int) else tuple(value)
-        if len(values) != rank:
-            raise LayerError(
-                layer,
-                f"`{name}={value}` is for {len(values)} spatial axes, but the input "
-                f"has {rank}, of sizes {size}. Give one number, or one for each axis.",
-            )
-        per_axis[name] = values
+    per_axis = (
+        one_for_each(layer, rank, kernel_size=kernel_size),
+        one_for_each(layer, rank, stride=stride),
+        one_for_each(layer, rank, dilation=dilation),
+    )
+    if isinstance(padding, int):
+        padding = ((padding, padding),) * rank
+    paddings = (padding,) * rank if isinstance(padding, str) else padding
+    if len(paddings) != rank:
+        raise LayerError(
+            layer,
+            f"`padding={padding}` is for {len(paddings)} spatial axes, but the input "
+            f"has {rank}, of sizes {size}. Give a pair for each axis.",
+        )
     found = tuple(
-        Window.of(h, k, s, d, padding)
-        for h, k, s, d in zip(size, *per_axis.values(), strict=True)
+        Window.of(h, k, s, d, p)
+        for h, k, s, d, p in zip(size, *per_axis, paddings, strict=True)
     )
     for axis, window in enumerate(found):
         if window.size_out < 1:
@@ -57,15 +60,26 @@ def windows(
     return found
 
 
+def one_for_each(
+    layer: object, rank: int, **option: int | tuple[int, ...]
+) -> tuple[int, ...]:
+    """An option of a layer for each spatial axis, given once or for each."""
+    ((name, value),) = option.items()
+    values = (value,) * rank if isinstance(value, int) else tuple(value)
+    if len(values) != rank:
+        raise LayerError(
+            layer,
+            f"`{name}={value}` is for {len(values)} spatial axes, but the input has "
+            f"{rank}. Give one number, or one for each axis.",
+        )
+    return values
+
+
 def check_window(layer: object, **options: object) -> None:
     """Raise for sizes that are not positive, and for unknown paddings."""
     for name, value in options.items():
         if name == "padding":
-            if value not in ("VALID", "SAME", "CIRCULAR"):
-                raise ValueError(
-                    f"{type(layer).__name__}: `padding` is {value!r}, but must be "
-                    '"VALID", "SAME" or "CIRCULAR".'
-                )
+            _check_padding(layer, value)
             continue
         values = value if isinstance(value, Sequence) else (value,)
         if not all(isinstance(v, int) and v >= 1 for v in values):
@@ -75,12 +89,51 @@ def check_window(layer: object, **options: object) -> None:
             )
 
 
+def _check_padding(layer: object, padding: Any) -> None:
+    """Raise unless this is a padding of `_types.Padding`."""
+    if padding in ("VALID", "SAME", "CIRCULAR"):
+        return
+    pairs = ((padding, padding),) if isinstance(padding, int) else padding
+    if isinstance(pairs, str) or not all(
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and all(isinstance(zeros, int) and zeros >= 0 for zeros in pair)
+        for pair in pairs
+    ):
+        raise ValueError(
+            f"{type(layer).__name__}: `padding` is {padding!r}, but must be "
+            '"VALID", "SAME" or "CIRCULAR", a number of zeros, or a pair of them for '
+            "each axis."
+        )
+
+
 def padded(
-    x: Float[Array, "channels *size"], windows: tuple[Window, ...]
+    x: Float[Array, "channels *size"],
+    windows: tuple[Window, ...],
+    *,
+    fill: float = 0.0,
 ) -> Float[Array, "channels *padded"]:
-    """The input with all that windows reach beyond it, zero or wrapped around."""
+    """The input with all that windows reach beyond it, filled or wrapped around."""
     for axis, window in enumerate(windows, 1):
         widths = [(0, 0)] * x.ndim
         widths[axis] = window.padding
-        x = jnp.pad(x, widths, mode="wrap" if window.periodic else "constant")
+        if window.periodic:
+            x = jnp.pad(x, widths, mode="wrap")
+        else:
+            x = jnp.pad(x, widths, constant_values=fill)
     return x
+
+
+def window_sums(
+    x: Float[Array, "channels *size"], windows: tuple[Window, ...]
+) -> Float[Array, "channels *size_out"]:
+    """The sum under each window."""
+    sums = lax.reduce_window(
+        padded(x, windows),
+        np.zeros((), x.dtype),  # not traced: else no derivative is known
+        lax.add,
+        (1, *(window.count for window in windows)),
+        (1, *(window.stride for window in windows)),
+        "VALID",
+    )
+    return sums[:, *(slice(window.size_out) for window in windows)]

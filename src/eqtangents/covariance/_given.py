@@ -1,0 +1,41 @@
+"""Duals that a user gives."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eqtangents.covariance._pointwise import AbstractDual
+
+
+class GivenDual(AbstractDual):
+    """Expectations by functions of the covariance and the two variances.
+
+    Without `derivative`, `E[f'(u) f'(v)]` is the derivative of `value` in the
+    covariance.
+    """
+
+    value: Callable
+    derivative: Callable | None
+
+    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The variance."""
+        return variance
+
+    def __call__(
+        self,
+        cov: Float[Array, "*s"],
+        left: Float[Array, "..."],
+        right: Float[Array, "..."],
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """Call the functions on arrays of one shape."""
+        left, right = (jnp.broadcast_to(v, cov.shape) for v in (left, right))
+        if self.derivative is not None:
+            return self.value(cov, left, right), self.derivative(cov, left, right)
+        one = jnp.ones_like(cov)
+        return jax.jvp(lambda k: self.value(k, left, right), (cov,), (one,))
+
+    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The value at equal inputs."""
+        return self.value(variance, variance, variance)

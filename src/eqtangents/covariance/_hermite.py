@@ -1,0 +1,175 @@
+"""Duals of any function, by its Hermite expansion."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from eqtangents.covariance._elementary import at_most, reciprocal, safe_sqrt
+from eqtangents.covariance._expansion import (
+    BEST_NODES,
+    Expansion,
+    Series,
+    jumps,
+    projections,
+    quadrature,
+    slope,
+)
+from eqtangents.covariance._pointwise import AbstractDual, unstacked
+from eqtangents.covariance._polynomial import power_series
+from eqtangents.covariance._rectified import Deviation, arc_cosine
+
+
+class HermiteEnds(NamedTuple):
+    """What a Hermite expansion knows of one end of a pair."""
+
+    value: Sequence[Float[Array, "..."]] | Float[Array, "..."]
+    slope: Sequence[Float[Array, "..."]] | Float[Array, "..."]
+    deviation: Deviation
+
+
+class ExpandedDual(AbstractDual):
+    r"""Dual of any elementwise function: $E f f = \sum_l w_l r_l(s) r_l(s') \rho^l$.
+
+    `_expansion` says how; $E f' f'$ is the same of the slope. That is the slope of the
+    pieces: jumps do not count, which gradients in finite networks do not see either.
+    """
+
+    fn: Callable
+    expansion: Expansion = eqx.field(static=True)
+
+    def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
+        """The coefficients of the function and of its slope."""
+        std = safe_sqrt(variance)
+        return HermiteEnds(
+            self._coefficients(self.fn, self.expansion.value, std),
+            self._coefficients(slope(self.fn), self.expansion.slope, std),
+            Deviation(std, reciprocal(std)),
+        )
+
+    def _coefficients(
+        self, fn: Callable, series: Series, std: Float[Array, "n *size"]
+    ) -> Float[Array, "n terms *size"]:
+        """`sqrt(w_l) r_l`."""
+        z, matrix = (
+            quadrature(self.expansion.nodes)[0],
+            projections(self.expansion.nodes),
+        )
+        x = jnp.multiply.outer(std, jnp.asarray(z, std.dtype))
+        above, below = fn(x), fn(-x)
+        parts = []
+        for half, terms in zip(
+            (above + below, above - below), _parities(series), strict=True
+        ):
+            rows = [matrix[l] * np.sqrt(weight) for l, weight in terms]
+            weights = jnp.asarray(np.reshape(rows, (-1, z.size)), std.dtype)
+            parts.append(
+                jnp.einsum("n...q,tq->nt...", half, weights, precision="highest")
+            )
+        return jnp.concatenate(parts, 1)
+
+    def __call__(
+        self, cov: Float[Array, "*s"], left: HermiteEnds, right: HermiteEnds
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """The sum of the terms, and what they leave out of jumps."""
+        per_size = left.deviation.reciprocal * right.deviation.reciprocal
+        near_one = 1 + 1e-4
+        correlation = -at_most(-at_most(cov * per_size, near_one), near_one)
+        value, derivative = (
+            _sum(series, [a * b for a, b in zip(x, y, strict=True)], correlation)
+            for series, x, y in (
+                (self.expansion.value, left.value, right.value),
+                (self.expansion.slope, left.slope, right.slope),
+            )
+        )
+        if not self.expansion.jumps and not self.expansion.kinks:
+            return value, derivative
+
+        jump, kink = jumps(self.fn, cov.dtype)
+        rectifier, step = arc_cosine(cov, left.deviation, right.deviation)
+        of_step, of_rectifier = self._known(self.expansion.value, correlation)
+        if self.expansion.jumps:
+            value = value + jump * jump * (step - of_step)
+        if self.expansion.kinks:
+            size = left.deviation.std * right.deviation.std
+            value = value + kink * kink * (rectifier - size * of_rectifier)
+            of_step, _ = self._known(self.expansion.slope, correlation)
+            derivative = derivative + kink * kink * (step - of_step)
+        return value, derivative
+
+    def _known(
+        self, series: Series, correlation: Float[Array, "*s"]
+    ) -> list[Float[Array, "*s"]]:
+        """The terms of a unit step and of the rectifier, at unit variances."""
+        z, _ = quadrature(self.expansion.nodes)
+        matrix = projections(self.expansion.nodes)
+        return [
+            _sum(
+                series,
+                [
+                    float(weight * np.sum(matrix[l] * function) ** 2)
+                    for terms in _parities(series)
+                    for l, weight in terms
+                ],
+                correlation,
+            )
+            for function in (np.ones_like(z), z)
+        ]
+
+    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
+        """The same at equal inputs, to rounding: that is where angles are zero."""
+        return self._at_equal_inputs(variance)[0]
+
+    def _at_equal_inputs(
+        self, variance: Float[Array, "n *size"]
+    ) -> tuple[Float[Array, "n *size"], Float[Array, "n *size"]]:
+        ends = jax.tree.map(
+            lambda end: end if end.ndim == variance.ndim else unstacked(end, 1),
+            self.ends(variance),
+        )
+        return self(variance, ends, ends)
+
+    def errors(
+        self, variance: Float[Array, " n"]
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """Relative errors of both expectations at equal inputs.
+
+        By comparison with a finer quadrature that expands nothing.
+        """
+        value, derivative = self._at_equal_inputs(variance)
+        std = safe_sqrt(variance)
+        exact, slope_exact = (
+            _mean_square(fn, std, BEST_NODES) for fn in (self.fn, slope(self.fn))
+        )
+        return (
+            jnp.abs(value - exact) * reciprocal(exact),
+            jnp.abs(derivative - slope_exact) * reciprocal(slope_exact),
+        )
+
+
+def _parities(series: Series) -> list[list[tuple[int, float]]]:
+    """Exponents and weights of even and of odd terms."""
+    terms = list(zip(*series, strict=True))
+    return [[term for term in terms if term[0] % 2 == parity] for parity in (0, 1)]
+
+
+def _sum(
+    series: Series,
+    products: Sequence[Float[Array, "..."] | float],
+    correlation: Float[Array, "*s"],
+) -> Float[Array, "*s"]:
+    exponents = [l for terms in _parities(series) for l, _ in terms]
+    return power_series(exponents, products, correlation)
+
+
+def _mean_square(
+    fn: Callable, std: Float[Array, "n *size"], nodes: int
+) -> Float[Array, "n *size"]:
+    """`E f(s z)**2`."""
+    z, weights = (jnp.asarray(a, std.dtype) for a in quadrature(nodes))
+    x = jnp.multiply.outer(std, z)
+    return jnp.einsum("...q,q->...", fn(x) ** 2 + fn(-x) ** 2, weights)

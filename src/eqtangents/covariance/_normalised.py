@@ -1,0 +1,107 @@
+"""Normalisation by what the infinitely many channels of one example average to."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eqtangents._types import Scalar
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule, Scope
+from eqtangents.covariance._pointwise import Nonlinear
+
+
+class Normalised(AbstractCovariance):
+    r"""$K'_{pp'} = K_{pp'} / \sqrt{v_p v'_{p'}}$, and $T'$ alike.
+
+    $v = \epsilon + K(x, x)$, averaged over some of the axes: over infinitely many
+    channels the average of squares is no longer random.
+    """
+
+    def __init__(
+        self, upstream: AbstractCovariance, axes: tuple[int, ...], eps: Scalar
+    ):
+        """Average over these spatial axes besides the channels."""
+        self.upstream, self.axes, self.eps = upstream, axes, eps
+        self.outline = upstream.outline
+
+    def bind(self, frame: Frame) -> Rule:
+        """Look up the deviations of both ends."""
+        upstream = frame.bind(self.upstream)
+        reciprocal = self._reciprocal_deviation(frame.scope)
+        handle = frame.ends(reciprocal, self.outline.rank, 0.0)
+
+        def rule(at: Evaluation) -> Block:
+            left, right = at.fields[handle]
+            return jax.tree.map(lambda leaf: left * right * leaf, at(upstream))
+
+        return rule
+
+    def _reciprocal_deviation(self, scope: Scope) -> Float[Array, "n *size"]:
+        variance, mask = scope.variance(self.upstream), self.outline.mask
+        axes = tuple(1 + axis for axis in self.axes)
+        if mask is None:
+            mean = variance.mean(axes, keepdims=True)
+        else:  # The variance is zero where a position is masked.
+            count = mask.sum(axes, keepdims=True, dtype=variance.dtype)
+            mean = variance.sum(axes, keepdims=True) / jnp.maximum(count, 1)
+        total = jnp.asarray(self.eps, variance.dtype) + mean
+        # An input of zeros stays one, with a gradient of zero.
+        safe = jnp.where(total > 0, total, jnp.ones_like(total))
+        reciprocal = jnp.where(total > 0, 1 / jnp.sqrt(safe), jnp.zeros_like(total))
+        return jnp.broadcast_to(reciprocal, variance.shape)
+
+
+class Centred(AbstractCovariance):
+    r"""A nonlinearity's outputs less their mean over the channels.
+
+    $K'_{pp'} = K_{pp'} - m_p m'_{p'}$, where $m = \mathbb{E} f(u)$ follows from the
+    variance of $u$ alone: $m m'$ is the dual of two independent inputs.
+    """
+
+    def __init__(self, upstream: Nonlinear):
+        """Subtract the means of a nonlinearity's outputs."""
+        self.upstream = upstream
+        self.outline = upstream.outline.replace(centred=True)
+
+    def bind(self, frame: Frame) -> Rule:
+        """Subtract the product of both ends' means."""
+        upstream, ends = frame.bind(self.upstream), self.upstream.ends(frame)
+
+        def rule(at: Evaluation) -> Block:
+            nngp, ntk = at(upstream)
+            product, _ = self.upstream.dual(jnp.zeros_like(nngp), *ends(at))
+            return Block(nngp - product, ntk)
+
+        return rule
+
+
+class Modulated(AbstractCovariance):
+    """Trained gains and offsets of the channels, at their initial values one and zero.
+
+    The function is not changed; the gradient with respect to the gains adds `K`, that
+    with respect to the offsets adds 1 to the tangent kernel.
+    """
+
+    leaks = True
+
+    def __init__(self, upstream: AbstractCovariance, *, gain: bool, offset: bool):
+        """Train gains, offsets, or both."""
+        self.upstream, self.gain, self.offset = upstream, gain, offset
+        self.outline = upstream.outline.replace(
+            trainable=True, gained=gain or upstream.outline.gained
+        )
+
+    def bind(self, frame: Frame) -> Rule:
+        """Add the two gradients."""
+        upstream = frame.bind(self.upstream)
+        if not frame.wants_ntk:
+            return upstream
+
+        def rule(at: Evaluation) -> Block:
+            nngp, ntk = at(upstream)
+            ntk = jnp.zeros_like(nngp) if ntk is None else ntk
+            if self.gain:
+                ntk = ntk + nngp
+            return Block(nngp, ntk + 1 if self.offset else ntk)
+
+        return rule

@@ -1,0 +1,159 @@
+r"""Duals of polynomials: finite power series in the covariance.
+
+$\frac{\partial^l}{\partial k^l} E f(u) f(v) = E f^{(l)}(u) f^{(l)}(v)$, which is a
+product at $k = 0$. So for every $f$ that has so many derivatives
+
+$$E f(u) f(v) = \sum_l p_l(v)\, p_l(v')\, k^l, \qquad
+p_l(v) = \frac{1}{\sqrt{l!}} E f^{(l)}(\sqrt{v} z),$$
+
+and $E f' f'$ is its derivative in $k$. Of a polynomial, $p_l$ is one too.
+"""
+
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eqtangents._types import Scalar
+from eqtangents.covariance._elementary import constants
+from eqtangents.covariance._pointwise import AbstractDual, unstacked
+
+
+def power_series(
+    exponents: Sequence[int],
+    coefficients: Sequence[Float[Array, "..."] | float],
+    x: Float[Array, "*s"],
+) -> Float[Array, "*s"]:
+    """The sum of coefficients times powers of `x`, by Horner's rule with gaps."""
+    powers = {1: x}
+
+    def power(n: int) -> Float[Array, "*s"]:
+        if n not in powers:
+            powers[n] = power(n // 2) * power(n - n // 2)
+        return powers[n]
+
+    total, above = jnp.zeros_like(x), None
+    for exponent, coefficient in sorted(
+        zip(exponents, coefficients, strict=True), key=lambda term: -term[0]
+    ):
+        if above is not None and above > exponent:
+            total = total * power(above - exponent)
+        total, above = total + coefficient, exponent
+    return total * power(above) if above else total
+
+
+def _both(
+    exponents: Sequence[int],
+    products: Sequence[Float[Array, "..."]],
+    cov: Float[Array, "*s"],
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """A power series in the covariance, and its derivative."""
+    terms = [(l - 1, l * c) for l, c in zip(exponents, products, strict=True) if l > 0]
+    lowered, multiplied = zip(*terms, strict=True) if terms else ((), ())
+    return (
+        power_series(exponents, products, cov),
+        power_series(lowered, multiplied, cov),
+    )
+
+
+class PolynomialDual(AbstractDual):
+    r"""Dual of $f(x) = \sum_m c_m x^m$.
+
+    $p_l(v) = \sum_i c_{l + 2i} \frac{(l + 2i)!}{2^i\, i!\, \sqrt{l!}} v^i$, from the
+    derivatives of $x^m$ and $E z^{2i} = (2i - 1)!!$.
+    """
+
+    coefficients: Sequence[Scalar] | Float[Array, " terms"]
+
+    @property
+    def _exponents(self) -> list[int]:
+        """Those of the covariance that occur: coefficients of value 0 are left out."""
+        size = len(self.coefficients)
+        return [l for l in range(size) if self._powers(l)]
+
+    def _powers(self, l: int) -> list[int]:
+        return [
+            m
+            for m in range(l, len(self.coefficients), 2)
+            if not _is_zero(self.coefficients[m])
+        ]
+
+    def ends(self, variance: Float[Array, "n *size"]) -> Float[Array, "n terms *size"]:
+        """The polynomials `p_l`."""
+        terms = []
+        for l in self._exponents:
+            powers = self._powers(l)
+            c = constants(variance, *(self.coefficients[m] for m in powers))
+            scaled = [_share(m, l) * c_m for m, c_m in zip(powers, c, strict=True)]
+            terms.append(power_series([(m - l) // 2 for m in powers], scaled, variance))
+        return (
+            jnp.stack(terms, 1) if terms else jnp.zeros_like(variance)[:, None][:, :0]
+        )
+
+    def __call__(
+        self,
+        cov: Float[Array, "*s"],
+        left: Sequence[Float[Array, "..."]],
+        right: Sequence[Float[Array, "..."]],
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """The power series, and its derivative."""
+        products = [a * b for a, b in zip(left, right, strict=True)]
+        return _both(self._exponents, products, cov)
+
+    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
+        """The power series at equal inputs."""
+        ends = unstacked(self.ends(variance), 1)
+        return self(variance, ends, ends)[0]
+
+
+class HermiteDual(AbstractDual):
+    r"""Dual of $h_n = \mathrm{He}_n / \sqrt{n!}$, for inputs of any variance.
+
+    With $n = l + 2i$, $p_l(v) = \sqrt{\frac{n!}{l!}} \frac{(v - 1)^i}{2^i\, i!}$: the
+    derivatives of $\mathrm{He}_n$ are multiples of $\mathrm{He}_{n-l}$, and
+    $E\, \mathrm{He}_{2i}(\sqrt{v} z) = (2i - 1)!!\, (v - 1)^i$. At variances of 1 all
+    terms but the last vanish, and the kernel is $k^n$.
+    """
+
+    degree: int = eqx.field(static=True)
+
+    @property
+    def _exponents(self) -> list[int]:
+        return list(range(self.degree % 2, self.degree + 1, 2))
+
+    def ends(self, variance: Float[Array, "n *size"]) -> Float[Array, "n terms *size"]:
+        """The polynomials `p_l`."""
+        terms = []
+        for l in self._exponents:
+            i = (self.degree - l) // 2
+            scale = math.sqrt(math.factorial(self.degree) / math.factorial(l))
+            terms.append(scale / (2**i * math.factorial(i)) * (variance - 1) ** i)
+        return jnp.stack(terms, 1)
+
+    def __call__(
+        self,
+        cov: Float[Array, "*s"],
+        left: Sequence[Float[Array, "..."]],
+        right: Sequence[Float[Array, "..."]],
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """The power series, and its derivative."""
+        products = [a * b for a, b in zip(left, right, strict=True)]
+        return _both(self._exponents, products, cov)
+
+    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
+        """The power series at equal inputs."""
+        ends = unstacked(self.ends(variance), 1)
+        return self(variance, ends, ends)[0]
+
+
+def _is_zero(coefficient: Scalar) -> bool:
+    return isinstance(coefficient, int | float) and coefficient == 0
+
+
+def _share(m: int, l: int) -> float:
+    """The coefficient of `x**m` in `p_l`, a multiple of `v**i` with `m = l + 2 i`."""
+    i = (m - l) // 2
+    ratio = math.factorial(m) / (2**i * math.factorial(i))
+    return ratio / math.sqrt(math.factorial(l))

@@ -1,0 +1,207 @@
+"""Duals of functions that are powers of the rectifier and of the input."""
+
+import functools
+import math
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from eqtangents._types import Scalar
+from eqtangents.covariance._elementary import (
+    angle_polynomials,
+    constants,
+    reciprocal,
+    safe_sqrt,
+)
+from eqtangents.covariance._pointwise import AbstractDual
+
+
+class Deviation(NamedTuple):
+    """Standard deviations, and their reciprocals; both zero where an input is."""
+
+    std: Float[Array, "..."]
+    reciprocal: Float[Array, "..."]
+
+
+def deviation(variance: Float[Array, "*s"]) -> Deviation:
+    """The standard deviation and its reciprocal, from which no gradient flows."""
+    std = safe_sqrt(variance)
+    return Deviation(std, lax.stop_gradient(reciprocal(std)))
+
+
+@jax.custom_jvp
+def arc_cosine(
+    cov: Float[Array, "..."], left: Deviation, right: Deviation
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    r"""Arc-cosine kernels of order 1 and 0 (Cho & Saul 2009, eq. 3 to 6).
+
+    With $\theta$ the angle between the inputs,
+    $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
+    $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
+    """
+    z = _one_minus_correlation(cov, left, right)
+    root = jnp.sqrt(z)
+    angle, integral = angle_polynomials(z)
+    size = (0.5 / math.pi) * (left.std * right.std)
+    value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
+    acute = (0.5 / math.pi) * (root * angle)
+    return value, lax.select(cov > 0, 0.5 - acute, acute)
+
+
+def _one_minus_correlation(
+    cov: Float[Array, "..."], left: Deviation, right: Deviation
+) -> Float[Array, "..."]:
+    """$1 - |k| / (s s')$, and exactly zero where rounding cannot tell it from that.
+
+    An angle goes like its root: without this, rounding would turn an input away from
+    itself by an angle of `sqrt(eps)`.
+    """
+    z = 1 - lax.abs(cov) * (left.reciprocal * right.reciprocal)
+    return lax.select(z > 8 * jnp.finfo(z.dtype).eps, z, jnp.zeros_like(z))
+
+
+@arc_cosine.defjvp
+def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    cov, left, right = primals
+    d_cov, (d_left, _), (d_right, _) = tangents
+    value, derivative = arc_cosine(cov, left, right)
+    d_size = d_left * right.std + left.std * d_right
+    per_size = left.reciprocal * right.reciprocal
+    z = _one_minus_correlation(cov, left, right)
+    sine = safe_sqrt(z * (2 - z))
+    d_value = derivative * d_cov + (0.5 / math.pi) * sine * d_size
+    d_angle = reciprocal(sine) * per_size * (d_cov - cov * per_size * d_size)
+    return (value, derivative), (d_value, (0.5 / math.pi) * d_angle)
+
+
+class ReluDual(AbstractDual):
+    r"""Dual of $f(x) = \alpha \min(x, 0) + \beta \max(x, 0)$.
+
+    $f(x) = (\beta - \alpha) \max(x, 0) + \alpha x$, and the cross terms with the linear
+    part are linear too: $E f f = (\beta - \alpha)^2 E_\text{relu} + \alpha \beta\, k$.
+    """
+
+    negative_slope: Scalar
+    positive_slope: Scalar
+
+    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+        """The standard deviation and its reciprocal."""
+        return deviation(variance)
+
+    def __call__(
+        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """Rectifier and linear part, weighted."""
+        value, derivative = arc_cosine(cov, left, right)
+        slopes = (self.negative_slope, self.positive_slope)
+        if not any(map(eqx.is_array, slopes)) and slopes == (0.0, 1.0):
+            return value, derivative
+        a, b = constants(cov, self.negative_slope, self.positive_slope)
+        bend, line = (b - a) * (b - a), a * b
+        return bend * value + line * cov, bend * derivative + line
+
+    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        r"""$\frac{\alpha^2 + \beta^2}{2} v$."""
+        a, b = constants(variance, self.negative_slope, self.positive_slope)
+        return 0.5 * (a * a + b * b) * variance
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def arc_cosine_of_degree(
+    degree: int, cov: Float[Array, "..."], left: Deviation, right: Deviation
+) -> Float[Array, "..."]:
+    r"""$K_n = E u_+^n v_+^n$, the arc-cosine kernel of order $n$ but for scale.
+
+    By $K_{n+1} = (2n + 1)\, k K_n + n^2 (s^2 s'^2 - k^2)\, K_{n-1}$, which follows from
+    eq. 4 of Cho & Saul 2009: with $c = \cos\theta$, the $n$-th derivative $F_n$ in $c$
+    of $F_0 = (\pi - \theta) / \sin\theta$ has
+    $(1 - c^2) F_{n+1} = (2n + 1)\, c F_n + n^2 F_{n-1}$ for $n \ge 1$, and
+    $2\pi K_n = (s s')^n \sin^{2n+1}\theta\, F_n$.
+    """
+    above, below = arc_cosine(cov, left, right)
+    if degree == 0:
+        return below
+    gap = _gap(cov, left, right)
+    for n in range(1, degree):
+        above, below = (2 * n + 1) * cov * above + n * n * gap * below, above
+    return above
+
+
+def _gap(
+    cov: Float[Array, "..."], left: Deviation, right: Deviation
+) -> Float[Array, "..."]:
+    size = left.std * right.std
+    return (size - cov) * (size + cov)
+
+
+@arc_cosine_of_degree.defjvp
+def _arc_cosine_of_degree_jvp(
+    degree: int, primals: tuple, tangents: tuple
+) -> tuple[Array, Array]:
+    """In `cov` it is $n^2 K_{n-1}$; in $s s'$ it follows as $K_n$ is homogeneous."""
+    if degree < 2:
+        values, d_values = jax.jvp(arc_cosine, primals, tangents)
+        return values[1 - degree], d_values[1 - degree]
+    cov, left, right = primals
+    d_cov, (d_left, _), (d_right, _) = tangents
+    n = degree
+    below, lowest = (arc_cosine_of_degree(n - i, *primals) for i in (1, 2))
+    d_size = d_left * right.std + left.std * d_right
+    per_size = left.reciprocal * right.reciprocal
+    along_size = cov * below + (n - 1) * _gap(*primals) * lowest
+    tangent = n * n * below * d_cov + n * (n - 1) * per_size * along_size * d_size
+    return arc_cosine_of_degree(n, *primals), tangent
+
+
+class RectifiedMonomialDual(AbstractDual):
+    r"""Dual of $f(x) = x^n$ for $x > 0$, else 0; a step of height 1 for $n = 0$.
+
+    A step is flat but for its jump, which gradients in finite networks do not see:
+    $E f' f' = 0$.
+    """
+
+    degree: int = eqx.field(static=True)
+
+    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+        """The standard deviation and its reciprocal."""
+        return deviation(variance)
+
+    def __call__(
+        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """Arc-cosine kernels of order $n$ and $n - 1$."""
+        value = arc_cosine_of_degree(self.degree, cov, left, right)
+        if self.degree == 0:
+            return value, jnp.zeros_like(value)
+        below = arc_cosine_of_degree(self.degree - 1, cov, left, right)
+        return value, self.degree**2 * below
+
+    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        r"""$\frac{1}{2} (2n - 1)!!\, v^n$."""
+        if self.degree == 0:
+            return jnp.where(variance > 0, 0.5, jnp.asarray(0.25, variance.dtype))
+        odd_factorial = math.prod(range(1, 2 * self.degree, 2))
+        return 0.5 * odd_factorial * variance**self.degree
+
+
+class SignDual(AbstractDual):
+    r"""Dual of the sign, $E f f = \frac{2}{\pi} \arcsin\rho$ and $E f' f' = 0$."""
+
+    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+        """The standard deviation and its reciprocal."""
+        return deviation(variance)
+
+    def __call__(
+        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
+    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        """Twice a step, less one."""
+        _, step = arc_cosine(cov, left, right)
+        return 4 * step - 1, jnp.zeros_like(cov)
+
+    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """One, but zero for zero."""
+        return jnp.where(variance > 0, 1, jnp.asarray(0, variance.dtype))

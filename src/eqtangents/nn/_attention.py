@@ -1,0 +1,390 @@
+"""Self-attention over all positions."""
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from eqtangents._types import Scalar
+from eqtangents.covariance import (
+    AbstractCovariance,
+    Affine,
+    ChannelConcat,
+    Everywhere,
+    Mapped,
+    Positional,
+    Product,
+    Scaled,
+    Scope,
+    Sum,
+    Total,
+    dense,
+)
+from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._layer import (
+    AbstractLayer,
+    Covariances,
+    LayerError,
+    missing_parameters,
+    single,
+)
+
+
+Mechanism: TypeAlias = Literal["softmax", "identity", "relu", "abs"]
+
+
+class PositionalEmbedding(eqx.Module):
+    r"""Trained values for each position, added to or set beside the input's channels.
+
+    Their covariance over positions is
+
+    $$R_{pp'} = \mathrm{decay}\Big(\sum_a |p_a - p'_a|^{p}\Big)$$
+
+    summed over the spatial axes, or the identity without `decay`.
+    """
+
+    kind: Literal["sum", "concat"] = eqx.field(static=True)
+    std: Scalar
+    channels: int | None = eqx.field(static=True)
+    decay: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = eqx.field(
+        static=True
+    )
+    p_norm: float | int = eqx.field(static=True)
+    on_values: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        kind: Literal["sum", "concat"] = "sum",
+        *,
+        std: Scalar = 1.0,
+        channels: int | None = None,
+        decay: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None,
+        p_norm: float | int = 2,
+        on_values: bool = False,
+    ):
+        """Describe the embedding.
+
+        **Arguments:**
+
+        - `kind`: `"sum"`: added to the input; `"concat"`: further channels.
+        - `std`: the standard deviation of the embedding.
+        - `channels`: how many, for `"concat"`; by default as many as the input has.
+        - `decay`: a positive definite function of distances, for embeddings that vary
+            smoothly; by default those of different positions are independent.
+        - `p_norm`: the power in the distance.
+        - `on_values`: whether the values of attention see the embedding, too, and not
+            only its queries and keys.
+        """
+        self.kind, self.std, self.channels = kind, std, channels
+        self.decay, self.p_norm, self.on_values = decay, p_norm, on_values
+
+    def __check_init__(self):
+        """Raise for an unknown kind, and channels that a sum cannot have."""
+        if self.kind not in ("sum", "concat"):
+            raise ValueError(
+                f"PositionalEmbedding: `kind` is {self.kind!r}, but must be "
+                '"sum" or "concat".'
+            )
+        if self.kind == "sum" and self.channels is not None:
+            raise ValueError(
+                f"PositionalEmbedding: `channels` is {self.channels}, but embeddings "
+                "that are added have as many as the input. Give it for "
+                '`kind="concat"` alone.'
+            )
+
+    def count(self, channels: int) -> int:
+        """The number of embedded channels beside so many of the input."""
+        return channels if self.channels is None else self.channels
+
+    def total(self, channels: int) -> int:
+        """The number of channels of input and embedding together."""
+        return channels + self.count(channels) if self.kind == "concat" else channels
+
+    def covariance(self, size: tuple[int, ...]) -> Float[Array, "*size2"]:
+        """$R$, of shape `(*size, *size)`."""
+        positions = math.prod(size)
+        if self.decay is None:
+            return jnp.eye(positions).reshape(*size, *size)
+        distance = np.zeros((positions, positions))
+        for coordinate in np.indices(size).reshape(len(size), positions):
+            apart = np.abs(coordinate[:, None] - coordinate[None])
+            distance += np.asarray(apart, float) ** self.p_norm
+        return self.decay(jnp.asarray(distance)).reshape(*size, *size)
+
+    def embed(
+        self,
+        value: Float[Array, "channels *size"],
+        embedding: Float[Array, "embedded *size"],
+    ) -> Float[Array, "total *size"]:
+        """The input with the embedding, given normal numbers."""
+        size = value.shape[1:]
+        flat = embedding.reshape(embedding.shape[0], -1)
+        if self.decay is not None:
+            root = jnp.linalg.cholesky(
+                self.covariance(size).reshape(flat.shape[1], flat.shape[1])
+            )
+            flat = flat @ root.T.astype(flat.dtype)
+        scaled = jnp.asarray(self.std, value.dtype) * flat.reshape(-1, *size)
+        if self.kind == "sum":
+            return value + scaled
+        return jnp.concatenate([value, scaled])
+
+    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+        """The covariance of that."""
+        outline = covariance.outline
+        embedding = Positional(
+            self.covariance(outline.size), covariance, self.count(outline.channels)
+        )
+        branches = (covariance, Scaled(embedding, self.std))
+        return Sum(branches) if self.kind == "sum" else ChannelConcat(branches)
+
+
+class GlobalSelfAttention(AbstractLayer):
+    r"""Self-attention over all positions, with infinitely many heads in the limit.
+
+    With $\tilde{x}$ the input with its positional embedding, of $\tilde{C}$ channels,
+    head $h$ weighs positions by
+
+    $$G_h = \zeta\!\left(\frac{\sigma_Q \sigma_K}{\tilde{C} d^{s}}
+    (Q_h \tilde{x})^T (K_h \tilde{x}) \right)$$
+
+    with $d$ the number of key channels and $\zeta$ the `mechanism`, a softmax over keys
+    or a function of each entry. With `linear_scaling`, $s = 1$ and $Q_h = K_h$: then
+    $G = \zeta(\sigma_Q \sigma_K \tilde{K}(x, x))$ is not random in the limit, and
+
+    $$K' = \sigma_O^2 \sigma_V^2\, G V G'^T + \sigma_b^2, \qquad
+    T' = \sigma_O^2 \sigma_V^2\, G V_T G'^T + \sigma_b^2 + 2 (K' - \sigma_b^2)$$
+
+    with $V, V_T$ the kernels of what the values are taken from. With $s = 1/2$ there is
+    a closed form for the identity alone:
+
+    $$K' = c^2 \langle \tilde{K}, V \rangle \tilde{K} + \sigma_b^2, \qquad
+    c = \sigma_Q \sigma_K \sigma_O \sigma_V.$$
+
+    Masked positions are no keys.
+
+    **Cost:** the cube of the number of positions, for each pair of examples; keeps all
+    pairs of positions in memory, for one tile of examples.
+
+    **Source:** Hron et al. 2020, arXiv:2006.10540, Theorems 3 and 4, section 4.
+    """
+
+    query: Float[Array, "heads keys in"] | None
+    key: Float[Array, "heads keys in"] | None
+    value: Float[Array, "heads values in"] | None
+    output: Float[Array, "out heads values"] | None
+    bias: Float[Array, " out"] | None
+    embedding: Float[Array, "embedded *size"] | None
+    positional: PositionalEmbedding | None
+    query_std: Scalar
+    key_std: Scalar
+    value_std: Scalar
+    output_std: Scalar
+    bias_std: Scalar | None
+    out_channels: int = eqx.field(static=True)
+    key_channels: int = eqx.field(static=True)
+    value_channels: int = eqx.field(static=True)
+    heads: int = eqx.field(static=True)
+    linear_scaling: bool = eqx.field(static=True)
+    mechanism: Mechanism = eqx.field(static=True)
+
+    def __init__(
+        self,
+        out_channels: int,
+        *,
+        key_channels: int,
+        value_channels: int,
+        heads: int,
+        linear_scaling: bool = True,
+        mechanism: Mechanism = "softmax",
+        positional: PositionalEmbedding | None = None,
+        query_std: Scalar = 1.0,
+        key_std: Scalar = 1.0,
+        value_std: Scalar = 1.0,
+        output_std: Scalar = 1.0,
+        bias_std: Scalar | None = None,
+    ):
+        r"""Describe the layer; `init` draws its parameters.
+
+        **Arguments:**
+
+        - `out_channels`, `key_channels`, `value_channels`, `heads`: sizes of the finite
+            network. The kernel does not depend on them.
+        - `linear_scaling`: divide by the number of key channels and tie queries to
+            keys, or divide by its root.
+        - `mechanism`: `"softmax"`, `"identity"`, `"relu"` or `"abs"`.
+        - `positional`: an embedding of positions.
+        - `query_std`, `key_std`, `value_std`, `output_std`: $\sigma_Q$ to $\sigma_O$.
+        - `bias_std`: $\sigma_b$, or `None` for no bias.
+        """
+        self.query = self.key = self.value = self.output = None
+        self.bias = self.embedding = None
+        self.positional = positional
+        self.query_std, self.key_std = query_std, key_std
+        self.value_std, self.output_std, self.bias_std = value_std, output_std, bias_std
+        self.out_channels, self.key_channels = out_channels, key_channels
+        self.value_channels, self.heads = value_channels, heads
+        self.linear_scaling, self.mechanism = linear_scaling, mechanism
+
+    def __check_init__(self):
+        """Raise for an unknown mechanism."""
+        if self.mechanism not in ("softmax", "identity", "relu", "abs"):
+            raise ValueError(
+                f"GlobalSelfAttention: `mechanism` is {self.mechanism!r}, but must be "
+                '"softmax", "identity", "relu" or "abs".'
+            )
+
+    def init(
+        self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
+    ) -> "GlobalSelfAttention":
+        """Draw weights for inputs of a shape, to which the embedding belongs."""
+        if key is None:
+            raise LayerError(
+                self,
+                "`init` draws parameters, but was given no key. Pass "
+                "`key=jax.random.key(0)`, say.",
+            )
+        channels, *size = input_shape
+        embedding, seen, valued = self.positional, channels, channels
+        if embedding is not None:
+            seen = embedding.total(channels)
+            valued = seen if embedding.on_values else channels
+        shapes: dict[str, tuple[int, ...]] = {
+            "key": (self.heads, self.key_channels, seen),
+            "value": (self.heads, self.value_channels, valued),
+            "output": (self.out_channels, self.heads, self.value_channels),
+        }
+        if not self.linear_scaling:
+            shapes["query"] = shapes["key"]
+        if self.bias_std is not None:
+            shapes["bias"] = (self.out_channels,)
+        if embedding is not None:
+            shapes["embedding"] = (embedding.count(channels), *size)
+        keys = jr.split(key, len(shapes))
+        return eqx.tree_at(
+            lambda layer: [getattr(layer, name) for name in shapes],
+            self,
+            [jr.normal(k, s) for k, s in zip(keys, shapes.values(), strict=True)],
+            is_leaf=lambda leaf: leaf is None,
+        )
+
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+        """Apply to one example."""
+        if self.key is None or self.value is None or self.output is None:
+            raise missing_parameters(self)
+        inputs, side = opened(x)
+        size = inputs.shape[1:]
+        seen = inputs
+        if self.positional is not None and self.embedding is not None:
+            seen = self.positional.embed(inputs, self.embedding)
+            inputs = seen if self.positional.on_values else inputs
+        inputs, seen = (v.reshape(v.shape[0], -1) for v in (inputs, seen))
+        query = self.key if self.query is None else self.query
+        power = 1.0 if self.linear_scaling else 0.5
+        scale = jnp.asarray(self.query_std * self.key_std, seen.dtype)
+        scores = jnp.einsum("hkp,hkq->hpq", query @ seen, self.key @ seen)
+        scores = scale / (seen.shape[0] * self.key_channels**power) * scores
+        mask = None if side.mask is None else side.mask.reshape(-1)
+        weights = _attended(scores, self.mechanism, mask)
+        heads = jnp.einsum("hpq,hvq->hvp", weights, self.value @ inputs)
+        scale = jnp.asarray(self.output_std * self.value_std, inputs.dtype)
+        scale = scale / math.sqrt(self.heads * self.value_channels * inputs.shape[0])
+        out = scale * jnp.einsum("ohv,hvp->op", self.output, heads)
+        if self.bias is not None:
+            out = out + jnp.asarray(self.bias_std, out.dtype) * self.bias[:, None]
+        return side.close(out.reshape(-1, *size), side.mask)
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Weigh positions by what the kernel of each example with itself says."""
+        covariance = single(self, covariance)
+        seen = valued = covariance
+        if self.positional is not None:
+            seen = self.positional.propagate(covariance)
+            valued = seen if self.positional.on_values else covariance
+        if self.linear_scaling:
+            return self._weighted(seen, valued)
+        if self.mechanism != "identity":
+            raise LayerError(
+                self,
+                f'has no kernel in closed form with `mechanism="{self.mechanism}"` and '
+                "`linear_scaling=False`, where the weights stay random. Use "
+                '`linear_scaling=True`, or `mechanism="identity"`, or estimate the '
+                "kernel by `eqtangents.monte_carlo`.",
+            )
+        square = (self.query_std * self.key_std) ** 2 * self._output_variance
+        overlap = Everywhere(Total(Product([seen, valued])), seen)
+        return Affine(
+            Product([overlap, seen]),
+            scale=square,
+            shift=self._bias_variance,
+            weight_gradient=4 * square,
+            bias_gradient=self._bias_variance,
+            channels=self.out_channels,
+        )
+
+    def _weighted(
+        self, seen: AbstractCovariance, valued: AbstractCovariance
+    ) -> AbstractCovariance:
+        outline = seen.outline
+        size, positions = outline.size, math.prod(outline.size)
+
+        def weights(scope: Scope) -> Float[Array, "n queries keys"]:
+            own = dense(scope, seen, same=True).nngp
+            scores = own.reshape(own.shape[0], positions, positions)
+            scores = jnp.asarray(self.query_std * self.key_std, own.dtype) * scores
+            mask = outline.mask
+            mask = None if mask is None else mask.reshape(-1, positions)
+            one = lambda s, m: _attended(s, self.mechanism, m)
+            return jax.vmap(one)(scores, mask)
+
+        def attend(
+            weights: Float[Array, "queries keys"], values: Float[Array, "*size"]
+        ) -> Float[Array, "*size"]:
+            out = jnp.matmul(
+                weights, values.reshape(-1), precision=lax.Precision.HIGHEST
+            )
+            return out.reshape(size)
+
+        return Affine(
+            Mapped(valued, size, attend, weights, mask=outline.mask),
+            scale=self._output_variance,
+            shift=self._bias_variance,
+            weight_gradient=2 * self._output_variance,
+            bias_gradient=self._bias_variance,
+            channels=self.out_channels,
+        )
+
+    @property
+    def _output_variance(self) -> Scalar:
+        return (self.output_std * self.value_std) ** 2
+
+    @property
+    def _bias_variance(self) -> Scalar:
+        return 0.0 if self.bias_std is None else self.bias_std**2
+
+
+def _attended(
+    scores: Float[Array, "*heads queries keys"],
+    mechanism: Mechanism,
+    mask: Bool[Array, " keys"] | None,
+) -> Float[Array, "*heads queries keys"]:
+    """The weights of keys, zero for those that are masked."""
+    lead = (1,) * (scores.ndim - 1)
+    if mechanism == "softmax":
+        if mask is not None:
+            least = jnp.finfo(scores.dtype).min
+            scores = jnp.where(mask.reshape(*lead, -1), scores, least)
+        weights = jax.nn.softmax(scores)
+    else:
+        functions = {"identity": lambda s: s, "relu": jax.nn.relu, "abs": jnp.abs}
+        weights = functions[mechanism](scores)
+    if mask is None:
+        return weights
+    return jnp.where(mask.reshape(*lead, -1), weights, jnp.zeros_like(weights))

@@ -1,0 +1,116 @@
+"""Convolutions with weights of their own at each position."""
+
+import math
+
+import equinox as eqx
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from eqtangents._types import Padding, Scalar
+from eqtangents.covariance import AbstractCovariance, Stencil, Unshared
+from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._inputs import Signal, opened, window_mask
+from eqtangents.nn._layer import Covariances, LayerError, single
+from eqtangents.nn._spatial import check_window, padded, windows
+
+
+class ConvLocal(AbstractAffine):
+    r"""A convolution that shares no weights: each output position has its own.
+
+    $$K'_{pp'} = \delta_{pp'} \left( \sigma_w^2 A(K)_{pp} + \sigma_b^2 \right), \qquad
+    T'_{pp'} = \delta_{pp'} \left( \sigma_w^2 A(T)_{pp} + K'_{pp} \right)$$
+
+    with $A$ as for `Conv`, in the NTK parameterization.
+
+    **Source:** Novak et al. 2019, arXiv:1810.05148, section 4 (locally connected
+    networks).
+    """
+
+    weight: Float[Array, "out taps *size_out"] | None
+    bias: Float[Array, "out *size_out"] | None
+    weight_std: Scalar
+    bias_std: Scalar | None
+    out_channels: int = eqx.field(static=True)
+    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
+    stride: int | tuple[int, ...] = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+    parameterization: Parameterization = eqx.field(static=True)
+    width_multipliers: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Padding = "VALID",
+        *,
+        weight_std: Scalar = 1.0,
+        bias_std: Scalar | None = None,
+        parameterization: Parameterization = "ntk",
+        width_multipliers: tuple[int, int] = (1, 1),
+    ):
+        """Describe the layer, as `Conv`; `init` draws its parameters."""
+        self.weight, self.bias = None, None
+        self.out_channels, self.kernel_size = out_channels, kernel_size
+        self.stride, self.padding = stride, padding
+        self.weight_std, self.bias_std = weight_std, bias_std
+        self.parameterization = parameterization
+        self.width_multipliers = width_multipliers
+        check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
+
+    def init(
+        self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
+    ) -> "ConvLocal":
+        """Draw weights for inputs of a shape."""
+        channels, *size = input_shape
+        found = self._windows(tuple(size))
+        taps = channels * math.prod(window.count for window in found)
+        positions = tuple(window.size_out for window in found)
+        out = self._channels(self.out_channels)
+        return self._drawn((out, taps, *positions), taps, key, (out, *positions))
+
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+        """Apply to one example."""
+        weight = self._drawn_weight()
+        value, side = opened(x)
+        found = self._windows(value.shape[1:])
+        taps = value.shape[0] * math.prod(window.count for window in found)
+        shape = (taps, *(window.size_out for window in found))
+        if weight.shape[1:] != shape:
+            raise LayerError(
+                self,
+                f"has weights of shape {weight.shape}, but an input of shape "
+                f"{value.shape} needs `(out, {', '.join(map(str, shape))})`: they "
+                "belong to positions, so that all inputs must have one size.",
+            )
+        out = lax.conv_general_dilated_local(
+            padded(value, found)[None],
+            weight,
+            window_strides=[window.stride for window in found],
+            padding="VALID",
+            filter_shape=[window.count for window in found],
+        )[0]
+        out = out[:, *(slice(window.size_out) for window in found)]
+        return side.close(self._scaled(out, taps), window_mask(side, found))
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """As `Conv` where positions coincide, zero elsewhere."""
+        covariance = single(self, covariance)
+        found = self._windows(covariance.outline.size)
+        return Unshared(
+            self._fresh(
+                Stencil(covariance, found),
+                taps=math.prod(window.count for window in found),
+                channels_in=covariance.outline.channels,
+                channels=self.out_channels,
+            )
+        )
+
+    def _windows(self, size: tuple[int, ...]) -> tuple:
+        return windows(
+            self,
+            size,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+        )

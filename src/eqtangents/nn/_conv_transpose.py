@@ -1,0 +1,163 @@
+"""Transposed convolutions."""
+
+import math
+
+import equinox as eqx
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from eqtangents._types import Scalar
+from eqtangents.covariance import (
+    AbstractCovariance,
+    Gathered,
+    Stencil,
+    Window,
+    picked,
+)
+from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._layer import Covariances, LayerError, single
+from eqtangents.nn._spatial import (
+    check_window,
+    one_for_each,
+    padded,
+    window_sums,
+)
+
+
+class ConvTranspose(AbstractAffine):
+    r"""A transposed convolution: zeros between the inputs, then a convolution.
+
+    With $\hat{x}$ the input with $s - 1$ zeros between neighbours and zeros around it,
+
+    $$z_p = \frac{\sigma_w}{\sqrt{C |F|}} \sum_{o \in F} \omega_o \hat{x}_{p + o}
+    + \sigma_b \beta, \qquad
+    K'_{pp'} = \frac{\sigma_w^2}{|F|} \sum_{o \in F} \hat{K}_{p + o,\, p' + o}
+    + \sigma_b^2$$
+
+    and $T' = \sigma_w^2 A(\hat{T}) + K'$ in the NTK parameterization. The size of the
+    output is `size * stride`, with `"VALID"` and `max(kernel_size - stride, 0)` more.
+    """
+
+    weight: Float[Array, "out in *kernel"] | None
+    bias: Float[Array, " out"] | None
+    weight_std: Scalar
+    bias_std: Scalar | None
+    out_channels: int = eqx.field(static=True)
+    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
+    stride: int | tuple[int, ...] = eqx.field(static=True)
+    padding: str = eqx.field(static=True)
+    parameterization: Parameterization = eqx.field(static=True)
+    width_multipliers: tuple[int, int] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str = "VALID",
+        *,
+        weight_std: Scalar = 1.0,
+        bias_std: Scalar | None = None,
+        parameterization: Parameterization = "ntk",
+        width_multipliers: tuple[int, int] = (1, 1),
+    ):
+        """Describe the layer; `init` draws its parameters.
+
+        **Arguments:** as for `Conv`; `padding` is `"VALID"`, `"SAME"` or `"CIRCULAR"`.
+        """
+        self.weight, self.bias = None, None
+        self.out_channels, self.kernel_size = out_channels, kernel_size
+        self.stride, self.padding = stride, padding
+        self.weight_std, self.bias_std = weight_std, bias_std
+        self.parameterization = parameterization
+        self.width_multipliers = width_multipliers
+        check_window(self, kernel_size=kernel_size, stride=stride)
+        if padding not in ("VALID", "SAME", "CIRCULAR"):
+            raise ValueError(
+                f"ConvTranspose: `padding` is {padding!r}, but must be "
+                '"VALID", "SAME" or "CIRCULAR".'
+            )
+
+    def init(
+        self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
+    ) -> "ConvTranspose":
+        """Draw weights for inputs with `input_shape[0]` channels."""
+        channels, *size = input_shape
+        kernel = one_for_each(self, len(size), kernel_size=self.kernel_size)
+        shape = (self._channels(self.out_channels), channels, *kernel)
+        return self._drawn(shape, channels * math.prod(kernel), key)
+
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+        """Apply to one example."""
+        weight = self._drawn_weight()
+        value, side = opened(x)
+        if value.ndim != weight.ndim - 1 or value.shape[0] != weight.shape[1]:
+            raise LayerError(
+                self,
+                f"takes {weight.shape[1]} channels and {weight.ndim - 2} spatial axes, "
+                f"but the input has shape {value.shape}. Channels come first, and a "
+                "batch is mapped by `jax.vmap(model)(xs)`.",
+            )
+        indices, found = self._spread(value.shape[1:])
+        out = lax.conv_general_dilated(
+            padded(picked(value, indices), found)[None],
+            weight,
+            window_strides=(1,) * len(found),
+            padding="VALID",
+        )[0]
+        out = self._scaled(out, math.prod(weight.shape[1:]))
+        mask = side.mask
+        return side.close(out, None if mask is None else self._mask(mask[None])[0])
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Spread positions, then as `Conv`."""
+        covariance = single(self, covariance)
+        outline = covariance.outline
+        indices, found = self._spread(outline.size)
+        sums = Stencil(Gathered(covariance, indices), found)
+        mask = outline.mask
+        mask = None if mask is None else self._mask(mask)
+        sums.outline = sums.outline.replace(mask=mask)
+        return self._fresh(
+            sums,
+            taps=math.prod(window.count for window in found),
+            channels_in=outline.channels,
+            channels=self.out_channels,
+        )
+
+    def _spread(
+        self, size: tuple[int, ...]
+    ) -> tuple[list[np.ndarray], tuple[Window, ...]]:
+        """Where inputs go, -1 for the zeros between them, and the windows on that."""
+        per_axis = one_for_each(self, len(size), kernel_size=self.kernel_size)
+        strides = one_for_each(self, len(size), stride=self.stride)
+        pairs = [
+            _spread_axis(n, f, s, self.padding)
+            for n, f, s in zip(size, per_axis, strides, strict=True)
+        ]
+        return [index for index, _ in pairs], tuple(window for _, window in pairs)
+
+    def _mask(self, mask: Bool[Array, "n *size"]) -> Bool[Array, "n *size_out"]:
+        """The outputs that no missing position contributes to."""
+        indices, found = self._spread(mask.shape[1:])
+        missing = picked((~mask).astype(np.float32), indices)
+        return window_sums(missing, found) == 0
+
+
+def _spread_axis(n: int, f: int, s: int, padding: str) -> tuple[np.ndarray, Window]:
+    spread, longer = np.full(n * s, -1), max(f - s, 0)
+    spread[::s] = np.arange(n)
+    if padding == "CIRCULAR":  # the valid output, its ends folded onto `n * s`
+        first = longer // 2 - (f - 1)
+        offsets = tuple(range(first, first + f))
+        return spread, Window(offsets, 1, n * s, n * s, periodic=True)
+    if padding == "VALID":
+        low, total = f - 1, f + s - 2 + longer
+    else:
+        total = f + s - 2
+        low = f - 1 if s > f - 1 else -(-total // 2)
+    spread = spread[: (n - 1) * s + 1]
+    spread = np.pad(spread, (low, total - low), constant_values=-1)
+    return spread, Window.of(spread.size, f, 1, 1, "VALID")

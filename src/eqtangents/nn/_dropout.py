@@ -1,0 +1,65 @@
+"""Dropout."""
+
+import equinox as eqx
+import jax.numpy as jnp
+import jax.random as jr
+from jaxtyping import PRNGKeyArray
+
+from eqtangents.covariance import AbstractCovariance, Thinned
+from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._layer import (
+    AbstractParameterless,
+    Covariances,
+    LayerError,
+    single,
+)
+
+
+class Dropout(AbstractParameterless):
+    r"""Set each value to zero with probability $p$, and divide the others by $1 - p$.
+
+    Kernels of an example with itself at one position are divided by $1 - p$, all
+    others stay: in `eqtangents.kernel(net, x)` each example passes through the network
+    once, in `eqtangents.kernel(net, x1, x2)` the two batches do so apart. With
+    `inference` (set by `eqx.nn.inference_mode(net)`) nothing is dropped.
+
+    **Source:** Srivastava et al. 2014; Novak et al. 2020, arXiv:1912.02803.
+    """
+
+    p: float | int = eqx.field(static=True)
+    inference: bool
+
+    def __init__(self, p: float | int = 0.5, inference: bool = False):
+        """Set the probability of dropping a value."""
+        self.p, self.inference = p, inference
+
+    def __check_init__(self):
+        """Raise unless `p` is a probability below one."""
+        if not 0 <= self.p < 1:
+            raise ValueError(
+                f"Dropout: `p` is {self.p}, but must be the probability of dropping a "
+                "value, at least 0 and below 1."
+            )
+
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+        """Apply to one example."""
+        if self.inference or not self.p:
+            return x
+        if key is None:
+            raise LayerError(
+                self,
+                "drops values at random, but was given no key. Call "
+                "`model(x, key=key)`, or `eqx.nn.inference_mode(model)(x)` to drop "
+                "none.",
+            )
+        value, side = opened(x)
+        kept = jr.bernoulli(key, 1 - self.p, value.shape)
+        value = jnp.where(kept, value / (1 - self.p), jnp.zeros_like(value))
+        return side.close(value, side.mask)
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Divide the kernels of each value with itself."""
+        covariance = single(self, covariance)
+        if self.inference or not self.p:
+            return covariance
+        return Thinned(covariance, 1 - self.p)

@@ -1,0 +1,98 @@
+"""Nonlinearities that are polynomials."""
+
+import math
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from eqtangents._types import Scalar
+from eqtangents.covariance import HermiteDual, PolynomialDual
+from eqtangents.nn._activations import AbstractActivation
+from eqtangents.nn._rectifiers import check_degree
+
+
+class Polynomial(AbstractActivation):
+    r"""$\sum_m c_m x^m$.
+
+    $K' = \sum_l p_l(v)\, p_l(v')\, k^l$ with
+    $p_l(v) = \sum_i c_{l + 2i} \frac{(l + 2i)!}{2^i\, i!\, \sqrt{l!}} v^i$.
+
+    **Source:** Mehler's formula; Daniely et al. 2016, arXiv:1602.05897, section 4.2.
+    """
+
+    coefficients: tuple[Scalar, ...] | Float[Array, " terms"]
+
+    def __init__(self, coefficients: Sequence[Scalar] | Float[Array, " terms"]):
+        """Set the coefficients, from that of the constant upwards."""
+        is_array = isinstance(coefficients, jax.Array)
+        self.coefficients = coefficients if is_array else tuple(coefficients)
+
+    @property
+    def dual(self) -> PolynomialDual:
+        """A power series in the covariance."""
+        return PolynomialDual(self.coefficients)
+
+    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The polynomial, by Horner's rule."""
+        total = jnp.zeros_like(x)
+        for coefficient in self.coefficients[::-1]:
+            total = total * x + jnp.asarray(coefficient, x.dtype)
+        return total
+
+
+class Monomial(AbstractActivation):
+    r"""$x^n$, a `Polynomial` of one term."""
+
+    degree: int = eqx.field(static=True)
+
+    def __init__(self, degree: int):
+        """Set the degree, 0 or more."""
+        self.degree = degree
+
+    def __check_init__(self):
+        """Raise for a negative degree."""
+        check_degree(self, self.degree)
+
+    @property
+    def dual(self) -> PolynomialDual:
+        """A power series in the covariance."""
+        return PolynomialDual((0.0,) * self.degree + (1.0,))
+
+    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """A power."""
+        return x**self.degree
+
+
+class Hermite(AbstractActivation):
+    r"""$h_n = \mathrm{He}_n / \sqrt{n!}$, a normalised Hermite polynomial.
+
+    $K' = k^n$ for variances of 1; the kernel is right for any.
+
+    **Source:** Mehler's formula, and the derivatives of Hermite polynomials.
+    """
+
+    degree: int = eqx.field(static=True)
+
+    def __init__(self, degree: int):
+        """Set the degree, 0 or more."""
+        self.degree = degree
+
+    def __check_init__(self):
+        """Raise for a negative degree."""
+        check_degree(self, self.degree)
+
+    @property
+    def dual(self) -> HermiteDual:
+        """A power series in the covariance."""
+        return HermiteDual(self.degree)
+
+    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The polynomial, by its recurrence."""
+        below, value = jnp.zeros_like(x), jnp.ones_like(x)
+        for n in range(self.degree):
+            raised = x * value - math.sqrt(n) * below
+            below, value = value, raised / math.sqrt(n + 1)
+        return value

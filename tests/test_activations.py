@@ -1,0 +1,406 @@
+"""Laws of every nonlinearity. A new one joins by a line in `ACTIVATIONS`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn
+from eqtangents.covariance import AbstractDual, ExpandedDual
+from eqtangents.covariance._pointwise import unstacked
+
+
+DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+FLOAT = jnp.float64 if DOUBLE else jnp.float32
+
+if not DOUBLE:  # There, `test_single_precision_is_close_to_double` stands for this.
+    pytestmark = pytest.mark.exhaustive
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A nonlinearity, and what is special about it."""
+
+    layer: nn.AbstractActivation
+    rtol: float = 1e-11  # of float64, relative to the larger of `E f f` at either end
+    jumps: bool = False  # so that `E f' f'`, of the pieces, is not `d K / d k`
+    variances: tuple[float, ...] = (1e-3, 1.0, 10.0)
+
+
+def expanded(layer, rtol=1e-6, **options):
+    return Case(layer, rtol, **options)
+
+
+def smooth_step(x):
+    return x * jnp.exp(-0.5 * (x - 1) ** 2) + jnp.cos(x)
+
+
+def kinked(x):
+    return jnp.where(x < 0, jnp.sin(x), 2 * x - 0.3 * x * x)
+
+
+def jumping(x):
+    return jnp.where(x < 0, jnp.exp(0.5 * x), -jnp.cos(x))
+
+
+SMALL = {"variances": (1e-3, 0.3, 2.0)}
+ACTIVATIONS = {
+    "Relu": Case(nn.Relu()),
+    "LeakyRelu": Case(nn.LeakyRelu(0.2)),
+    "ABRelu": Case(nn.ABRelu(-0.7, 1.5)),
+    "Abs": Case(nn.Abs()),
+    "Sign": Case(nn.Sign(), jumps=True),
+    "RectifiedMonomial_0": Case(nn.RectifiedMonomial(0), jumps=True),
+    "RectifiedMonomial_1": Case(nn.RectifiedMonomial(1)),
+    "RectifiedMonomial_2": Case(nn.RectifiedMonomial(2)),
+    "RectifiedMonomial_5": Case(nn.RectifiedMonomial(5), **SMALL),
+    "Erf": Case(nn.Erf(1.2, 0.8, -0.3)),
+    "SigmoidLike": Case(nn.SigmoidLike()),
+    "Gelu": Case(nn.Gelu()),
+    "Sin": Case(nn.Sin()),
+    "Sin_abc": Case(nn.Sin(1.2, 0.7, 0.4)),
+    "Cos": Case(nn.Cos(0.9, 1.1)),
+    "Cos_abc": Case(nn.Cos(0.9, 1.1, -0.5)),
+    "Rbf": Case(nn.Rbf(0.6)),
+    "Gaussian": Case(nn.Gaussian(1.3, -0.8)),
+    "Gaussian_growing": Case(nn.Gaussian(1.3, 0.04), **SMALL),
+    "Exp": Case(nn.Exp(0.8, -0.6), **SMALL),
+    "Gabor": Case(nn.Gabor()),
+    "Monomial_0": Case(nn.Monomial(0)),
+    "Monomial_3": Case(nn.Monomial(3)),
+    "Monomial_8": Case(nn.Monomial(8), **SMALL),
+    "Polynomial": Case(nn.Polynomial((0.3, -0.5, 0.2, 0.0, 0.1))),
+    "Hermite_1": Case(nn.Hermite(1)),
+    "Hermite_4": Case(nn.Hermite(4)),
+    "Tanh": expanded(nn.Tanh()),
+    "Sigmoid": expanded(nn.Sigmoid()),
+    "Softplus": expanded(nn.Softplus()),
+    "Silu": expanded(nn.Silu()),
+    "Elu": expanded(nn.Elu()),
+    "Elu_alpha": expanded(nn.Elu(0.5)),
+    "Selu": expanded(nn.Selu()),
+    "Gelu_tanh": expanded(nn.Gelu(approximate=True)),
+    "Elementwise": expanded(nn.Elementwise(smooth_step)),
+    "Elementwise_kinked": expanded(nn.Elementwise(kinked)),
+    "Elementwise_jumping": expanded(nn.Elementwise(jumping), rtol=3e-6, jumps=True),
+    "Elementwise_given": Case(
+        nn.Elementwise(jnp.square, dual=lambda k, v1, v2: v1 * v2 + 2 * k * k)
+    ),
+}
+each = pytest.mark.parametrize("case", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
+# Expansions differ in their coefficients alone: of each kind one.
+KINDS = {
+    name: case
+    for name, case in ACTIVATIONS.items()
+    if not isinstance(case.layer.dual, ExpandedDual)
+    or name in ("Tanh", "Selu", "Elementwise_jumping")
+}
+each_kind = pytest.mark.parametrize("case", KINDS.values(), ids=KINDS.keys())
+CORRELATIONS = np.array([-1.0, -0.999, -0.6, 0.0, 0.3, 0.9, 0.99999, 1.0])
+
+
+# Expectations by quadrature in two dimensions, of the function alone.
+
+
+def legendre(low: np.ndarray, high: np.ndarray, nodes: int):
+    """Nodes and weights between bounds, along a new last axis."""
+    x, w = np.polynomial.legendre.leggauss(nodes)
+    half = 0.5 * (high - low)[..., None]
+    return low[..., None] + half * (x + 1), half * w
+
+
+def normal(z: np.ndarray) -> np.ndarray:
+    return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
+
+
+def expectation(f: Callable, std1: float, std2: float, correlation: float) -> float:
+    """`E f(u) f(v)`, where `f` may jump at zero, inside out: `v = s' (r z + q y)`."""
+    outer = [np.array([-12.0, -3, -0.5, -0.02]), np.array([-3.0, -0.5, -0.02, 0.0])]
+    low, high = (np.concatenate([a, -b[::-1]]) for a, b in (outer, outer[::-1]))
+    z, weight = (a.ravel() for a in legendre(low, high, 40))
+    u = f(std1 * z)
+    rest = np.sqrt((1 - correlation) * (1 + correlation))
+    if rest == 0:
+        return np.sum(weight * normal(z) * u * f(correlation * std2 * z))
+    zero = np.clip(-correlation * z / rest, -12, 12)
+    inner = 0.0
+    for low, high in ((np.full_like(zero, -12), zero), (zero, np.full_like(zero, 12))):
+        y, inner_weight = legendre(low, high, 160)
+        v = f(std2 * (correlation * z[:, None] + rest * y))
+        inner = inner + np.sum(inner_weight * normal(y) * v, 1)
+    return float(np.sum(weight * normal(z) * u * inner))
+
+
+def function(layer: nn.AbstractActivation) -> Callable:
+    return lambda x: np.asarray(layer(jnp.asarray(x, FLOAT)), np.float64)
+
+
+def slope(layer: nn.AbstractActivation) -> Callable:
+    def at(x):
+        x = jnp.asarray(x, FLOAT)
+        return np.asarray(jax.jvp(layer, (x,), (jnp.ones_like(x),))[1], np.float64)
+
+    return at
+
+
+# The dual itself.
+
+
+def moments(case: Case, correlations=CORRELATIONS, dtype=FLOAT):
+    """Covariances and variances of pairs, all of some variances with all."""
+    v1, v2, r = (
+        a.ravel()
+        for a in np.meshgrid(
+            case.variances, case.variances, correlations, indexing="ij"
+        )
+    )
+    return tuple(jnp.asarray(a, dtype) for a in (r * np.sqrt(v1 * v2), v1, v2))
+
+
+def expectations(dual: AbstractDual, cov, v1, v2):
+    """`E f f` and `E f' f'`, as the rule for covariances asks for them."""
+    left, right = (
+        jax.tree.map(lambda e: e if e.ndim == 1 else unstacked(e, 1), dual.ends(v))
+        for v in (v1, v2)
+    )
+    return dual(cov, left, right)
+
+
+@functools.cache
+def by_quadrature(layer: nn.AbstractActivation, variances: tuple[float, ...]):
+    """`E f f` and `E f' f'` of the pairs of `moments`, and `E f f` of either end."""
+    std = np.sqrt(variances)
+    results = []
+    for f in (function(layer), slope(layer)):
+        pairs = np.zeros((std.size, std.size, CORRELATIONS.size))
+        for i, j in zip(*np.triu_indices(std.size), strict=True):
+            pair = [expectation(f, std[i], std[j], r) for r in CORRELATIONS]
+            pairs[i, j] = pairs[j, i] = pair
+        own = np.sqrt(np.abs(pairs[np.arange(std.size), np.arange(std.size), -1]))
+        scale = np.broadcast_to((own[:, None] * own)[..., None], pairs.shape)
+        results += [pairs.ravel(), scale.ravel()]
+    return results
+
+
+@each
+def test_dual_is_the_expectation(case):
+    value, derivative = expectations(case.layer.dual, *moments(case))
+    exact, scale, slope_exact, slope_scale = by_quadrature(case.layer, case.variances)
+    rtol = case.rtol if DOUBLE else 1e-4
+    error = np.abs(value - exact) / np.maximum(scale, 1e-12)
+    slope_error = np.abs(derivative - slope_exact) / np.maximum(slope_scale, 1e-12)
+    assert max(error.max(), slope_error.max()) < rtol
+
+
+# Laws that need no exact value.
+
+
+@each
+def test_diagonal_is_that_of_equal_inputs(case):
+    variance = jnp.asarray(case.variances, FLOAT)
+    value, _ = expectations(case.layer.dual, variance, variance, variance)
+    diagonal = case.layer.dual.diagonal(variance)
+    np.testing.assert_allclose(value, diagonal, rtol=case.rtol if DOUBLE else 1e-5)
+
+
+def sum_of_values(dual, cov, v1, v2):
+    return jnp.sum(expectations(dual, cov, v1, v2)[0])
+
+
+@each_kind
+def test_derivative_is_that_of_the_value(case):
+    """`E f' f' = d K / d k`, and derivatives are those of finite differences."""
+    dual, correlations = case.layer.dual, np.array([-0.99, -0.4, 0.0, 0.7, 0.95])
+    cov, v1, v2 = moments(case, correlations)
+    gradients = jax.grad(sum_of_values, (1, 2, 3))(dual, cov, v1, v2)
+    _, derivative = expectations(dual, cov, v1, v2)
+    size = jnp.max(jnp.abs(gradients[0]))
+    if not case.jumps:
+        rtol = 100 * case.rtol if DOUBLE else 1e-3
+        np.testing.assert_allclose(gradients[0], derivative, rtol, rtol * size)
+    if DOUBLE:
+        # Relative to each, or the smaller variance would not be small beside it.
+        steps = [1e-5 * jnp.sqrt(v1 * v2), 1e-5 * v1, 1e-5 * v2]
+        moved = [
+            tuple(
+                m + sign * steps[i] if i == j else m
+                for j, m in enumerate((cov, v1, v2))
+            )
+            for i in range(3)
+            for sign in (1, -1)
+        ]
+        values, _ = expectations(dual, *map(jnp.concatenate, zip(*moved, strict=True)))
+        above, below = values.reshape(3, 2, -1).swapaxes(0, 1)
+        differences = (above - below) / (2 * jnp.stack(steps))
+        for gradient, difference in zip(gradients, differences, strict=True):
+            atol = 1e-6 * jnp.max(jnp.abs(difference))
+            np.testing.assert_allclose(gradient, difference, 1e-4, atol)
+
+
+@each_kind
+def test_gradients_are_finite_at_special_inputs(case):
+    """For equal and opposite inputs, and for those that are zero."""
+    v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], FLOAT)
+    w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], FLOAT)
+    cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], FLOAT)
+
+    def total(cov, v, w):
+        value, derivative = expectations(case.layer.dual, cov, v, w)
+        return jnp.sum(jnp.sin(value)) + jnp.sum(jnp.sin(derivative))
+
+    first = jax.grad(total, (0, 1, 2))
+    slopes = lambda *moments: sum(jnp.sum(g) for g in first(*moments))
+    for gradients in (first(cov, v, w), jax.grad(slopes, (0, 1, 2))(cov, v, w)):
+        assert jnp.all(jnp.isfinite(jnp.stack(gradients)))
+    values = expectations(case.layer.dual, cov, v, w)
+    assert jnp.all(jnp.isfinite(jnp.stack([*values, case.layer.dual.diagonal(v)])))
+
+
+@each
+def test_single_precision_is_close_to_double(case):
+    if not DOUBLE:
+        pytest.skip("there is no double precision to compare with")
+    double = expectations(case.layer.dual, *moments(case))
+    single = expectations(case.layer.dual, *moments(case, dtype=jnp.float32))
+    scales = by_quadrature(case.layer, case.variances)[1::2]
+    for a, b, scale in zip(single, double, scales, strict=True):
+        assert a.dtype == jnp.float32
+        assert (
+            np.max(np.abs(np.asarray(a, float) - b) / np.maximum(scale, 1e-12)) < 1e-4
+        )
+
+
+WIDTH = 20_000
+
+
+@each
+def test_finite_networks_have_these_kernels(case):
+    """Averages over the channels of a wide layer are the kernels, to standard error."""
+    scale = 0.4 if max(case.variances) < 10 else 1.0
+    x = scale * jr.normal(jr.key(0), (4, 3), FLOAT)
+    x = jnp.concatenate([x, x[:1], -x[1:2], jnp.zeros((1, 3), FLOAT)])
+    first = nn.Linear(WIDTH, weight_std=1.3, bias_std=0.3 * scale)
+    kernel = eqt.kernel(nn.Sequential([first, case.layer]), x)
+    preactivations = jax.vmap(first.init((3,), key=jr.key(1)))(x)
+    gradients = 1.3**2 * (x @ x.T) / 3 + (0.3 * scale) ** 2
+    for limit, f in (
+        (kernel.nngp, case.layer),
+        (kernel.ntk / gradients, slope(case.layer)),
+    ):
+        features = np.asarray(f(preactivations), np.float64)
+        products = features[:, None] * features
+        stderr = products.std(-1) / np.sqrt(WIDTH)
+        excess = np.abs(products.mean(-1) - limit) - 5 * stderr
+        assert excess.max() <= 1e-5 * np.abs(limit).max(), excess.max()
+    for gram in (kernel.nngp, kernel.ntk):
+        np.testing.assert_array_equal(gram, gram.T)
+        eigenvalues = np.linalg.eigvalsh(np.asarray(gram, np.float64))
+        assert eigenvalues[0] >= (-1e-10 if DOUBLE else -1e-4) * eigenvalues[-1]
+
+
+# Single ones.
+
+
+def test_every_nonlinearity_is_here():
+    classes = {type(case.layer) for case in ACTIVATIONS.values()}
+    exported = {
+        cls
+        for cls in vars(nn).values()
+        if isinstance(cls, type) and issubclass(cls, nn.AbstractActivation)
+    }
+    assert exported - {nn.AbstractActivation, nn.ExpNormalized} == classes
+
+
+def test_exp_normalized_is_its_formula_and_no_function():
+    layer = nn.ExpNormalized(0.7, -0.4)
+    moments = (jnp.asarray([a], FLOAT) for a in (0.3, 0.5, 2.0))
+    value, derivative = expectations(layer.dual, *moments)
+    exponential = np.exp(0.7 * (0.3 - 0.4))
+    assert value[0] == pytest.approx(exponential, rel=1e-6)
+    assert derivative[0] == pytest.approx(0.7 * exponential, rel=1e-6)
+    with pytest.raises(ValueError, match="defined by its kernel"):
+        layer(jnp.ones(3))
+
+
+def test_an_activation_of_the_input_is_exact(getkey):
+    x = jr.normal(getkey(), (3, 5, 4), FLOAT)
+    net = nn.Sequential([nn.Tanh(), nn.Relu(), nn.Conv(4, 3, bias_std=0.1)])
+    rest = nn.Conv(4, 3, bias_std=0.1)
+    actual, expected = eqt.kernel(net, x), eqt.kernel(rest, jax.nn.relu(jnp.tanh(x)))
+    np.testing.assert_allclose(actual.ntk, expected.ntk, rtol=1e-6)
+    residual = nn.Residual(nn.Relu())
+    with pytest.raises(ValueError, match="correlated"):
+        eqt.kernel(residual, x)
+
+
+def test_expansions_in_convolutional_networks(getkey):
+    """Coefficients move with positions, and padding stays out of gradients."""
+    x = jr.normal(getkey(), (3, 2, 5), FLOAT)
+
+    def net(activation):
+        conv = nn.Conv(4, (3,), padding="SAME", weight_std=1.5, bias_std=0.2)
+        layers = [conv, activation, conv, activation, nn.GlobalAvgPool()]
+        return nn.Sequential(layers)
+
+    closed, expansion = nn.Erf(), nn.Elementwise(jax.scipy.special.erf)
+    total = lambda x, layer: jnp.sum(jnp.sin(eqt.ntk(net(layer), x)))
+    for f in (eqt.kernel, lambda net, x: jax.grad(total)(x, net)):
+        layers = (closed, expansion)
+        a, b = (
+            f(net(layer), x) if f is eqt.kernel else f(layer, x) for layer in layers
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), a, b)
+
+
+def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
+    x = jr.normal(getkey(), (3, 4), FLOAT)
+    traces = []
+
+    class Swish(eqt.nn.AbstractParameterless):
+        beta: jax.Array
+
+        def __call__(self, x, *, key=None):
+            traces.append(None)
+            return x * jax.nn.sigmoid(self.beta * x)
+
+        def propagate(self, covariance):
+            return covariance
+
+    def total(beta):
+        layer = nn.Elementwise(Swish(beta))
+        return jnp.sum(eqt.nngp(nn.Sequential([nn.Linear(4), layer]), x))
+
+    beta, step = jnp.asarray(1.0, FLOAT), 1e-4 if DOUBLE else 1e-2
+    difference = (total(beta + step) - total(beta - step)) / (2 * step)
+    before = len(traces)
+    total(beta + 3 * step)
+    assert len(traces) == before
+    assert jax.grad(total)(beta) == pytest.approx(float(difference), rel=1e-3)
+
+
+def test_errors_are_estimated_and_the_tolerance_is_kept():
+    layer = nn.Elementwise(jnp.tanh, tolerance=1e-4)
+    tight = nn.Elementwise(jnp.tanh, tolerance=1e-6 if DOUBLE else 1e-5)
+    assert len(layer.expansion.value.exponents) < len(tight.expansion.value.exponents)
+    variance = jnp.asarray([0.01, 1.0, 10.0], FLOAT)
+    assert max(jnp.max(e) for e in layer.errors(variance)) < 1e-4
+    exact = [expectations(nn.Erf().dual, *(variance,) * 3)[0]]
+    rough = nn.Elementwise(jax.scipy.special.erf, tolerance=1e-3)
+    value, _ = expectations(rough.dual, *(variance,) * 3)
+    np.testing.assert_allclose(
+        rough.errors(variance)[0], np.abs(value / exact[0] - 1), rtol=0.1, atol=1e-6
+    )
+    with pytest.raises(ValueError, match="Raise the tolerance"):
+        nn.Elementwise(lambda x: jnp.where(x < 1, jnp.sin(3 * x), 2.0))
+    with pytest.raises(ValueError, match="neither a function nor a dual"):
+        nn.Elementwise()
+    with pytest.raises(ValueError, match="was given no function"):
+        nn.Elementwise(dual=lambda k, v1, v2: k)(variance)
+    with pytest.raises(ValueError, match="no expansion"):
+        ACTIVATIONS["Elementwise_given"].layer.errors(variance)

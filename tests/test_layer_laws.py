@@ -1,0 +1,383 @@
+"""Laws of every layer. A new one joins by a line in `LAYERS`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn
+
+
+DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+FLOAT = jnp.float64 if DOUBLE else jnp.float32
+WIDTH, DRAWS = 48, 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What stands between a first and a last `Linear`, and what it is given."""
+
+    layers: Callable[[int], list]
+    shape: tuple[int, ...] = (3, 5)
+    readout: type = nn.GlobalAvgPool
+    graph: str | None = None
+    random: bool = False  # the network needs a key
+    bias: float = 2.0  # of finite networks, in units of 1 / width
+
+    def network(self, width: int) -> nn.Sequential:
+        first = nn.Linear(width, weight_std=1.2, bias_std=0.3)
+        readout = [self.readout(), nn.Linear(1, weight_std=1.1, bias_std=0.2)]
+        return nn.Sequential([first, *self.layers(width), *readout])
+
+    def signal(self, x: jax.Array, mask: jax.Array | None = None) -> Any:
+        """A batch, with a mask and what the layer needs besides."""
+        signal: Any = x if mask is None else nn.Masked(x, mask)
+        n = x.shape[0]
+        if self.graph == "dense":
+            shape = (n, x.shape[2], x.shape[2])
+            weights = np.random.default_rng(2).uniform(0.0, 1.0, shape)
+            signal = nn.Graph(signal, jnp.asarray(weights, x.dtype))
+        if self.graph == "sparse":
+            ends = np.random.default_rng(2).integers(-1, 4, (2, n, 6), np.int32)
+            weights = np.random.default_rng(3).uniform(0.5, 1.5, (n, 6))
+            edges = nn.Edges(*map(jnp.asarray, ends), jnp.asarray(weights, x.dtype))
+            signal = nn.Graph(signal, edges)
+        return signal
+
+
+def attention(w, **options):
+    sizes = {"key_channels": w, "value_channels": w, "heads": w, "bias_std": 0.2}
+    return nn.GlobalSelfAttention(w, **sizes, **options)
+
+
+def decay(distance):
+    return jnp.exp(-0.3 * distance)
+
+
+def transformer_block(w):
+    norm = lambda: nn.LayerNorm(use_weight=True, use_bias=True)
+    mlp = [norm(), nn.Linear(w, weight_std=1.4), nn.Gelu(), nn.Linear(w)]
+    return [
+        nn.Residual(nn.Sequential([norm(), attention(w)])),
+        nn.Residual(nn.Sequential(mlp)),
+    ]
+
+
+def normalised(w):
+    return nn.Sequential([nn.LayerNorm(), nn.Relu(), nn.Linear(w)])
+
+
+IMAGE = {"shape": (2, 4, 3)}
+LAYERS = {
+    "Linear": Case(lambda w: [nn.Relu(), nn.Linear(w, bias_std=0.5), nn.Erf()], (3,)),
+    "Linear_standard": Case(
+        lambda w: [nn.Linear(w, bias_std=0.5, parameterization="standard"), nn.Erf()]
+    ),
+    "Conv": Case(lambda w: [nn.Relu(), nn.Conv(w, (2, 3), 2, "SAME")], **IMAGE),
+    "Conv_padding": Case(lambda w: [nn.Conv(w, 3, padding=((2, 1),)), nn.Relu()]),
+    "Conv_circular": Case(
+        lambda w: [nn.Conv(w, 2, 2, "CIRCULAR", dilation=2, bias_std=0.1), nn.Relu()]
+    ),
+    "Conv_groups": Case(lambda w: [nn.Relu(), nn.Conv(w, 3, groups=2), nn.Relu()]),
+    "Conv_depthwise": Case(
+        lambda w: [nn.Relu(), nn.Conv(w, 3, groups=w), nn.Linear(w), nn.Relu()]
+    ),
+    "ConvTranspose": Case(
+        lambda w: [nn.ConvTranspose(w, 3, 2, "SAME", bias_std=0.3), nn.Relu()]
+    ),
+    "ConvTranspose_valid": Case(
+        lambda w: [nn.Relu(), nn.ConvTranspose(w, (3, 2), (2, 1)), nn.Erf()], **IMAGE
+    ),
+    "ConvTranspose_circular": Case(
+        lambda w: [nn.ConvTranspose(w, 4, 2, "CIRCULAR"), nn.Relu()]
+    ),
+    "ConvLocal": Case(
+        lambda w: [nn.ConvLocal(w, 3, padding="SAME", bias_std=0.4), nn.Relu()]
+    ),
+    "ConvLocal_pooled": Case(
+        lambda w: [nn.Relu(), nn.ConvLocal(w, 2), nn.AvgPool(2), nn.Relu()]
+    ),
+    "GlobalSelfAttention": Case(lambda w: [attention(w), nn.Relu()]),
+    "GlobalSelfAttention_relu": Case(
+        lambda w: [attention(w, mechanism="relu"), nn.Relu()],
+        readout=nn.Flatten,
+        bias=16,  # the scores that the rectifier sees are noisy
+    ),
+    "GlobalSelfAttention_positions": Case(
+        lambda w: [
+            attention(
+                w,
+                mechanism="abs",
+                positional=nn.PositionalEmbedding(std=0.7, decay=decay, on_values=True),
+            ),
+            nn.Relu(),
+        ],
+        **IMAGE,
+        bias=20,
+    ),
+    "GlobalSelfAttention_root": Case(
+        lambda w: [
+            attention(
+                w,
+                linear_scaling=False,
+                mechanism="identity",
+                positional=nn.PositionalEmbedding("concat", channels=w // 2),
+            ),
+        ]
+    ),
+    "Transformer": Case(transformer_block),
+    "AvgPool": Case(lambda w: [nn.Relu(), nn.AvgPool(3, 2, "SAME"), nn.Linear(w)]),
+    "AvgPool_edges": Case(
+        lambda w: [nn.AvgPool(3, 1, "SAME", normalize_edges=True), nn.Erf()], **IMAGE
+    ),
+    "SumPool": Case(lambda w: [nn.SumPool(2, 1, "CIRCULAR"), nn.Erf()]),
+    "GlobalSumPool": Case(lambda w: [nn.Relu()], readout=nn.GlobalSumPool),
+    "Flatten": Case(lambda w: [nn.Relu()], readout=nn.Flatten, **IMAGE),
+    "Identity": Case(lambda w: [nn.Identity(), nn.Relu()], (3,)),
+    "LayerNorm": Case(lambda w: [nn.LayerNorm(eps=0.1), nn.Relu()]),
+    "LayerNorm_positions": Case(
+        lambda w: [nn.LayerNorm((0, 1), use_weight=True, use_bias=True), nn.Relu()],
+        **IMAGE,
+    ),
+    "LayerNorm_after_relu": Case(
+        lambda w: [nn.Relu(), nn.LayerNorm(use_bias=True), nn.Linear(w), nn.Erf()]
+    ),
+    "RMSNorm": Case(
+        lambda w: [nn.Relu(), nn.RMSNorm(use_weight=True), nn.Linear(w), nn.Relu()]
+    ),
+    "GroupNorm": Case(lambda w: [nn.GroupNorm(2, use_weight=True), nn.Relu()]),
+    "Dropout": Case(
+        lambda w: [nn.Relu(), nn.Dropout(0.3), nn.Conv(w, 2), nn.Relu()], random=True
+    ),
+    "ImageResize": Case(lambda w: [nn.ImageResize((6, None)), nn.Relu()], **IMAGE),
+    "ImageResize_cubic": Case(lambda w: [nn.ImageResize((3,), "cubic"), nn.Relu()]),
+    "Index": Case(lambda w: [nn.Index(nn.Slice[::-2, 1]), nn.Relu()], **IMAGE),
+    "Index_take": Case(lambda w: [nn.Index(([0, 3, 3],)), nn.Conv(w, 2), nn.Relu()]),
+    "DotGeneral": Case(
+        lambda w: [
+            nn.DotGeneral(
+                rhs=np.linspace(-1.0, 1.0, 8).reshape(4, 2),
+                dimension_numbers=(((0,), (0,)), ((), ())),
+            ),
+            nn.Relu(),
+        ],
+        **IMAGE,
+    ),
+    "Aggregate": Case(lambda w: [nn.Relu(), nn.Aggregate()], graph="dense"),
+    "Aggregate_axis": Case(
+        lambda w: [nn.Aggregate(1), nn.Relu()], (2, 4, 2), graph="dense"
+    ),
+    "Aggregate_sparse": Case(lambda w: [nn.Aggregate(), nn.Relu()], graph="sparse"),
+    "FanInSum": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([nn.Relu(), nn.Conv(w, 3, padding="SAME")]),
+            nn.FanInSum(),
+        ]
+    ),
+    "FanInProd": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([nn.Relu(), nn.Sequential([nn.Linear(w), nn.Erf()])]),
+            nn.FanInProd(),
+        ]
+    ),
+    "FanInConcat": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([nn.Linear(w), nn.Relu()]),
+            nn.FanInConcat(1),
+        ]
+    ),
+    "Residual": Case(
+        lambda w: [nn.Residual(nn.Sequential([nn.Relu(), nn.Linear(w)]))], (3,)
+    ),
+    "Repeat": Case(lambda w: [nn.Repeat(normalised(w), 2)]),
+    "Repeat_attention": Case(lambda w: [nn.Repeat(attention(w), 2), nn.Relu()]),
+}
+each = pytest.mark.parametrize("case", LAYERS.values(), ids=LAYERS.keys())
+MASKED = {name: case for name, case in LAYERS.items() if len(case.shape) == 2}
+each_masked = pytest.mark.parametrize("case", MASKED.values(), ids=MASKED.keys())
+
+
+MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
+# Statistics do not depend on the precision: it is enough to sample once.
+in_single_precision = pytest.mark.skipif(DOUBLE, reason="sampled in single precision")
+in_double_precision = pytest.mark.skipif(not DOUBLE, reason="needs double precision")
+
+
+def inputs(case, n, seed=0):
+    return jr.normal(jr.key(seed), (n, *case.shape), FLOAT)
+
+
+def test_every_layer_is_here():
+    named = {name.split("_")[0] for name in LAYERS}
+    exported = {
+        name
+        for name, value in vars(nn).items()
+        if isinstance(value, type)
+        and issubclass(value, nn.AbstractLayer)
+        and not issubclass(value, nn.AbstractActivation)
+        and not name.startswith("Abstract")
+    }
+    # Used by all cases; by those of branches; without kernels.
+    elsewhere = {"Sequential", "GlobalAvgPool", "FanOut", "Parallel"}
+    finite_only = {"MaxPool", "BatchNorm"}
+    assert exported - elsewhere - finite_only == named - {"Transformer"}
+
+
+@in_single_precision
+@each
+def test_kernels_are_symmetric_and_positive(case):
+    net, x = case.network(WIDTH), case.signal(inputs(case, 4))
+    own = eqt.kernel(net, x)
+    for kernel in (own.nngp, own.ntk):
+        np.testing.assert_array_equal(kernel, kernel.T)
+        eigenvalues = np.linalg.eigvalsh(np.asarray(kernel, np.float64))
+        rounding = (1e-12 if DOUBLE else 1e-5) * eigenvalues[-1]
+        assert -rounding < eigenvalues[0]
+    there = eqt.kernel(net, x, x)
+    if case.random:  # Two batches pass through a random network apart.
+        assert np.all(np.diag(there.nngp) < np.diag(own.nngp))
+        off = ~np.eye(4, dtype=bool)
+        there, own = (jax.tree.map(lambda k: k[off], k) for k in (there, own))
+    assert_close(there, own)
+
+
+@pytest.mark.exhaustive
+@each
+def test_swapping_batches_transposes(case):
+    net, x = case.network(WIDTH), case.signal(inputs(case, 4))
+    first, second = (jax.tree.map(lambda a, s=s: a[s::2], x) for s in (0, 1))
+    back = eqt.kernel(net, second, first)
+    assert_close(eqt.kernel(net, first, second), jax.tree.map(jnp.transpose, back))
+
+
+def assert_close(actual, expected, rtol=1e-11 if DOUBLE else 2e-5):
+    for name in ("nngp", "ntk"):
+        a, b = (np.asarray(getattr(k, name)) for k in (actual, expected))
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
+
+
+@in_single_precision
+@each
+def test_sampled_networks_have_these_kernels(case):
+    net, x = case.network(WIDTH), case.signal(inputs(case, 3))
+    assert_sampled(net, x, case)
+
+
+@in_single_precision
+def test_sampled_transformer_of_sequences_of_any_length_has_this_kernel():
+    case = LAYERS["Transformer"]
+    x, mask = inputs(case, 3), jnp.asarray(MASK)
+    x = case.signal(jnp.where(mask[:, None], x, jnp.nan), mask)
+    network = lambda w: nn.Sequential(
+        [
+            nn.Linear(w, bias_std=0.3),
+            *transformer_block(w),
+            *transformer_block(w),
+            *transformer_block(w),
+            *transformer_block(w),
+            nn.GlobalAvgPool(),
+            nn.Linear(1),
+        ]
+    )
+    assert_sampled(network(WIDTH), x, case)
+
+
+def assert_sampled(net, x, case):
+    means, errors = sampled_kernels(net, x, case.shape)
+    for name, mean, error in zip(("nngp", "ntk"), means, errors, strict=True):
+        limit = np.asarray(getattr(eqt.kernel(net, x), name))
+        excess = np.abs(mean - limit) - 5 * error
+        # Networks of finite width have a bias of order 1 / width.
+        bound = case.bias / WIDTH * np.abs(limit).max()
+        assert excess.max() < bound, (name, mean, limit)
+
+
+@eqx.filter_jit
+def sampled_kernels(net, x, shape):
+    """Means and standard errors of the NNGP and the NTK of drawn networks."""
+
+    def one(key):
+        key, *keys = jr.split(key, 1 + jax.tree.leaves(x)[0].shape[0])
+        model = net.init(shape, key=key)
+        parameters, rest = eqx.partition(model, eqx.is_inexact_array)
+
+        def output(parameters, x, key):
+            out = eqx.combine(parameters, rest)(x, key=key)
+            return (out.value if isinstance(out, nn.Masked) else out)[0]
+
+        out, slopes = jax.vmap(jax.value_and_grad(output), (None, 0, 0))(
+            parameters, x, jnp.stack(keys)
+        )
+        flat = jnp.concatenate(
+            [leaf.reshape(out.shape[0], -1) for leaf in jax.tree.leaves(slopes)], 1
+        )
+        return jnp.outer(out, out), flat @ flat.T
+
+    draws = jax.lax.map(one, jr.split(jr.key(1), DRAWS), batch_size=8)
+    return [d.mean(0) for d in draws], [d.std(0) / DRAWS**0.5 for d in draws]
+
+
+@in_double_precision
+@each
+def test_gradients_are_finite_and_right(case):
+    net, x = case.network(WIDTH), inputs(case, 2)
+    special = jnp.stack([x[0], x[0], -x[0], jnp.zeros_like(x[0])])
+    cotangent = jr.normal(jr.key(3), (4, 4), FLOAT)
+
+    @eqx.filter_jit
+    def slope(x, direction):
+        def total(x):
+            kernel = eqt.kernel(net, case.signal(x))
+            return jnp.sum(cotangent * (kernel.nngp + kernel.ntk))
+
+        return jax.value_and_grad(total)(x)
+
+    assert np.all(np.isfinite(slope(special, special)[1]))
+    x = inputs(case, 4, seed=4)
+    direction, step = jr.normal(jr.key(5), x.shape, FLOAT), 1e-5
+    above, below = (slope(x + s * step * direction, x)[0] for s in (1, -1))
+    expected = (above - below) / (2 * step)
+    actual = jnp.sum(slope(x, x)[1] * direction)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+@in_single_precision
+@each_masked
+def test_missing_positions_do_not_matter(case):
+    net, x = case.network(WIDTH), inputs(case, 3)
+    mask = jnp.asarray(MASK)
+
+    @eqx.filter_jit
+    def kernel_and_slope(x):
+        kernel = eqt.kernel(net, case.signal(x, mask))
+        total = lambda x: eqt.ntk(net, case.signal(x, mask)).sum()
+        return kernel, jax.grad(total)(x)
+
+    kernels = []
+    for fill in (0.0, jnp.nan):
+        filled = jnp.where(mask[:, None], x, fill)
+        kernel, slope = kernel_and_slope(filled)
+        assert np.all(np.isfinite(slope))
+        missing = jnp.where(mask[:, None], 0, slope)
+        np.testing.assert_array_equal(missing, jnp.zeros_like(slope))
+        kernels.append(kernel)
+    np.testing.assert_array_equal(kernels[0].ntk, kernels[1].ntk)
+
+
+def test_gains_are_remembered_until_the_next_weights():
+    gained, offset = nn.LayerNorm(use_weight=True), nn.LayerNorm(use_bias=True)
+    x = inputs(Case(lambda w: [], (3,)), 2)
+    for norms in ([gained], [gained, offset], [gained, nn.Dropout(0.1)]):
+        with pytest.raises(nn.LayerError, match="trained gains"):
+            eqt.kernel(nn.Sequential([nn.Linear(8), *norms, nn.Tanh()]), x)
+        eqt.kernel(nn.Sequential([nn.Linear(8), *norms, nn.Linear(8), nn.Tanh()]), x)
