@@ -1,0 +1,199 @@
+"""The network for a model."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from eqtangents import nn
+from eqtangents._equinox._affine import (
+    UNIFORM_STD,
+    Scales,
+    lift_conv,
+    lift_linear,
+    lift_transpose,
+)
+from eqtangents._equinox._functions import lift_function
+from eqtangents._equinox._plain import (
+    lift_adaptive_avg_pool,
+    lift_avg_pool,
+    lift_dropout,
+    lift_group_norm,
+    lift_identity,
+    lift_layer_norm,
+    lift_max_pool,
+    lift_prelu,
+    lift_rms_norm,
+)
+from eqtangents._types import Scalar
+from eqtangents.nn._affine import Parameterization
+from eqtangents.nn._layer import LayerError, located
+
+
+def from_equinox(
+    model: Callable,
+    *,
+    weight_std: Scalar = UNIFORM_STD,
+    bias_std: Scalar | None = None,
+    parameterization: Parameterization = "standard",
+) -> nn.AbstractLayer:
+    r"""The network with the architecture of a model made of `equinox.nn` layers.
+
+    It has the parameters of the model, so that it is the same function, and its kernels
+    are those of the model at Equinox's initialisation: parameters uniform in
+    $\pm 1 / \sqrt{\text{fan\_in}}$ have variance $1 / (3\, \text{fan\_in})$, which is
+    $\sigma_w^2 = 1/3$ and $\sigma_b^2 = 1 / (3\, \text{fan\_in})$. Kernels depend on
+    the distribution no further.
+
+    So biases fade as layers widen, except those of a layer that reads the input of the
+    network, whose fan-in stays. Here each bias has the variance that it has at the
+    width of this very model, which differs from the limit by the order of
+    1 / width, as the model does itself. In the standard parameterization, that of
+    Equinox, the NTK grows with the widths, and is that of the widths of this model.
+
+    **Arguments:**
+
+    - `model`: `Linear`, `MLP`, `Conv`, `ConvTranspose`, `AvgPool`, `MaxPool`,
+        `LayerNorm`, `RMSNorm`, `GroupNorm`, `Dropout`, `PReLU`, `Identity`, `Lambda`
+        and `Sequential` of `equinox.nn`, `AdaptiveAvgPool` to a single position,
+        functions, and layers of `eqtangents.nn`, which stay as they are. A function is
+        told by its values: it may be elementwise, or flatten its input.
+    - `weight_std`, `bias_std`: $\sigma_w$ and $\sigma_b$ of all layers, and of all
+        layers that have biases, instead of those of Equinox's initialisation.
+    - `parameterization`: `"standard"` for gradients in the parameters of the model;
+        with `"ntk"`, of parameters with variance one, kernels depend on no width, other
+        than through `bias_std`.
+
+    **Returns:** a network with parameters; `init` draws others, normally distributed.
+    Inputs and outputs that are `"scalar"` have one channel, and an `AdaptiveAvgPool`
+    leaves no axes of size one. The parameters of activation functions, such as the
+    slope of a `PReLU`, count as fixed.
+
+    **Raises:** `nn.LayerError` for what has no counterpart, with its place in the
+    model, and what to do; `ValueError` for a standard deviation of zero with
+    `parameterization="ntk"`, which no parameters can be scaled to.
+    """
+    if parameterization == "ntk":
+        for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
+            if isinstance(std, int | float) and std == 0:
+                raise ValueError(
+                    f"from_equinox: `{name}` is 0, and the parameters of the model "
+                    "cannot be carried over to ones that are multiplied by 0. Use "
+                    '`parameterization="standard"`.'
+                )
+    return _lift(model, Scales(weight_std, bias_std, parameterization))
+
+
+def _lift(theirs: Any, scales: Scales) -> nn.AbstractLayer:
+    """The layer for a part of a model."""
+    if isinstance(theirs, nn.AbstractLayer):
+        return theirs
+    # By the very type: a subclass may do anything.
+    if lift := _LIFTS.get(type(theirs)):
+        return lift(theirs, scales)
+    if why := _REFUSED.get(type(theirs)):
+        raise LayerError(theirs, why)
+    if not callable(theirs):
+        raise LayerError(theirs, "is no layer, but a value that cannot be called.")
+    return lift_function(theirs)
+
+
+def _lift_sequential(theirs: eqx.nn.Sequential, scales: Scales) -> nn.Sequential:
+    layers = []
+    for i, layer in enumerate(theirs.layers):
+        with located(f"layers[{i}]"):
+            layers.append(_lift(layer, scales))
+    return nn.Sequential(layers)
+
+
+def _lift_lambda(theirs: eqx.nn.Lambda, scales: Scales) -> nn.AbstractLayer:
+    with located("fn"):
+        return _lift(theirs.fn, scales)
+
+
+def _lift_mlp(theirs: eqx.nn.MLP, scales: Scales) -> nn.Sequential:
+    affine = [lift_linear(layer, scales) for layer in _unstacked(theirs)]
+    if theirs.depth == 0:  # Equinox applies no activation then, not even the last.
+        return nn.Sequential(affine)
+    for name in ("activation", "final_activation"):
+        if any(map(eqx.is_array, jax.tree.leaves(getattr(theirs, name)))):
+            with located(name):
+                raise LayerError(
+                    getattr(theirs, name),
+                    "has parameters, and so `equinox.nn.MLP` gives each neuron its "
+                    "own. Use a function without, or write the model as a "
+                    "`Sequential`.",
+                )
+    with located("activation"):
+        between = _lift(theirs.activation, scales)
+    with located("final_activation"):
+        last = _lift(theirs.final_activation, scales)
+    layers = [layer for one in affine[:-1] for layer in (one, between)]
+    return nn.Sequential([*layers, affine[-1], last])
+
+
+def _unstacked(theirs: eqx.nn.MLP) -> Sequence[eqx.nn.Linear]:
+    """The layers one by one, also where `scan=True` keeps the hidden ones in one."""
+    if not theirs.scan or theirs.depth == 0:
+        return theirs.layers
+    first, hidden, last = theirs.layers
+    each = range(theirs.depth - 1)
+    return [
+        first,
+        *(jax.tree.map(lambda leaf, i=i: leaf[i], hidden) for i in each),
+        last,
+    ]
+
+
+_LIFTS: dict[type, Callable[[Any, Scales], nn.AbstractLayer]] = {
+    eqx.nn.Sequential: _lift_sequential,
+    eqx.nn.Lambda: _lift_lambda,
+    eqx.nn.MLP: _lift_mlp,
+    eqx.nn.Linear: lift_linear,
+    eqx.nn.Conv: lift_conv,
+    eqx.nn.Conv1d: lift_conv,
+    eqx.nn.Conv2d: lift_conv,
+    eqx.nn.Conv3d: lift_conv,
+    eqx.nn.ConvTranspose: lift_transpose,
+    eqx.nn.ConvTranspose1d: lift_transpose,
+    eqx.nn.ConvTranspose2d: lift_transpose,
+    eqx.nn.ConvTranspose3d: lift_transpose,
+    eqx.nn.AvgPool1d: lift_avg_pool,
+    eqx.nn.AvgPool2d: lift_avg_pool,
+    eqx.nn.AvgPool3d: lift_avg_pool,
+    eqx.nn.MaxPool1d: lift_max_pool,
+    eqx.nn.MaxPool2d: lift_max_pool,
+    eqx.nn.MaxPool3d: lift_max_pool,
+    eqx.nn.AdaptiveAvgPool1d: lift_adaptive_avg_pool,
+    eqx.nn.AdaptiveAvgPool2d: lift_adaptive_avg_pool,
+    eqx.nn.AdaptiveAvgPool3d: lift_adaptive_avg_pool,
+    eqx.nn.LayerNorm: lift_layer_norm,
+    eqx.nn.RMSNorm: lift_rms_norm,
+    eqx.nn.GroupNorm: lift_group_norm,
+    eqx.nn.Dropout: lift_dropout,
+    eqx.nn.PReLU: lift_prelu,
+    eqx.nn.Identity: lift_identity,
+}
+
+# What has no counterpart, and what to do about it.
+_REFUSED: dict[type, str] = {
+    eqx.nn.MultiheadAttention: (
+        "divides by the root of the number of key channels, so that its weights stay "
+        "random in wide networks and there is no kernel in closed form. Use "
+        "`eqtangents.nn.GlobalSelfAttention`, whose `linear_scaling` has one; its "
+        "positions come after the channels."
+    ),
+    eqx.nn.BatchNorm: (
+        "keeps statistics of other examples, and has no kernel in closed form. Use "
+        "`LayerNorm` or `GroupNorm`."
+    ),
+    eqx.nn.Embedding: (
+        "takes numbers of tokens, but kernels are functions of arrays. Embed the "
+        "inputs first, and lift the rest of the model."
+    ),
+    eqx.nn.Shared: (
+        "uses parameters in several places, but each layer of a kernel has weights of "
+        "its own. Use `eqtangents.nn.Repeat` to repeat an architecture."
+    ),
+}
