@@ -1,0 +1,129 @@
+"""Which way to a tangent kernel is cheapest."""
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+from jaxtyping import Array, PyTree
+
+from eqtangents.empirical._compute import tile_of
+from eqtangents.empirical._contraction import Rows
+from eqtangents.empirical._cost import Cost, Costs
+from eqtangents.empirical._network import Network, example_of, size_of
+from eqtangents.empirical._pairing import Pairing
+from eqtangents.empirical._structure import Structure
+
+
+Implementation: TypeAlias = Literal["auto", "structured", "jacobian", "vector_products"]
+
+# What a kernel may take unless it is given a chunk size.
+BUDGET_BYTES = 2**31
+_MAX_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way to compute a kernel, and what it costs."""
+
+    name: str
+    structure: Structure
+    chunk_size: int  # rows of either side, or columns, at a time
+    cost: Cost
+
+
+@dataclasses.dataclass(frozen=True)
+class Explanation:
+    """The ways to compute a kernel and their costs, cheapest first; `print` it."""
+
+    names: list[str]  # of parameters
+    candidates: list[Candidate]
+    choice: Candidate
+
+    def __str__(self) -> str:
+        """A table of the ways, and one of the parameters."""
+        lines = [f"{'':18}{'GFLOP':>11}{'GiB moved':>11}{'GiB held':>11}{'chunk':>8}"]
+        for way in self.candidates:
+            mark = "* " if way is self.choice else "  "
+            cost = way.cost
+            lines.append(
+                f"{mark}{way.name:16}{cost.flops / 1e9:11.3g}"
+                f"{cost.traffic / 2**30:11.3g}{cost.peak / 2**30:11.3g}"
+                f"{way.chunk_size:8}"
+            )
+        (way,) = (way for way in self.candidates if way.name == "structured")
+        dense = way.structure.dense
+        lines.append("structured: the way each parameter is treated")
+        for i, name in enumerate(self.names):
+            lines.append(f"  {'Jacobian ' if i in dense else 'structure'} {name}")
+        return "\n".join(lines)
+
+
+def candidates(
+    network: Network,
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    pairing: Pairing,
+    chunk_size: int | None,
+) -> list[Candidate]:
+    """All ways, cheapest first."""
+    costs = Costs(network, example_of(x1), symmetric=x2 is None)
+    n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
+    rows1, rows2 = pairing.rows(n1), pairing.rows(n2)
+    everything = frozenset(range(len(costs.sizes)))
+    cheap = costs.cheapest_dense(rows1, rows2)
+    found = [
+        _rows_candidate("structured", costs, cheap, rows1, rows2, chunk_size),
+        _rows_candidate("jacobian", costs, everything, rows1, rows2, chunk_size),
+    ]
+    if not costs.work.has_custom_vjp:
+        found.append(_products_candidate(costs, rows1, rows2, chunk_size))
+    return sorted(found, key=lambda candidate: candidate.cost.time)
+
+
+def chosen(found: list[Candidate], implementation: Implementation) -> Candidate:
+    """The cheapest that fits in memory, or the one asked for."""
+    if implementation == "auto":
+        fitting = [c for c in found if c.cost.peak <= BUDGET_BYTES]
+        return (fitting or sorted(found, key=lambda c: c.cost.peak))[0]
+    for candidate in found:
+        if candidate.name == implementation:
+            return candidate
+    raise ValueError(
+        '`implementation` is "vector_products", which differentiates forwards, but the '
+        "network has a `jax.custom_vjp`, whose derivative is defined backwards alone. "
+        'Choose "structured" or "jacobian".'
+    )
+
+
+def _rows_candidate(
+    name: str,
+    costs: Costs,
+    dense: frozenset[int],
+    rows1: Rows,
+    rows2: Rows,
+    chunk_size: int | None,
+) -> Candidate:
+    structure = Structure(costs.network, costs.example, dense)
+
+    def cost_of(size: int) -> Cost:
+        tiles = (tile_of(rows, size) for rows in (rows1, rows2))
+        return costs.of_rows(structure, *tiles)
+
+    size = max(rows1.examples, rows2.examples) * rows1.outputs
+    if chunk_size is None:
+        while size > 1 and cost_of(size).peak > BUDGET_BYTES:
+            size = -(-size // 2)
+    else:
+        size = min(size, chunk_size)
+    cost = costs.of_rows(structure, rows1, rows2)
+    cost = dataclasses.replace(cost, peak=cost_of(size).peak)
+    return Candidate(name, structure, size, cost)
+
+
+def _products_candidate(
+    costs: Costs, rows1: Rows, rows2: Rows, chunk_size: int | None
+) -> Candidate:
+    one = costs.of_products(rows1, rows2, 1).peak
+    size = chunk_size or max(1, min(_MAX_BATCH, int(BUDGET_BYTES // max(one, 1))))
+    size = max(1, min(size, rows2.outputs))
+    cost = costs.of_products(rows1, rows2, size)
+    return Candidate("vector_products", costs.whole, size, cost)
