@@ -20,12 +20,15 @@ BELOW = {
     "types": [],
     "covariance": ["types"],
     "nn": ["covariance"],
+    "equinox": ["nn"],
     "kernel": ["nn"],
     "gram": ["kernel"],
     "predict": ["gram"],
-    "linearization": ["types"],
-    "empirical": ["linearization"],
-    "monte_carlo": ["empirical", "kernel"],
+    "jaxpr": [],
+    "series": ["jaxpr"],
+    "linearization": ["types", "series"],
+    "empirical": ["jaxpr", "linearization"],
+    "monte_carlo": ["empirical", "nn"],
     "testing": ["monte_carlo", "predict"],
 }
 CATCH_ALL = {"utils", "util", "misc", "common", "helpers"}

@@ -1,9 +1,28 @@
 """Neural networks of finite and infinite width, on JAX and Equinox."""
 
 from eqtangents import nn as nn, predict as predict
+from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._kernel import (
     Kernel as Kernel,
     kernel as kernel,
     nngp as nngp,
     ntk as ntk,
+)
+from eqtangents._linearization import linearize as linearize, taylorize as taylorize
+from eqtangents._monte_carlo import (
+    monte_carlo as monte_carlo,
+    running_monte_carlo as running_monte_carlo,
+)
+from eqtangents.empirical import (
+    EmpiricalKernel as EmpiricalKernel,
+    Estimate as Estimate,
+    NTKOperator as NTKOperator,
+    empirical_kernel as empirical_kernel,
+    empirical_nngp as empirical_nngp,
+    empirical_ntk as empirical_ntk,
+    empirical_ntk_by_leaf as empirical_ntk_by_leaf,
+    estimate_diagonal as estimate_diagonal,
+    estimate_effective_rank as estimate_effective_rank,
+    estimate_trace as estimate_trace,
+    explain_empirical_ntk as explain_empirical_ntk,
 )

@@ -1,3 +1,34 @@
 """Predictions from kernels: what infinitely wide networks say about new inputs."""
 
+from eqtangents.predict._classification import (
+    class_probabilities as class_probabilities,
+    decode_labels as decode_labels,
+    encode_labels as encode_labels,
+    expected_calibration_error as expected_calibration_error,
+    sampled_class_probabilities as sampled_class_probabilities,
+)
+from eqtangents.predict._conditioning import (
+    condition_number as condition_number,
+    eigenvalues as eigenvalues,
+    max_learning_rate as max_learning_rate,
+)
+from eqtangents.predict._ensemble import Ensemble as Ensemble
+from eqtangents.predict._from_inputs import FromInputs as FromInputs
 from eqtangents.predict._gaussian_process import GaussianProcess as GaussianProcess
+from eqtangents.predict._gradient_descent import (
+    GradientDescent as GradientDescent,
+    TrainingState as TrainingState,
+)
+from eqtangents.predict._gradient_descent_mse import (
+    GradientDescentMSE as GradientDescentMSE,
+)
+from eqtangents.predict._losses import (
+    cross_entropy as cross_entropy,
+    half_mean_squared_error as half_mean_squared_error,
+)
+from eqtangents.predict._rules import (
+    AbstractRule as AbstractRule,
+    GradientFlow as GradientFlow,
+    GradientSteps as GradientSteps,
+)
+from eqtangents.predict._spectrum import Spectrum as Spectrum

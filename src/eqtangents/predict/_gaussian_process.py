@@ -1,41 +1,17 @@
 """The posterior of a Gaussian process whose covariances are given as matrices."""
 
-import math
+from collections.abc import Callable
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+import jax.random as jr
 from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
-
-_NONFINITE = """
-`k_train_train` holds a value that is not finite.
-
-(a) If the network is deep, its weight variances probably make the signal grow with
-    depth; lower `weight_std` (for `Relu` the stable value is `sqrt(2)`).
-(b) If the inputs are large, divide them by their standard deviation.
-""".strip()
-
-_ASYMMETRIC = """
-`k_train_train` is not symmetric, so it is not the covariance of the training examples
-with themselves. Was a test-train block passed in its place?
-""".strip()
-
-_NEGATIVE_NOISE = (
-    "`noise` and `relative_noise` are variances: both must be at least zero."
-)
-
-_NOT_POSITIVE_DEFINITE = """
-The {n} x {n} matrix `k_train_train`, with the noise added to its diagonal, is not
-positive definite in {dtype}.
-
-(a) If training examples repeat, or are nearly the same, add noise: a usual start is
-    `relative_noise=1e-4` in float32, `relative_noise=1e-10` in float64.
-(b) If the predictions must interpolate the targets, compute the kernel in float64.
-""".strip()
-
-# Rounding, in whichever precision the kernel was computed, stays far below this.
-_ASYMMETRY_TOLERANCE = 1e-3
+from eqtangents._types import Scalar
+from eqtangents.predict._spectrum import Spectrum
+from eqtangents.predict._training_set import TrainingSet, refuse_indefinite
 
 
 class GaussianProcess(eqx.Module):
@@ -46,8 +22,9 @@ class GaussianProcess(eqx.Module):
     - **NNGP**: the exact Bayesian posterior of the infinitely wide network. It is also
       what an ensemble gives in which only the last layer is trained.
     - **NTK**: `mean` is that of an ensemble of infinitely wide networks trained by
-      gradient descent on the squared error for an infinite time. `covariance` is then
-      that of the Gaussian process *with the NTK as prior*, not that of the ensemble.
+      gradient descent on the squared error for an infinite time, and
+      `ensemble_covariance` is its covariance. `covariance` is that of the Gaussian
+      process *with the NTK as prior*.
 
     The matrix is factorised once, when the object is made; each call of a method only
     solves. Outputs are independent and share the kernel. Everything is differentiable
@@ -57,18 +34,23 @@ class GaussianProcess(eqx.Module):
     posterior = GaussianProcess(eqt.nngp(net, x_train), y_train, relative_noise=1e-4)
     mean = posterior.mean(eqt.nngp(net, x_test, x_train))
     ```
+
+    Where outputs at several positions are correlated, kernels have axes for those of
+    both examples, `(n1, n2, *positions, *positions)`, and targets and outputs are
+    `(n, *positions, *outputs)`.
     """
 
-    cholesky: Float[Array, "n_train n_train"]
-    weights: Float[Array, " n_train *outputs"]
+    data: TrainingSet
+    cholesky: Float[Array, "groups rows rows"]  # a group of outputs has one noise
+    solution: Float[Array, "rows columns"]
 
     def __init__(
         self,
-        k_train_train: Float[Array, "n_train n_train"],
-        y_train: Float[Array, " n_train *outputs"],
+        k_train_train: Float[Array, "n_train n_train *positions_twice"],
+        y_train: Float[Array, " n_train *positions_and_outputs"],
         *,
-        noise: float | Float[Array, ""] | Float[Array, " n_train"] = 0.0,
-        relative_noise: float | Float[Array, ""] = 0.0,
+        noise: Scalar | Float[Array, "..."] = 0.0,
+        relative_noise: Scalar = 0.0,
     ):
         r"""Condition on the training targets, by a Cholesky factorisation.
 
@@ -79,7 +61,9 @@ class GaussianProcess(eqx.Module):
         - `k_train_train`: covariance $K$ of the training examples with each other.
         - `y_train`: their targets; subtract the mean of the targets first, since the
             prior has none. They are converted to the dtype of the kernel.
-        - `noise`: variance $\sigma^2$ of the observations, one for all or one each.
+        - `noise`: variance $\sigma^2$ of the observations: one for all, one each
+            example, or an array that broadcasts to the targets, `(1, n_outputs)` for
+            one each output.
         - `relative_noise`: $r$, more noise in units of the mean variance of the
             training examples, so that one value suits kernels of any scale. The two
             are added: use `noise` for what the data say and this one for rounding.
@@ -88,38 +72,28 @@ class GaussianProcess(eqx.Module):
         `RuntimeError`, when the values are known, if the kernel is not finite, not
         symmetric, or with the noise not positive definite, or if a noise is negative.
 
-        **Cost:** $n^3 / 3$ multiply-adds, and three arrays of the size of $K$.
+        **Cost:** $n^3 / 3$ multiply-adds, and three arrays of the size of $K$; if the
+        noise differs between outputs, for each of them.
 
         **Source:** Rasmussen & Williams 2006, algorithm 2.1, for the posterior; Lee et
         al. 2019, arXiv:1902.06720, corollary 1, for the NTK's mean.
         """
-        _check_train(k_train_train, y_train, noise)
-        n_train, dtype = k_train_train.shape[0], k_train_train.dtype
-        noise = jnp.asarray(noise, dtype)
-        relative_noise = jnp.asarray(relative_noise, dtype)
-        k_train_train = _check_values(k_train_train, noise, relative_noise)
+        self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
+        self.cholesky = _cholesky(self.data)
+        self.solution = self._by_group(
+            lambda cholesky, y: cho_solve((cholesky, True), y), self.data.targets
+        )
 
-        mean_variance = jnp.trace(k_train_train) / max(n_train, 1)
-        total = noise + relative_noise * mean_variance
-        # Not `cho_factor`: this one symmetrises first, so that the gradient with
-        # respect to the kernel is symmetric too.
-        cholesky = jnp.linalg.cholesky(
-            k_train_train + jnp.diag(jnp.broadcast_to(total, (n_train,)))
-        )
-        self.cholesky = eqx.error_if(
-            cholesky,
-            ~jnp.all(jnp.isfinite(jnp.diagonal(cholesky))),
-            _NOT_POSITIVE_DEFINITE.format(n=n_train, dtype=dtype),
-        )
-        columns = jnp.reshape(
-            y_train.astype(dtype), (n_train, math.prod(y_train.shape[1:]))
-        )
-        weights = cho_solve((self.cholesky, True), columns)
-        self.weights = jnp.reshape(weights, y_train.shape)
+    # The posterior.
+
+    @property
+    def weights(self) -> Float[Array, " n_train *positions_and_outputs"]:
+        r"""$(K + \sigma^2 I)^{-1} y$: how much each target moves any output."""
+        return self.data.restored(self.solution)
 
     def mean(
-        self, k_test_train: Float[Array, "n_test n_train"]
-    ) -> Float[Array, " n_test *outputs"]:
+        self, k_test_train: Float[Array, "n_test n_train *positions_twice"]
+    ) -> Float[Array, " n_test *positions_and_outputs"]:
         r"""Expected output of each test example, $K_* (K + \sigma^2 I)^{-1} y$.
 
         **Arguments:**
@@ -128,19 +102,19 @@ class GaussianProcess(eqx.Module):
 
         **Raises:** `ValueError` if its columns are not the training examples.
         """
-        self._check_test_train(k_test_train)
-        return jnp.tensordot(k_test_train, self.weights, axes=1)
+        return self.data.restored(self.data.test_train(k_test_train) @ self.solution)
 
     def covariance(
         self,
-        k_test_train: Float[Array, "n_test n_train"],
-        k_test_test: Float[Array, "n_test n_test"],
-    ) -> Float[Array, "n_test n_test"]:
+        k_test_train: Float[Array, "n_test n_train *positions_twice"],
+        k_test_test: Float[Array, "n_test n_test *positions_twice"],
+    ) -> Float[Array, "..."]:
         r"""Covariance of the test outputs.
 
         $$K_{**} - K_* (K + \sigma^2 I)^{-1} K_*^\top$$
 
-        It is the same for every output, and that of the function itself: add the
+        It is the same for every output, unless the noise differs between them: then
+        there are leading axes for outputs. It is that of the function itself: add the
         noise's variance to its diagonal for new noisy observations.
 
         **Arguments:**
@@ -150,22 +124,14 @@ class GaussianProcess(eqx.Module):
 
         **Raises:** `ValueError` if the shapes do not fit.
         """
-        self._check_test_train(k_test_train)
-        n_test = k_test_train.shape[0]
-        if k_test_test.shape != (n_test, n_test):
-            raise ValueError(
-                f"`k_test_test` has shape {k_test_test.shape}, but `k_test_train` has "
-                f"{n_test} rows, one a test example: {(n_test, n_test)} is needed. For "
-                "the variances alone, use `variance`."
-            )
-        explained = self._whiten(k_test_train)
-        return k_test_test - explained.T @ explained
+        covariance = self._covariance(k_test_train, k_test_test)
+        return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def variance(
         self,
-        k_test_train: Float[Array, "n_test n_train"],
-        k_test_diagonal: Float[Array, " n_test"],
-    ) -> Float[Array, " n_test"]:
+        k_test_train: Float[Array, "n_test n_train *positions_twice"],
+        k_test_diagonal: Float[Array, " n_test *positions"],
+    ) -> Float[Array, "..."]:
         """Variance of each test output: the diagonal of `covariance`, computed alone.
 
         Rounding cannot make it negative, so its square root is always finite.
@@ -177,95 +143,193 @@ class GaussianProcess(eqx.Module):
 
         **Raises:** `ValueError` if the shapes do not fit.
         """
-        self._check_test_train(k_test_train)
-        n_test = k_test_train.shape[0]
-        if k_test_diagonal.shape != (n_test,):
-            raise ValueError(
-                f"`k_test_diagonal` has shape {k_test_diagonal.shape}, but "
-                f"`k_test_train` has {n_test} rows, one a test example: {(n_test,)} is "
-                "needed. If it is a whole matrix, pass its `jnp.diagonal`."
-            )
-        explained = jnp.sum(self._whiten(k_test_train) ** 2, axis=0)
-        return jnp.maximum(k_test_diagonal - explained, 0)
+        k_test_train = self.data.test_train(k_test_train)
+        rows = k_test_train.shape[0]
+        prior = self.data.test_diagonal(k_test_diagonal, rows)
+        explained = jnp.sum(self._whitened(k_test_train) ** 2, axis=1)
+        variance = jnp.maximum(prior[None] - explained, 0)
+        shape = variance.shape[:1] + k_test_diagonal.shape
+        return self._first_or_outputs(jnp.reshape(variance, shape))
 
-    def _whiten(
-        self, k_test_train: Float[Array, "n_test n_train"]
-    ) -> Float[Array, "n_train n_test"]:
+    def sample(
+        self,
+        k_test_train: Float[Array, "n_test n_train *positions_twice"],
+        k_test_test: Float[Array, "n_test n_test *positions_twice"],
+        shape: tuple[int, ...] = (),
+        *,
+        key: PRNGKeyArray,
+    ) -> Float[Array, "..."]:
+        """Functions drawn from the posterior, at the test examples.
+
+        **Arguments:**
+
+        - `k_test_train`, `k_test_test`: covariances as for `covariance`.
+        - `shape`: of how many samples; no axes for a single one.
+        - `key`: a random key.
+
+        **Returns:** an array `(*shape, n_test, *positions, *outputs)`.
+
+        **Raises:** `ValueError` if the shapes do not fit. `RuntimeError` if the
+        covariance is not positive semi-definite beyond rounding.
+
+        **Cost:** that of an eigendecomposition of the covariance.
+        """
+        mean = self.data.columns(self.mean(k_test_train))
+        scale = jnp.max(jnp.abs(k_test_test), initial=0)
+        covariance = self._covariance(k_test_train, k_test_test)
+        normal = jr.normal(key, (*shape, *mean.shape), mean.dtype)
+        columns = jnp.moveaxis(normal.reshape(-1, *mean.shape), 0, 1)
+        groups = covariance.shape[0]
+        width = mean.shape[1] // max(groups, 1)
+        by_group = columns.reshape(*columns.shape[:2], groups, width)
+
+        def correlate(
+            covariance: Float[Array, "rows rows"], z: Float[Array, "rows draws columns"]
+        ) -> Float[Array, "rows draws columns"]:
+            spectrum = Spectrum(covariance, scale=scale)
+            flat = spectrum.apply(_root, z.reshape(z.shape[0], -1))
+            return flat.reshape(z.shape)
+
+        moved = jax.vmap(correlate, (0, 2), 2)(covariance, by_group)
+        draws = jnp.moveaxis(moved.reshape(columns.shape), 1, 0)
+        return self.data.restored(
+            mean[(None,) * len(shape)] + draws.reshape(*shape, *mean.shape)
+        )
+
+    def ensemble_covariance(
+        self,
+        nngp_train_train: Float[Array, "n_train n_train *positions_twice"],
+        nngp_test_train: Float[Array, "n_test n_train *positions_twice"],
+        nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
+        ntk_test_train: Float[Array, "n_test n_train *positions_twice"],
+    ) -> Float[Array, "..."]:
+        r"""Covariance of an ensemble trained to the end, where this has the NTK.
+
+        Training takes the initial outputs $f_0$, of covariance $K$ (the NNGP), to
+        $f_0^* + A (y - f_0)$ with $A = \Theta_* (\Theta + \sigma^2 I)^{-1}$, so it is
+
+        $$K_{**} + A K A^\top - A K_*^\top - K_* A^\top$$
+
+        `Ensemble` gives it at any time, at the cost of an eigendecomposition.
+
+        **Raises:** `ValueError` if the shapes do not fit.
+
+        **Source:** Lee et al. 2019, arXiv:1902.06720, corollary 1.
+        """
+        ntk = self.data.test_train(ntk_test_train, "ntk_test_train")
+        nngp = self.data.test_train(nngp_test_train, "nngp_test_train")
+        train = self.data.test_train(nngp_train_train, "nngp_train_train")
+        test = self.data.test_test(nngp_test_test, ntk.shape[0], "nngp_test_test")
+
+        def covariance(cholesky: Float[Array, "rows rows"]) -> Float[Array, "m m"]:
+            solved = cho_solve((cholesky, True), ntk.T)
+            half = (train @ solved / 2 - nngp.T).T @ solved
+            return test + (half + half.T)
+
+        return self._first_or_outputs(
+            self.data.as_kernel(jax.vmap(covariance)(self.cholesky))
+        )
+
+    # How well the kernel and the noise suit the training targets.
+
+    def log_marginal_likelihood(self) -> Float[Array, ""]:
+        r"""Log density of the training targets, summed over outputs.
+
+        $$-\tfrac12 y^\top (K + \sigma^2 I)^{-1} y - \tfrac12 \log\det(K + \sigma^2 I)
+        - \tfrac n2 \log 2\pi$$
+
+        Its gradient, by `eqx.filter_grad` through the kernel, learns hyperparameters.
+
+        **Source:** Rasmussen & Williams 2006, equation 2.30.
+        """
+        logs = jnp.log(jax.vmap(jnp.diagonal)(self.cholesky))
+        outputs_each = self.data.targets.shape[1] / max(self.cholesky.shape[0], 1)
+        misfit = jnp.sum(self.data.targets * self.solution) / 2
+        constant = self.data.size * jnp.log(2 * jnp.pi) / 2
+        return -misfit - outputs_each * jnp.sum(logs) - constant
+
+    def leave_one_out(
+        self,
+    ) -> tuple[
+        Float[Array, " n_train *positions_and_outputs"],
+        Float[Array, " n_train *positions_and_outputs"],
+    ]:
+        r"""Mean and variance of each training target, given all other examples.
+
+        They are those of the noisy target. Where outputs have positions, what is left
+        out is an example at one position.
+
+        **Cost:** that of one inverse, not of `n_train` posteriors.
+
+        **Source:** Rasmussen & Williams 2006, equations 5.10 to 5.12.
+        """
+        eye = jnp.eye(self.cholesky.shape[-1], dtype=self.cholesky.dtype)
+        inverse = jax.vmap(lambda c: solve_triangular(c, eye, lower=True))(
+            self.cholesky
+        )
+        precision = jnp.sum(inverse**2, axis=1).T  # a column for each group
+        repeats = self.data.targets.shape[1] // max(precision.shape[1], 1)
+        precision = jnp.repeat(precision, repeats, axis=1)
+        mean = self.data.targets - self.solution / precision
+        return self.data.restored(mean), self.data.restored(1 / precision)
+
+    def leave_one_out_log_density(self) -> Float[Array, ""]:
+        """Log density of each training target given all others, summed over them.
+
+        A criterion for hyperparameters that trusts the prior less than
+        `log_marginal_likelihood`.
+
+        **Source:** Rasmussen & Williams 2006, equation 5.11.
+        """
+        mean, variance = map(self.data.columns, self.leave_one_out())
+        misfit = (self.data.targets - mean) ** 2 / variance
+        return -jnp.sum(misfit + jnp.log(2 * jnp.pi * variance)) / 2
+
+    def _covariance(
+        self,
+        k_test_train: Float[Array, "n_test n_train *positions_twice"],
+        k_test_test: Float[Array, "n_test n_test *positions_twice"],
+    ) -> Float[Array, "groups rows_test rows_test"]:
+        k_test_train = self.data.test_train(k_test_train)
+        k_test_test = self.data.test_test(k_test_test, k_test_train.shape[0])
+        explained = self._whitened(k_test_train)
+        return k_test_test[None] - jnp.einsum("gij,gik->gjk", explained, explained)
+
+    def _whitened(
+        self, k_test_train: Float[Array, "rows_test rows"]
+    ) -> Float[Array, "groups rows rows_test"]:
         # L^-1 K_*^T. With one triangular solve, not the two of `cho_solve`, the
         # explained covariance is a square: symmetric and positive to the last bit.
-        return solve_triangular(self.cholesky, k_test_train.T, lower=True)
-
-    def _check_test_train(self, k_test_train: Float[Array, "n_test n_train"]) -> None:
-        n_train, dtype = self.cholesky.shape[-1], self.cholesky.dtype
-        if k_test_train.ndim != 2 or k_test_train.shape[1] != n_train:
-            swapped = k_test_train.ndim == 2 and k_test_train.shape[0] == n_train
-            raise ValueError(
-                f"`k_test_train` has shape {k_test_train.shape}, but there are "
-                f"{n_train} training examples: (n_test, {n_train}) is needed."
-                + (" It looks transposed." if swapped else "")
-            )
-        if k_test_train.dtype != dtype:
-            raise ValueError(
-                f"`k_test_train` is {k_test_train.dtype}, but `k_train_train` was "
-                f"{dtype}. Compute both from inputs of one dtype."
-            )
-
-
-def _check_train(
-    k_train_train: Float[Array, "n_train n_train"],
-    y_train: Float[Array, " n_train *outputs"],
-    noise: float | Float[Array, ""] | Float[Array, " n_train"],
-) -> None:
-    """Everything that shapes and dtypes can tell."""
-    shape = k_train_train.shape
-    if len(shape) > 2:
-        raise ValueError(
-            f"`k_train_train` has shape {shape}: more than one output position for "
-            "each example. End the network with a readout, such as `nn.Flatten` or "
-            "`nn.GlobalAvgPool`."
-        )
-    if len(shape) < 2 or shape[0] != shape[1]:
-        raise ValueError(
-            f"`k_train_train` has shape {shape}, but it is the covariance of the "
-            "training examples with themselves: (n_train, n_train) is needed."
-        )
-    if y_train.shape[:1] != shape[:1]:
-        raise ValueError(
-            f"`y_train` has shape {y_train.shape}, but `k_train_train` has shape "
-            f"{shape}: targets for {shape[0]} training examples are needed, along the "
-            "first axis."
-        )
-    if not jnp.issubdtype(k_train_train.dtype, jnp.floating):
-        raise ValueError(
-            f"`k_train_train` is {k_train_train.dtype}: a floating dtype is needed."
-        )
-    if not jnp.issubdtype(y_train.dtype, jnp.floating):
-        raise ValueError(
-            f"`y_train` is {y_train.dtype}: a floating dtype is needed. For class "
-            "labels use `jax.nn.one_hot(labels, n_classes) - 1 / n_classes`."
-        )
-    if jnp.shape(noise) not in ((), shape[:1]):
-        raise ValueError(
-            f"`noise` has shape {jnp.shape(noise)}: a scalar or one variance for each "
-            f"of the {shape[0]} training examples is needed."
+        return jax.vmap(lambda c: solve_triangular(c, k_test_train.T, lower=True))(
+            self.cholesky
         )
 
+    def _by_group(
+        self, solve: Callable[[Array, Array], Array], columns: Float[Array, "n columns"]
+    ) -> Float[Array, "n columns"]:
+        groups = self.cholesky.shape[0]
+        rows, width = columns.shape
+        grouped = columns.reshape(rows, groups, width // max(groups, 1))
+        return jax.vmap(solve, (0, 1), 1)(self.cholesky, grouped).reshape(columns.shape)
 
-def _check_values(
-    k_train_train: Float[Array, "n_train n_train"],
-    noise: Float[Array, ""] | Float[Array, " n_train"],
-    relative_noise: Float[Array, ""],
-) -> Float[Array, "n_train n_train"]:
-    """The same matrix, with the checks that need its values attached."""
-    nonfinite = ~jnp.all(jnp.isfinite(k_train_train))
-    asymmetry = jnp.max(jnp.abs(k_train_train - k_train_train.T), initial=0)
-    scale = jnp.max(jnp.abs(k_train_train), initial=0)
-    asymmetric = asymmetry > _ASYMMETRY_TOLERANCE * scale
-    negative = jnp.any(noise < 0) | (relative_noise < 0)
-    wrong = jnp.stack([nonfinite, asymmetric, negative])
-    return eqx.branched_error_if(
-        k_train_train,
-        jnp.any(wrong),
-        jnp.argmax(wrong),  # of the first that holds
-        [_NONFINITE, _ASYMMETRIC, _NEGATIVE_NOISE],
-    )
+    def _first_or_outputs(
+        self, grouped: Float[Array, "groups *rest"]
+    ) -> Float[Array, "..."]:
+        if grouped.shape[0] == 1:
+            return grouped[0]
+        return jnp.reshape(grouped, self.data.outputs + grouped.shape[1:])
+
+
+def _cholesky(data: TrainingSet) -> Float[Array, "groups rows rows"]:
+    noises = jax.vmap(jnp.diag, 1)(data.noise)
+    matrices = data.kernel[None] + noises
+    # Not `cho_factor`: this one symmetrises first, so that the gradient with respect
+    # to the kernel is symmetric too.
+    cholesky = jnp.linalg.cholesky(matrices)
+    failed = ~jnp.all(jnp.isfinite(cholesky), axis=(1, 2))
+    return refuse_indefinite(cholesky, jnp.any(failed), matrices[jnp.argmax(failed)])
+
+
+def _root(values: Float[Array, " n"]) -> Float[Array, " n"]:
+    positive = values > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)

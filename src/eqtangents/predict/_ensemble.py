@@ -1,0 +1,298 @@
+"""The ensemble of all infinitely wide networks, trained for any time."""
+
+import itertools
+from typing import Any, Literal, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from eqtangents._kernel import Kernel
+from eqtangents._types import Scalar
+from eqtangents.predict._gradient_descent_mse import Gain, GradientDescentMSE
+from eqtangents.predict._rules import FLOW, AbstractRule
+from eqtangents.predict._spectrum import apply
+
+
+class Ensemble(eqx.Module):
+    r"""Mean and covariance of networks that differ in their initial parameters.
+
+    Before training, the outputs of infinitely wide networks are Gaussian, with the NNGP
+    kernel $K$ as covariance. Training on the squared error for a time $t$ moves them
+    linearly, so that they stay Gaussian: with $A_t = \Theta_* w_t$ of
+    `GradientDescentMSE`,
+
+    $$f_t^* = f_0^* + A_t (y - f_0), \qquad
+    \operatorname{Cov} f_t^* =
+    K_{**} + A_t K A_t^\top - A_t K_*^\top - K_* A_t^\top$$
+
+    If all layers are trained, the kernel $\Theta$ of the training is the NTK; if only
+    the last one is, it is the NNGP kernel itself.
+
+    ```python
+    ensemble = Ensemble(eqt.kernel(net, x_train), y_train)
+    k_test_train = eqt.kernel(net, x_test, x_train)
+    mean = ensemble.mean(t, k_test_train)
+    covariance = ensemble.covariance(t, k_test_train, eqt.nngp(net, x_test))
+    ```
+    """
+
+    training: GradientDescentMSE
+    trained: Literal["all", "last"] = eqx.field(static=True)
+    nngp: Float[Array, "rows rows"]
+    target_noise: Float[Array, ""]
+    # Covariance of what is to be learned, in the basis of the training: half of it, so
+    # that it and its transpose make the whole; a vector where it is diagonal.
+    half: Float[Array, "rows rows"] | Float[Array, " rows"]
+
+    def __init__(
+        self,
+        k_train_train: Kernel,
+        y_train: Float[Array, " n_train *positions_and_outputs"],
+        *,
+        trained: Literal["all", "last"] = "all",
+        rule: AbstractRule = FLOW,
+        noise: Scalar | Float[Array, "..."] = 0.0,
+        relative_noise: Scalar = 0.0,
+        target_noise: Scalar = 0.0,
+    ):
+        """Factorise the kernel.
+
+        **Arguments:**
+
+        - `k_train_train`: both kernels of the training examples with each other.
+        - `y_train`: targets, `(n_train, *positions, *outputs)`.
+        - `trained`: the layers that are trained, all or the last one.
+        - `rule`: how they are trained: `GradientFlow` or `GradientSteps`.
+        - `noise`, `relative_noise`: on the diagonal of the training's kernel, as for
+            `GradientDescentMSE`.
+        - `target_noise`: variance of fresh noise that each network's targets have. With
+            `trained="last"` and both noises the same, the ensemble that is trained to
+            the end is the posterior of the NNGP with that noise.
+
+        **Raises:** as `GradientDescentMSE` does.
+
+        **Cost:** that of an eigendecomposition, and $2 n^3$ multiply-adds.
+
+        **Source:** Lee et al. 2019, arXiv:1902.06720, section 2.3; Matthews et al.
+        2017, "Sample-then-optimize posterior sampling for Bayesian linear models".
+        """
+        if trained not in ("all", "last"):
+            raise ValueError(f'`trained` is {trained!r}; "all" or "last" is needed.')
+        check_pair("k_train_train", k_train_train)
+        dynamics = k_train_train.ntk if trained == "all" else k_train_train.nngp
+        self.trained = trained
+        self.training = GradientDescentMSE(
+            dynamics, y_train, rule=rule, noise=noise, relative_noise=relative_noise
+        )
+        data, spectrum = self.training.data, self.training.spectrum
+        self.target_noise = jnp.asarray(target_noise, data.kernel.dtype)
+        self.nngp = data.test_train(k_train_train.nngp, "k_train_train.nngp")
+        if trained == "last" and jnp.ndim(noise) == 0:
+            half = (spectrum.values - data.noise[:, 0] + self.target_noise) / 2
+        else:
+            basis = spectrum.vectors
+            half = jnp.tril(basis.T @ self._start_covariance() @ basis)
+            half = half - jnp.diag(jnp.diagonal(half)) / 2
+        self.half = lax.stop_gradient(half)
+
+    def mean(
+        self, t: Scalar | Float[Array, "..."], k_test_train: Kernel
+    ) -> Float[Array, "..."]:
+        """Mean outputs of test examples.
+
+        **Arguments:**
+
+        - `t`: times (numbers of steps), from 0 to infinity, in any order and shape.
+        - `k_test_train`: both kernels of the test with the training examples.
+
+        **Returns:** an array `(*t, n_test, *positions, *outputs)`.
+
+        **Raises:** `ValueError` if the shapes do not fit.
+        """
+        return self.training.test_outputs(t, self._dynamics(k_test_train))
+
+    def covariance(
+        self,
+        t: Scalar | Float[Array, "..."],
+        k_test_train: Kernel,
+        nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
+    ) -> Float[Array, "..."]:
+        """Covariance of the outputs of test examples, the same for each output.
+
+        **Arguments:**
+
+        - `t`: times (numbers of steps), from 0 to infinity, in any order and shape.
+        - `k_test_train`: both kernels of the test with the training examples.
+        - `nngp_test_test`: the NNGP kernel of the test examples with each other.
+
+        **Returns:** an array `(*t, n_test, n_test, *positions, *positions)`.
+
+        **Raises:** `ValueError` if the shapes do not fit.
+
+        **Cost:** for each time, about $n_* n^2 / 2 + n_*^2 n$ multiply-adds; without
+        the first if only the last layer is trained.
+        """
+        data = self.training.data
+        dynamics, nngp = self._test_train(k_test_train)
+        prior = data.test_test(nngp_test_test, nngp.shape[0], "nngp_test_test")
+        covariance = data.as_kernel(self._evolved(t, dynamics, nngp, prior))
+        return jnp.reshape(covariance, jnp.shape(t) + covariance.shape[1:])
+
+    def variance(
+        self,
+        t: Scalar | Float[Array, "..."],
+        k_test_train: Kernel,
+        nngp_test_diagonal: Float[Array, " n_test *positions"],
+    ) -> Float[Array, "..."]:
+        """Variance of each test output: the diagonal of `covariance`, computed alone.
+
+        Rounding cannot make it negative, so its square root is always finite.
+
+        **Arguments:**
+
+        - `t`, `k_test_train`: as for `covariance`.
+        - `nngp_test_diagonal`: the diagonal of the test examples' NNGP kernel.
+
+        **Returns:** an array `(*t, n_test, *positions)`.
+
+        **Raises:** `ValueError` if the shapes do not fit.
+        """
+        data = self.training.data
+        dynamics, nngp = self._test_train(k_test_train)
+        prior = data.test_diagonal(nngp_test_diagonal, nngp.shape[0])
+        variance = jnp.maximum(self._evolved(t, dynamics, nngp, prior), 0)
+        return jnp.reshape(variance, jnp.shape(t) + nngp_test_diagonal.shape)
+
+    def train_mean(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:
+        """Mean outputs of the training examples: those of the networks, no noise."""
+        return self.training.train_outputs(t)
+
+    def train_covariance(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:
+        """Covariance of the outputs of the training examples, the same for each output.
+
+        **Returns:** an array `(*t, n_train, n_train, *positions, *positions)`.
+        """
+        data = self.training.data
+        covariance = self._evolved(t, data.kernel, self.nngp, self.nngp)
+        covariance = data.as_kernel(covariance)
+        return jnp.reshape(covariance, jnp.shape(t) + covariance.shape[1:])
+
+    def _test_train(
+        self, k_test_train: Kernel
+    ) -> tuple[Float[Array, "rows_test rows"], Float[Array, "rows_test rows"]]:
+        data = self.training.data
+        dynamics = data.test_train(self._dynamics(k_test_train))
+        return dynamics, data.test_train(k_test_train.nngp, "k_test_train.nngp")
+
+    def _dynamics(self, k_test_train: Kernel) -> Float[Array, "..."]:
+        check_pair("k_test_train", k_test_train)
+        return k_test_train.ntk if self.trained == "all" else k_test_train.nngp
+
+    def _start_covariance(self) -> Float[Array, "rows rows"]:
+        return self.nngp + self.target_noise * jnp.eye(
+            self.nngp.shape[0], dtype=self.nngp.dtype
+        )
+
+    def _evolved(
+        self,
+        t: Scalar | Float[Array, "..."],
+        dynamics: Float[Array, "rows_test rows"],
+        nngp: Float[Array, "rows_test rows"],
+        prior: Float[Array, "*test"],
+    ) -> Float[Array, "times *test"]:
+        times = jnp.ravel(jnp.asarray(t, nngp.dtype))
+        return _evolved_jit(self, times, (dynamics, nngp, prior))
+
+
+def check_pair(name: str, kernel: Kernel) -> None:
+    """Raise unless both kernels are there."""
+    if not isinstance(kernel, Kernel):
+        raise ValueError(
+            f"`{name}` is a {type(kernel).__name__}, but an ensemble needs the NNGP "
+            "kernel for how the networks start and the NTK for how they train. Pass "
+            "both, `eqtangents.kernel(net, ...)` or `eqtangents.Kernel(nngp, ntk)`."
+        )
+
+
+Matrix: TypeAlias = Float[Array, "rows1 rows2"]
+
+
+@eqx.filter_jit
+def _evolved_jit(
+    ensemble: Ensemble, times: Float[Array, " times"], kernels: tuple[Array, ...]
+) -> Float[Array, "times *test"]:
+    spectrum = ensemble.training.spectrum
+    factors = (spectrum.values, spectrum.vectors, ensemble.half)
+    return _evolved(
+        spectrum.matrix,
+        ensemble._start_covariance(),
+        ensemble.training.gain(times),
+        kernels,
+        lax.stop_gradient(factors),
+    )
+
+
+@eqx.filter_custom_jvp
+def _evolved(
+    matrix: Matrix,
+    start: Matrix,
+    gain: Gain,
+    kernels: tuple[Array, ...],
+    factors: tuple[Array, ...],
+) -> Float[Array, "times *test"]:
+    """Covariance, or variance if that is what the last of `kernels` is."""
+    del matrix, start  # here for their tangents: they are `factors`
+    values, vectors, half = factors
+    dynamics, nngp, prior = kernels
+    dynamics, nngp = dynamics @ vectors, nngp @ vectors
+
+    def at(gains: Float[Array, " rows"]) -> Float[Array, "*test"]:
+        learned = dynamics * gains[None]
+        return _covariance(_half_times(half, learned.T) - nngp.T, learned.T, prior)
+
+    return lax.map(at, gain(values))
+
+
+@_evolved.def_jvp
+def _evolved_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """Of the same in terms of functions of matrices, which have derivatives always."""
+    *primals, factors = primals
+    *tangents, _ = tangents
+
+    def evolved(
+        matrix: Matrix, start: Matrix, gain: Gain, kernels: tuple[Array, ...]
+    ) -> Float[Array, "times *test"]:
+        dynamics, nngp, prior = kernels
+        learned = apply(matrix, gain, dynamics.T, factors[:2])
+        return jax.vmap(
+            lambda learned: _covariance(start @ learned / 2 - nngp.T, learned, prior)
+        )(learned)
+
+    return eqx.filter_jvp(evolved, tuple(primals), tuple(tangents))
+
+
+def _covariance(
+    half: Matrix, learned: Matrix, prior: Float[Array, "*test"]
+) -> Float[Array, "*test"]:
+    if prior.ndim == 1:
+        return prior + 2 * jnp.sum(half * learned, axis=0)
+    change = learned.T @ half
+    return prior + (change + change.T)  # symmetric to the last bit
+
+
+def _half_times(
+    half: Matrix | Float[Array, " rows"], columns: Float[Array, "rows rows_test"]
+) -> Float[Array, "rows rows_test"]:
+    """Diagonal or lower triangular matrix times columns, without most of the zeros."""
+    if half.ndim == 1:
+        return half[:, None] * columns
+    n = half.shape[0]
+    edges = sorted({n * i // _BLOCKS for i in range(_BLOCKS + 1)})
+    rows = [half[a:b, :b] @ columns[:b] for a, b in itertools.pairwise(edges)]
+    return jnp.concatenate(rows) if rows else columns
+
+
+_BLOCKS = 8  # of the triangle: 9/16 of the square is computed, not 1/2

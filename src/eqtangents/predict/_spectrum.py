@@ -1,0 +1,151 @@
+"""Functions of a symmetric matrix, by its eigenvalues and eigenvectors."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from eqtangents._types import Scalar
+from eqtangents.predict._training_set import refuse_indefinite
+
+
+# Entry by entry on the last axis; it may add axes before it. A pytree.
+SpectralFunction: TypeAlias = Callable[[Float[Array, " n"]], Float[Array, "*batch n"]]
+
+
+Factors: TypeAlias = tuple[Float[Array, " n"], Float[Array, "n n"]]
+
+
+class Spectrum(eqx.Module):
+    r"""A positive semi-definite matrix $K = U \Lambda U^\top$, factorised once.
+
+    Eigenvalues that rounding made negative, or less than `floor`, are at least that.
+
+    The eigenvectors of repeated eigenvalues have no derivatives, but functions of the
+    matrix have: `apply` is differentiable with respect to the matrix always.
+    """
+
+    matrix: Float[Array, "n n"]
+    values: Float[Array, " n"]
+    vectors: Float[Array, "n n"]
+    rounding: Float[Array, ""]  # no smaller eigenvalue can be told from zero
+
+    def __init__(
+        self,
+        matrix: Float[Array, "n n"],
+        *,
+        floor: Scalar = 0.0,
+        scale: Scalar = 0.0,
+    ):
+        """Factorise.
+
+        **Arguments:**
+
+        - `matrix`: symmetric.
+        - `floor`: what its eigenvalues are known to exceed: the noise, say.
+        - `scale`: size of the terms whose difference the matrix is, if it is one.
+
+        **Raises:** `RuntimeError` if an eigenvalue is more negative than rounding
+        could make it.
+
+        **Cost:** about $9 n^3$ multiply-adds, at most.
+        """
+        values, vectors = jnp.linalg.eigh(lax.stop_gradient(matrix))
+        n, dtype = matrix.shape[0], matrix.dtype
+        floor, scale = (
+            lax.stop_gradient(jnp.asarray(v, dtype)) for v in (floor, scale)
+        )
+        largest = jnp.max(jnp.abs(values), initial=0)
+        # The kernel may have been computed in float32, whatever its dtype is now.
+        tolerance = 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
+        allowed = tolerance * jnp.maximum(largest, scale)
+        negative = jnp.min(values, initial=0) < -allowed
+        values = refuse_indefinite(values, negative, matrix)
+        self.matrix = matrix
+        self.values = jnp.maximum(values, floor)
+        self.vectors = vectors
+        zero = n * float(jnp.finfo(dtype).eps) * largest
+        self.rounding = jnp.where(floor > 0, 0, zero)
+
+    def apply(
+        self, function: SpectralFunction, columns: Float[Array, "n columns"]
+    ) -> Float[Array, "*batch n columns"]:
+        r"""$f(K) v = U f(\Lambda) U^\top v$ for each column $v$."""
+        factors = lax.stop_gradient((self.values, self.vectors))
+        return apply(self.matrix, function, columns, factors)
+
+
+@eqx.filter_custom_jvp
+def apply(
+    matrix: Float[Array, "n n"],
+    function: SpectralFunction,
+    columns: Float[Array, "n columns"],
+    factors: Factors,
+) -> Float[Array, "*batch n columns"]:
+    """`Spectrum.apply`, for a matrix of these eigenvalues and eigenvectors."""
+    del matrix  # here for its tangent: it is `factors`
+    values, vectors = factors
+    return _from_basis(vectors, function(values), vectors.T @ columns)
+
+
+@apply.def_jvp
+def _apply_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    _, function, columns, factors = primals
+    d_matrix, d_function, d_columns, _ = tangents
+    values, vectors = factors
+    coordinates = vectors.T @ columns
+    out, d_out = eqx.filter_jvp(
+        lambda f: _from_basis(vectors, f(values), coordinates),
+        (function,),
+        (d_function,),
+    )
+    if d_out is None:
+        d_out = jnp.zeros_like(out)
+    if d_columns is not None:
+        d_out += _from_basis(vectors, function(values), vectors.T @ d_columns)
+    if d_matrix is not None:
+        change = vectors.T @ ((d_matrix + d_matrix.T) / 2) @ vectors
+        slopes = _divided_differences(function, values)
+        moved = jnp.einsum("...ij,ij,jc->...ic", slopes, change, coordinates)
+        d_out += jnp.einsum("ji,...ic->...jc", vectors, moved)
+    return out, d_out
+
+
+def _from_basis(
+    vectors: Float[Array, "n n"],
+    factors: Float[Array, "*batch n"],
+    coordinates: Float[Array, "n columns"],
+) -> Float[Array, "*batch n columns"]:
+    scaled = jnp.einsum("...i,ic->...ic", factors, coordinates)
+    return jnp.einsum("ji,...ic->...jc", vectors, scaled)
+
+
+def _divided_differences(
+    function: SpectralFunction, values: Float[Array, " n"]
+) -> Float[Array, "*batch n n"]:
+    r"""Of every two values, $(f(\lambda_i) - f(\lambda_j)) / (\lambda_i - \lambda_j)$.
+
+    By the theorem of Daleckii and Krein, these are the derivative of the matrix
+    function in the basis of the eigenvectors. Of values that are close, the difference
+    would be rounding: there it is the slope between them, with an error of second order
+    in their distance.
+    """
+    n = values.shape[0]
+    row, column = values[:, None], values[None, :]
+    distance, middle = row - column, (row + column) / 2
+    near = float(jnp.finfo(values.dtype).eps) ** (1 / 3)
+    close = jnp.abs(distance) <= near * (row + column)
+    _, slope = jax.jvp(
+        lambda x: function(x.reshape(n * n)), (middle,), (jnp.ones_like(middle),)
+    )
+    slope = slope.reshape(*slope.shape[:-1], n, n)
+    image = function(values)
+    difference = image[..., :, None] - image[..., None, :]
+    quotient = difference / jnp.broadcast_to(
+        jnp.where(close, 1, distance), difference.shape
+    )
+    return jnp.where(jnp.broadcast_to(close, slope.shape), slope, quotient)
