@@ -83,11 +83,14 @@ WORKLOADS = {
     "fc1024x2-10": (lambda: fully_connected(1024, 2, 10), 8),
     "fc1024x10-10": (lambda: fully_connected(1024, 10, 10), 8),
     "fc4096x2-10": (lambda: fully_connected(4096, 2, 10), 2),
+    "fc4096x10-10": (lambda: fully_connected(4096, 10, 10), 1),
+    "fc256x2-100": (lambda: fully_connected(256, 2, 100), 4),
     "fc256x10-100": (lambda: fully_connected(256, 10, 100), 4),
     "fc1024x2-100": (lambda: fully_connected(1024, 2, 100), 4),
     "fc1024x10-100": (lambda: fully_connected(1024, 10, 100), 2),
+    "fc4096x2-100": (lambda: fully_connected(4096, 2, 100), 1),
     "resnet-10": (lambda: resnet(16, 10), 4),
-    "resnet-1000": (lambda: resnet(4, 1000, 16), 1),
+    "resnet-1000": (lambda: resnet(16, 1000), 1),
     "transformer": (lambda: transformer(64, 32, 2, 10), 4),
 }
 TINY = {

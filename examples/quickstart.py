@@ -39,7 +39,7 @@ from sklearn.model_selection import train_test_split
 
 import eqtangents as eqt
 from eqtangents import nn
-from eqtangents.predict import GaussianProcess
+from eqtangents.predict import GaussianProcess, encode_labels
 
 
 jax.config.update("jax_default_prng_impl", "rbg")  # compiles faster on a CPU
@@ -87,12 +87,12 @@ def load():
     digits = load_digits()
     images = digits.images[:, None].astype(np.float32)  # (examples, channels, 8, 8)
     images = (images - images.mean()) / images.std()
-    targets = np.eye(10, dtype=np.float32)[digits.target] - 0.1
+    targets = encode_labels(jnp.asarray(digits.target), 10, jnp.float32)
     train, test = train_test_split(
         np.arange(len(images)), test_size=1 / 3, stratify=digits.target, random_state=0
     )
     order = np.concatenate([train, test])
-    return jnp.asarray(images[order]), jnp.asarray(targets[order]), len(train)
+    return jnp.asarray(images[order]), targets[order], len(train)
 
 
 # ------------------------------------------------------------------------------------
@@ -163,16 +163,6 @@ def train_finite(net, x, y, n_train, key, advance):
     return model
 
 
-@eqx.filter_jit
-def empirical_ntk(model, x):
-    """Tangent kernel of the first output of a finite network."""
-    params, static = eqx.partition(model, eqx.is_inexact_array)
-    output = lambda params, x: eqx.combine(params, static)(x)[0]
-    jacobian = jax.vmap(jax.jacobian(output), in_axes=(None, 0))(params, x)
-    flat = [leaf.reshape(len(x), -1) for leaf in jax.tree.leaves(jacobian)]
-    return sum(leaf @ leaf.T for leaf in flat)
-
-
 def distance_to_infinity(make, x, advance, draws=32):
     """Root mean square over networks of the relative distance, for each width."""
     infinite = eqt.ntk(make(1), x)
@@ -181,7 +171,8 @@ def distance_to_infinity(make, x, advance, draws=32):
         squares = []
         for key in jr.split(jr.key(0), draws):
             model = make(width).init(x.shape[1:], key=key)
-            squares.append(jnp.sum((empirical_ntk(model, x) - infinite) ** 2))
+            finite = eqt.empirical_ntk(model, x, trace_axes=(0,))
+            squares.append(jnp.sum((finite - infinite) ** 2))
             advance(1 / len(WIDTHS) / draws)
         distance = jnp.sqrt(jnp.mean(jnp.stack(squares))) / jnp.linalg.norm(infinite)
         distances.append(float(distance))

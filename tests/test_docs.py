@@ -16,7 +16,7 @@ if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
 
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = ROOT / "docs" / "layers.md"
-PAGES = [ROOT / "README.md", LAYERS]
+PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
 
 
 def unnamed(page):

@@ -31,6 +31,40 @@ def test_mean_is_the_kernel_of_infinite_width(getkey):
         assert jnp.all(error < 0.2 * jnp.max(jnp.abs(expected)))
 
 
+def sequences(key):
+    values, mask = jr.normal(key, (2, 3, 4)), jnp.asarray([[1, 1, 1, 0], [1, 0, 1, 1]])
+    return nn.Masked(values, mask == 1)
+
+
+def graphs(key):
+    edges = jr.bernoulli(key, 0.5, (2, 4, 4)).astype(float)
+    return nn.Graph(jr.normal(key, (2, 3, 4)), edges)
+
+
+POOLED = [nn.Relu(), nn.GlobalAvgPool(), nn.Linear(1)]
+KINDS = {
+    "masked": (sequences, [nn.Linear(64), *POOLED]),
+    "graph": (graphs, [nn.Linear(64), nn.Aggregate(), *POOLED]),
+    "dropout": (
+        lambda key: jr.normal(key, (3, 4)),
+        [nn.Linear(64), nn.Relu(), nn.Dropout(0.5), nn.Linear(1)],
+    ),
+}
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_input_and_dropped_values(kind, batches, getkey):
+    make, layers = KINDS[kind]
+    net, x1 = nn.Sequential(layers), make(getkey())
+    x2 = make(getkey()) if batches == 2 else None
+    found = eqt.monte_carlo(net, x1, x2, getkey(), 400, batch_size=50)
+    limit = eqt.kernel(net, x1, x2)
+    for name in ("nngp", "ntk"):
+        distance = jnp.abs(getattr(found.mean, name) - getattr(limit, name))
+        assert jnp.all(distance < 5 * getattr(found.standard_error, name)), name
+
+
 def test_batches_and_counts_do_not_change_the_samples(getkey):
     x, key = jr.normal(getkey(), (2, 4)), getkey()
     seen = []

@@ -1,5 +1,6 @@
 """Kernels of infinitely wide networks."""
 
+import itertools
 import math
 from typing import TypeAlias
 
@@ -16,7 +17,6 @@ from eqtangents.covariance import (
     Block,
     Scope,
     dense,
-    materialised,
 )
 from eqtangents.nn import AbstractLayer, Graph, Masked
 from eqtangents.nn._inputs import (
@@ -142,22 +142,12 @@ def _evaluate(
         result: PyTree[Array], start: Int[Array, " 2"]
     ) -> tuple[PyTree[Array], None]:
         tile1, tile2 = rows(x1, start[0], t1), rows(x2, start[1], t2)
-        if not symmetric:
-            block = tile(tile1, tile2)
-            return jax.tree.map(lambda r, b: _place(r, b, start), result, block), None
-        row, column = (s + jnp.arange(t1, dtype=start.dtype) for s in start)
-        block = tile(tile1, tile2, row[:, None] == column[None])
-        # Written to two places, from each of which it would be computed again.
-        block = materialised(lambda: block, start)
-        place = lambda r, b: _place_symmetric(r, b, start)
-        return jax.tree.map(place, result, block), None
-
-    starts = [
-        (i, j)
-        for i in _starts(n1, t1)
-        for j in _starts(n2, t2)
-        if not symmetric or i <= j
-    ]
+        identical = None
+        if symmetric:
+            row, column = (s + jnp.arange(t1, dtype=start.dtype) for s in start)
+            identical = row[:, None] == column[None]
+        block = tile(tile1, tile2, identical)
+        return jax.tree.map(lambda r, b: _place(r, b, start), result, block), None
 
     def empty(node: AbstractCovariance) -> Block:
         size = node.outline.size
@@ -166,7 +156,13 @@ def _evaluate(
 
     outputs = _outputs(net, rows(x1, 0, 0), rows(x2, 0, 0))
     result = jax.tree.map(empty, outputs, is_leaf=_is_covariance)
-    return lax.scan(step, result, jnp.asarray(np.array(starts, np.int32)))[0]
+    pairs = itertools.product(_starts(n1, t1), _starts(n2, t2))
+    starts = [(i, j) for i, j in pairs if not symmetric or i <= j]
+    starts = jnp.asarray(np.array(starts, np.int32))
+    result, _ = lax.scan(step, result, starts)
+    if not symmetric:
+        return result
+    return jax.tree.map(lambda leaf: _mirrored(leaf, t1, starts), result)
 
 
 def _tile(
@@ -226,45 +222,41 @@ def _place(
     start: Int[Array, " 2"],
 ) -> Float[Array, "n1 n2 *p"]:
     """Write a tile."""
-    origin = [*start] + [jnp.zeros((), start.dtype)] * (tile.ndim - 2)
-    return lax.dynamic_update_slice(result, tile, origin)
+    return lax.dynamic_update_slice(result, tile, _origin(tile.ndim, start))
 
 
-def _place_symmetric(
-    result: Float[Array, "n n *p"],
-    tile: Float[Array, "t t *p"],
-    start: Int[Array, " 2"],
+def _mirrored(
+    result: Float[Array, "n n *p"], size: int, starts: Int[Array, "tiles 2"]
 ) -> Float[Array, "n n *p"]:
-    """Write the upper triangle of a tile, and its mirror image.
+    """With what is above the diagonal below it too, tile by tile.
 
-    Rows are pairs of an example and a position; entries below the diagonal are those
-    above it, so that the result is symmetric whatever the rounding.
+    Rows are pairs of an example and a position. The result is symmetric whatever the
+    rounding.
     """
-    t, rank = tile.shape[0], (tile.ndim - 2) // 2
-    positions = tile.shape[2 : 2 + rank]
-    size = math.prod(positions)
-    row, column = (s + jnp.arange(t, dtype=start.dtype) for s in start)
-    order = np.arange(size)[:, None] <= np.arange(size)[None]
-    upper = (row[:, None] < column[None])[..., None, None] | (
-        (row[:, None] == column[None])[..., None, None] & order[None, None]
-    )
-    upper = upper.reshape(t, t, *positions, *positions)
+    rank = (result.ndim - 2) // 2
+    shape = (size, size, *result.shape[2:])
+    positions = math.prod(shape[2 : 2 + rank])
     swap = (1, 0, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
-    result = _overwrite(result, tile, upper, start)
-    mirrored = tile.transpose(swap), upper.transpose(swap)
-    return _overwrite(result, *mirrored, start[::-1])
+    order = np.arange(positions)[:, None] > np.arange(positions)[None]
+
+    def step(
+        result: Float[Array, "n n *p"], start: Int[Array, " 2"]
+    ) -> tuple[Float[Array, "n n *p"], None]:
+        above = lax.dynamic_slice(result, _origin(result.ndim, start), shape)
+        mirror = _origin(result.ndim, start[::-1])
+        old = lax.dynamic_slice(result, mirror, shape)
+        column, row = (s + jnp.arange(size, dtype=start.dtype) for s in start)
+        row, column = row[:, None, None, None], column[None, :, None, None]
+        below = (row > column) | ((row == column) & order[None, None])
+        below = jnp.broadcast_to(below, (size, size, positions, positions))
+        new = jnp.where(below.reshape(shape), above.transpose(swap), old)
+        return lax.dynamic_update_slice(result, new, mirror), None
+
+    return lax.scan(step, result, starts)[0]
 
 
-def _overwrite(
-    result: Float[Array, "..."],
-    tile: Float[Array, "..."],
-    where: Bool[Array, "..."],
-    start: Int[Array, " 2"],
-) -> Float[Array, "..."]:
-    """Write those entries of a tile."""
-    origin = [*start] + [jnp.zeros((), start.dtype)] * (tile.ndim - 2)
-    old = lax.dynamic_slice(result, origin, tile.shape)
-    return lax.dynamic_update_slice(result, jnp.where(where, tile, old), origin)
+def _origin(ndim: int, start: Int[Array, " 2"]) -> list[Int[Array, ""]]:
+    return [*start] + [jnp.zeros((), start.dtype)] * (ndim - 2)
 
 
 def _alike(x1: Inputs, x2: Inputs) -> tuple[Inputs, Inputs]:

@@ -13,6 +13,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 from eqtangents._linearization import Trainable
 from eqtangents.empirical import EmpiricalKernel, Estimate, empirical_kernel
 from eqtangents.nn import AbstractLayer
+from eqtangents.nn._inputs import is_signal, values_of
+from eqtangents.nn._layer import Example
 
 
 Batch: TypeAlias = PyTree[Shaped[Array, "..."]]
@@ -41,7 +43,9 @@ def monte_carlo(
 
     - `net`: a network of `eqtangents.nn`, or any function of a key that returns a
         module, initialised.
-    - `x1`, `x2`: batches, as for `eqtangents.empirical_ntk`; `None` for `x1` again.
+    - `x1`, `x2`: batches, as for `eqtangents.kernel` or `eqtangents.empirical_ntk`;
+        `None` for `x1` again, in the same passes: what a `Dropout` drops is drawn once
+        for each example of a batch.
     - `key`: draws the parameters. The same key gives the same samples, whatever the
         batch size.
     - `n_samples`: how many networks to draw, at least 2.
@@ -133,12 +137,22 @@ def _sampled(
     """Kernels of one network for each key."""
 
     def one(key: PRNGKeyArray) -> EmpiricalKernel:
-        model = _drawn(net, x1, key)
+        draw_key, *pass_keys = jr.split(key, 3)
+        model, which = _drawn(net, x1, draw_key), trainable
+        one1, one2 = x1, x2
+        if isinstance(model, AbstractLayer):
+            # Each example passes through it once, on its own.
+            model = _Pass(model)
+            which = trainable if callable(trainable) else _Pass(trainable)
+            one1, one2 = (
+                None if x is None else (x, jr.split(k, _count(x)))
+                for x, k in zip((x1, x2), pass_keys, strict=True)
+            )
         return empirical_kernel(
             model,
-            x1,
-            x2,
-            trainable=trainable,
+            one1,
+            one2,
+            trainable=which,
             trace_axes=axes[0],
             diagonal_axes=axes[1],
         )
@@ -146,12 +160,27 @@ def _sampled(
     return jax.vmap(one)(keys)
 
 
+class _Pass(eqx.Module):
+    """A network's values for an example and a key, for the values that it drops."""
+
+    net: Any
+
+    def __call__(self, x_and_key: tuple[Example, PRNGKeyArray]) -> PyTree[Array]:
+        x, key = x_and_key
+        return jax.tree.map(values_of, self.net(x, key=key), is_leaf=is_signal)
+
+
 def _drawn(
     net: AbstractLayer | Callable[[PRNGKeyArray], Any], x1: Batch, key: PRNGKeyArray
 ) -> Any:
     if not isinstance(net, AbstractLayer):
         return net(key)
-    return net.init(jax.tree.map(lambda leaf: leaf.shape[1:], x1), key=key)
+    shape_of_one = lambda x: values_of(x).shape[1:]
+    return net.init(jax.tree.map(shape_of_one, x1, is_leaf=is_signal), key=key)
+
+
+def _count(x: Batch) -> int:
+    return jax.tree.leaves(x)[0].shape[0]
 
 
 @eqx.filter_jit

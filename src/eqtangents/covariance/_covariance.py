@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from eqtangents.covariance._frame import Block, Frame, Plan, Rule, Scope
-from eqtangents.covariance._lattice import all_displacements
+from eqtangents.covariance._lattice import displacements
 
 
 # Entries of a block: large enough to outweigh the cost of starting an operation, small
@@ -102,29 +101,44 @@ class Sweep:
         canvas: tuple[int, ...],
         *,
         same: bool,
+        reach: tuple[int, ...] | None = None,
     ):
-        """Bind the rule of `node`, and so compute all that no displacement changes."""
-        self.frame = Frame(scope, Plan(), same, canvas, (1,) * len(canvas))
+        """Bind the rule of `node`, and so compute all that no displacement changes.
+
+        Displacements are those of at most `reach` along each axis, or all of them.
+        """
+        self.canvas, self.reach = canvas, canvas if reach is None else reach
+        self.frame = Frame(scope, Plan(), same, canvas, self.reach, (1,) * len(canvas))
         self.rule = self.frame.bind(node)
         self.pairs = scope.pairs(same)
-        self.canvas = canvas
 
-    def batches(
-        self, displacements: Int[np.ndarray, "n rank"]
+    def batches(self) -> Int[Array, "batches batch rank"]:
+        """The displacements, split into equal batches that fill a block."""
+        return self._split(jnp.asarray(displacements(self.canvas, self.reach)))
+
+    def _split(
+        self, displacements: Int[Array, "n rank"]
     ) -> Int[Array, "batches batch rank"]:
-        """Split displacements into equal batches that fill a block."""
         entries = math.prod((*self.pairs, *self.canvas))
-        count = displacements.shape[0]
+        count, rank = displacements.shape
         itemsize = self.frame.scope.dtype.itemsize
         most = max(1, min(count, BLOCK_BYTES // (entries * itemsize)))
         batch = max(b for b in range(1, most + 1) if count % b == 0)
-        return jnp.asarray(displacements).reshape(-1, batch, displacements.shape[1])
+        return displacements.reshape(-1, batch, rank)
 
-    def blocks(self, displacements: Int[Array, "n rank"]) -> Block:
-        """The blocks at some displacements, recomputed when differentiated."""
+    def batch(self, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks of a batch, recomputed when differentiated."""
         return jax.checkpoint(lambda ds: self.frame.plan.blocks(self.rule, ds))(
             displacements
         )
+
+    def blocks(self, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks at any number of displacements, a batch after the other."""
+        batches = self._split(displacements)
+        if batches.shape[0] == 1:
+            return self.batch(displacements)
+        blocks = lax.map(self.batch, batches)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), blocks)
 
 
 def tabulate(
@@ -134,7 +148,7 @@ def tabulate(
 
     def build() -> Block:
         sweep = Sweep(scope, node, canvas, same=same)
-        stacked = lax.map(sweep.blocks, sweep.batches(all_displacements(canvas)))
+        stacked = lax.map(sweep.batch, sweep.batches())
         return jax.tree.map(lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked)
 
     return scope.once(("table", id(node), canvas, same), node, build)

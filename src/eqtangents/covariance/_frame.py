@@ -186,7 +186,7 @@ class Scope:
 
         def begin() -> tuple[Frame, Evaluation]:
             plan = Plan()
-            return Frame(self, plan, same, None, ()), plan.coincident()
+            return Frame(self, plan, same, None, (), ()), plan.coincident()
 
         frame, at = self.once(("coincident", same), None, begin)
         return at(frame.bind(node))
@@ -218,14 +218,16 @@ class Frame:
 
     `same`: each example with itself, or those of one batch with those of the other.
     `canvas`: how positions are stored, `None` where both positions coincide; then a
-    block has the size of the covariance and there is no displacement. `scale`: the
-    displacement here is `scale` times that of the consumer at the end of the chain.
+    block has the size of the covariance and there is no displacement. `reach`: the
+    largest displacement that is asked for here, either way. `scale`: the displacement
+    here is `scale` times that of the consumer at the end of the chain.
     """
 
     scope: Scope
     plan: Plan
     same: bool
     canvas: tuple[int, ...] | None
+    reach: tuple[int, ...]
     scale: tuple[int, ...]
 
     @property
@@ -262,14 +264,16 @@ class Frame:
         """The frame in which the input of a strided map is asked for."""
         if self.canvas is None or all(s == 1 for s in stride):
             return self
-        canvas = tuple(g * s for g, s in zip(self.canvas, stride, strict=True))
-        scale = tuple(a * s for a, s in zip(self.scale, stride, strict=True))
-        return Frame(self.scope, self.plan, self.same, canvas, scale)
+        canvas, reach, scale = (
+            tuple(a * s for a, s in zip(sizes, stride, strict=True))
+            for sizes in (self.canvas, self.reach, self.scale)
+        )
+        return dataclasses.replace(self, canvas=canvas, reach=reach, scale=scale)
 
     def nested(self, scope: Scope) -> "Frame":
         """The same entries, for one depth of a `Repeat`."""
         plan = self.plan.nested()
-        scope.home = Frame(scope, plan, self.same, self.canvas, self.scale)
+        scope.home = dataclasses.replace(self, scope=scope, plan=plan)
         return scope.home
 
     def here(self, d: Int[Array, " rank"] | None) -> Int[Array, " rank"]:

@@ -7,7 +7,6 @@ its partner beyond the true size of the axis are unused and may hold anything fi
 """
 
 import itertools
-import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -95,10 +94,16 @@ def both_inside(
     return jnp.broadcast_to(inside, canvas)
 
 
-def all_displacements(canvas: Sequence[int]) -> Int[np.ndarray, "n rank"]:
-    """Every displacement of a canvas, in row-major order."""
-    grid = itertools.product(*map(range, canvas))
-    return np.array(list(grid), np.int32).reshape(math.prod(canvas), len(canvas))
+def displacements(
+    canvas: Sequence[int], reach: Sequence[int]
+) -> Int[np.ndarray, "n rank"]:
+    """Those of at most `reach` either way along each axis, those downwards last."""
+    axes = [
+        range(g) if 2 * r + 1 >= g else [*range(r + 1), *range(g - r, g)]
+        for g, r in zip(canvas, reach, strict=True)
+    ]
+    grid = list(itertools.product(*axes))
+    return np.array(grid, np.int32).reshape(len(grid), len(axes))
 
 
 def materialised(

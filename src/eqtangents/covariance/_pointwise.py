@@ -159,16 +159,20 @@ class Nonlinear(AbstractCovariance):
 
     def bind(self, frame: Frame) -> Rule:
         """Look up the variances of both ends, then apply the dual entry by entry."""
-        upstream = frame.bind(self.upstream)
         if frame.same and frame.canvas is None:
+            variance = frame.bind(self.upstream)
 
             def variance_rule(at: Evaluation) -> Block:
-                return Block(self.dual.diagonal(at(upstream).nngp), None)
+                return Block(self.dual.diagonal(at(variance).nngp), None)
 
             return variance_rule
 
-        ends = self.ends(frame)
-
+        # Whatever asks for more displacements of one covariance comes first: then those
+        # of the others are at hand.
+        if frame.same:
+            upstream, ends = frame.bind(self.upstream), self.ends(frame)
+        else:
+            ends, upstream = self.ends(frame), frame.bind(self.upstream)
         gained = self.upstream.outline.gained
 
         def rule(at: Evaluation) -> Block:

@@ -3,14 +3,17 @@ r"""Windowed pooling: the two positions of a pair range over their windows freel
 $$K'_{qq'} = \sum_{i, j} K_{s q + i,\, s q' + j}$$
 
 The pairs of offsets with $\delta = j - i$ belong to the input displacement
-$e = s (q' - q) + \delta$. So the block of the inputs at `e` is summed over shortened
-windows, once for each `delta` congruent to `e` modulo `s`, and each sum is added to the
-output displacement `(e - delta) / s`: no input block is needed twice, and nothing of
-the inputs' resolution is stored.
+$e = s (q' - q) + \delta$. Inputs are asked for in groups, of all $e = s t + \rho$ with
+$0 \le \rho < s$ along each axis, and go to the few output displacements $t + k$ with
+$\rho - \delta = s k$: which entries of which input add up is the same for every group.
+No input is needed twice, and nothing of the inputs' resolution is stored but a group.
 """
 
+import dataclasses
+import functools
 import itertools
-from collections.abc import Sequence
+import operator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +21,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Sweep,
-)
+from eqtangents.covariance._covariance import AbstractCovariance, Sweep
 from eqtangents.covariance._frame import Block, Frame, Rule, Scope
 from eqtangents.covariance._gathered import at_displacement, stored_rule
-from eqtangents.covariance._lattice import all_displacements, materialised
+from eqtangents.covariance._lattice import along, materialised
 from eqtangents.covariance._stencil import strided, window_sum
 from eqtangents.covariance._windows import Window
 
@@ -40,138 +40,222 @@ class Pooled(AbstractCovariance):
         self.outline = outline.replace(diagonal=False)
 
     def bind(self, frame: Frame) -> Rule:
-        """Compute all displacements, or only the one where positions coincide."""
-        scope, same = frame.scope, frame.same
-        if frame.canvas is None:
-            canvas = self.outline.canvas
-            key = ("pooled at zero", id(self), same)
-            block = scope.once(key, self, lambda: self._at_zero(scope, canvas, same))
-            return fixed_rule(frame, block)
-        canvas = frame.canvas
-        key = ("pooled", id(self), same, canvas)
-        table = scope.once(key, self, lambda: self._table(scope, canvas, same))
-        return stored_rule(frame, table, at_displacement)
+        """Compute the displacements that are asked for, unless they are at hand."""
+        if not self.windows:
+            return frame.bind(self.upstream)
+        rank, canvas, reach = self.outline.rank, frame.canvas, frame.reach
+        if canvas is None:
+            canvas, reach = self.outline.canvas, (0,) * rank
+        key = ("pooled", id(self), frame.same)
+        tables: list[_Table] = frame.scope.once(key, self, list)
+        table = next((t for t in tables if t.serves(frame)), None)
+        if table is None:
+            axes = tuple(map(_Axis, self.windows, canvas, reach))
+            table = _Table(self._blocks(frame.scope, axes, frame.same), axes)
+            tables.append(table)
+        if frame.canvas is not None:
+            return stored_rule(frame, table.blocks, table.look)
+        zero, crop = jnp.zeros(rank, jnp.int32), tuple(map(slice, self.outline.size))
+        look = lambda leaf: table.look(leaf, zero)[..., *crop]
+        return fixed_rule(frame, jax.tree.map(look, table.blocks))
 
-    def _sweep(self, scope: Scope, canvas: tuple[int, ...], same: bool) -> Sweep:
-        above = tuple(g * w.stride for g, w in zip(canvas, self.windows, strict=True))
-        return Sweep(scope, self.upstream, above, same=same)
+    def _blocks(self, scope: Scope, axes: tuple["_Axis", ...], same: bool) -> Block:
+        """The blocks of a table, `(*displacements, *pairs, *canvas)`."""
+        canvas, above, reach = (
+            tuple(getattr(axis, name) for axis in axes)
+            for name in ("canvas", "above", "above_reach")
+        )
+        sweep = Sweep(scope, self.upstream, above, same=same, reach=reach)
+        first = np.array([axis.first for axis in axes], np.int32)
+        strides = np.array([axis.window.stride for axis in axes], np.int32)
+        residues = itertools.product(*(axis.residues for axis in axes))
+        residues = np.array(list(residues), np.int32)
 
-    def _at_zero(self, scope: Scope, canvas: tuple[int, ...], same: bool) -> Block:
-        """The block at displacement zero, from all `delta` within the window."""
-        sweep = self._sweep(scope, canvas, same)
-        grid = itertools.product(*(range(1 - w.count, w.count) for w in self.windows))
-        deltas = jnp.asarray(list(grid), jnp.int32)
-        crop = tuple(map(slice, self.outline.size))
+        def add(tables: Block, group: Int[Array, " rank"]) -> tuple[Block, None]:
+            t = group + first
+            e = (t * strides)[None] + residues
+            masks = materialised(
+                lambda: [axis.masks(t[i]) for i, axis in enumerate(axes)], group
+            )
+            blocks = sweep.blocks(e % np.array(above, np.int32)[None])
+            slabs = jax.tree.map(lambda leaf: _sums(leaf, axes, masks), blocks)
+            return jax.tree.map(lambda a, b: _add_at(a, b, group), tables, slabs), None
 
-        def slab(delta: Int[Array, " rank"]) -> Block:
-            e = (delta % jnp.asarray(sweep.canvas, delta.dtype))[None]
-            sums = self._sums(sweep, e, [*delta[:, None]])
-            return jax.tree.map(lambda leaf: leaf[0][..., *crop], sums)
-
-        return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(slab, deltas))
-
-    def _table(self, scope: Scope, canvas: tuple[int, ...], same: bool) -> Block:
-        """The blocks at all displacements, `(*canvas, *pairs, *canvas)`."""
-        sweep = self._sweep(scope, canvas, same)
-        empty = jnp.zeros((*canvas, *sweep.pairs, *canvas), scope.dtype)
+        rows = tuple(axis.groups + len(axis.terms) - 1 for axis in axes)
+        empty = jnp.zeros((*rows, *sweep.pairs, *canvas), scope.dtype)
         wants_ntk = scope.wants_ntk and not same and self.outline.trainable
         tables = Block(empty, empty if wants_ntk else None)
-        # delta = (e mod s) + s k for these k, some of which are out of reach.
-        most = [
-            (-((w.count - 1) // -w.stride), (w.count - 1) // w.stride)
-            for w in self.windows
-        ]
-        steps = [np.arange(-low, high + 1, dtype=np.int32) for low, high in most]
+        groups = np.array([*np.ndindex(*(axis.groups for axis in axes))], np.int32)
+        tables, _ = lax.scan(add, tables, jnp.asarray(groups))
+        for number, axis in enumerate(axes):
+            tables = jax.tree.map(functools.partial(axis.folded, number), tables)
+        return tables
 
-        def add(tables: Block, e: Int[Array, " rank"]) -> tuple[Block, None]:
-            deltas, targets = [], []
-            for axis, (k, window) in enumerate(zip(steps, self.windows, strict=True)):
-                deltas.append(e[axis] % window.stride + window.stride * k)
-                targets.append((e[axis] // window.stride - k) % canvas[axis])
-            slabs = self._sums(sweep, e[None], deltas)
-            target = jnp.stack(jnp.meshgrid(*targets, indexing="ij"), -1)
-            return lax.scan(_add_at, tables, (target.reshape(-1, len(canvas)), slabs))
 
-        return lax.scan(add, tables, jnp.asarray(all_displacements(sweep.canvas)))[0]
+@dataclasses.dataclass(frozen=True)
+class _Axis:
+    """One axis of a table: output displacements up to `reach`, on a canvas."""
 
-    def _sums(
-        self,
-        sweep: Sweep,
-        e: Int[Array, "1 rank"],
-        deltas: Sequence[Int[Array, " _steps"]],
-    ) -> Block:
-        """Sums over windows shortened by each `delta`, along a new leading axis."""
-        block = jax.tree.map(lambda leaf: leaf[0], sweep.blocks(e))
-        masks = materialised(
-            lambda: [
-                self._mask(axis, sweep.canvas[axis], e[0, axis], delta)
-                for axis, delta in enumerate(deltas)
-            ],
-            e,
+    window: Window
+    canvas: int
+    reach: int
+
+    @functools.cached_property
+    def terms(self) -> dict[int, list[tuple[int, int]]]:
+        """The pairs `rho, delta` for each `k`, in the order of `k`."""
+        stride, count = self.window.stride, self.window.count
+        found: dict[int, list[tuple[int, int]]] = {}
+        for rho, delta in itertools.product(range(stride), range(1 - count, count)):
+            k, rest = divmod(rho - delta, stride)
+            if not rest:
+                found.setdefault(k, []).append((rho, delta))
+        return dict(sorted(found.items()))
+
+    @functools.cached_property
+    def residues(self) -> list[int]:
+        """Every `rho`, but for those that windows never meet."""
+        return sorted({rho for rho, _ in itertools.chain(*self.terms.values())})
+
+    @property
+    def whole(self) -> bool:
+        """Whether groups go around the canvas, so that all displacements are there."""
+        return 2 * self.reach + len(self.terms) >= self.canvas
+
+    @property
+    def first(self) -> int:
+        """The `t` of the first group."""
+        return 0 if self.whole else -self.reach - max(self.terms)
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are."""
+        return self.canvas if self.whole else 2 * self.reach + len(self.terms)
+
+    @property
+    def above(self) -> int:
+        """The canvas of the inputs."""
+        return self.canvas * self.window.stride
+
+    @property
+    def above_reach(self) -> int:
+        """How far the displacements of the inputs go."""
+        end = self.first + self.groups
+        return self.above if self.whole else self.window.stride * max(end, -self.first)
+
+    def masks(
+        self, t: Int[Array, ""]
+    ) -> dict[tuple[int, int], list[Bool[Array, " canvas"]]]:
+        """For `rho, delta`: where both inputs exist, for each pair of offsets.
+
+        Nothing where they always do.
+        """
+        window, stride = self.window, self.window.stride
+        full = window.counts() == (window.count,) * self.canvas
+        if window.periodic or full:
+            return {}
+
+        def mask(rho: int, delta: int, offset: int) -> Bool[Array, " canvas"]:
+            p = jnp.arange(self.canvas, dtype=t.dtype) * stride + offset
+            partner = (p + (t * stride + rho)) % self.above
+            # The output of the partner may be one that does not exist.
+            output = partner - offset - delta
+            inside = (p >= 0) & (p < window.size_in) & (partner < window.size_in)
+            return inside & (output >= 0) & (output < window.size_out * stride)
+
+        return {
+            (rho, delta): [mask(rho, delta, o) for o in _met(window, delta).offsets]
+            for rho, delta in itertools.chain(*self.terms.values())
+        }
+
+    def folded(self, number: int, table: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The rows that are asked for; groups that went around share one."""
+        low = min(self.terms)  # The first row is that of `first + low`.
+        if not self.whole:
+            start = max(self.terms) - low
+            stop = start + 2 * self.reach + 1
+            return lax.slice_in_dim(table, start, stop, axis=number)
+        ends = list(range(self.canvas, table.shape[number], self.canvas))
+        total, *more = jnp.split(table, ends, number)
+        for part in more:
+            widths = [(0, 0)] * table.ndim
+            widths[number] = (0, self.canvas - part.shape[number])
+            total = total + jnp.pad(part, widths)
+        return jnp.roll(total, low, number)
+
+    def row(self, d: Int[Array, ""]) -> Int[Array, ""]:
+        """Where a displacement is in the table."""
+        return d if self.whole else (d + self.reach) % self.canvas
+
+
+class _Table(NamedTuple):
+    """The blocks at some displacements, `(*displacements, *pairs, *canvas)`."""
+
+    blocks: Block
+    axes: tuple[_Axis, ...]
+
+    def serves(self, frame: Frame) -> bool:
+        """Whether all that is asked for in a frame is in the table."""
+        if frame.canvas is None:
+            return True
+        return frame.canvas == tuple(axis.canvas for axis in self.axes) and all(
+            axis.whole or axis.reach >= reach
+            for axis, reach in zip(self.axes, frame.reach, strict=True)
         )
-        rank = len(self.windows)
 
-        def total(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
-            leaf = leaf[None]
-            for axis, (window, mask) in enumerate(
-                zip(self.windows, masks, strict=True)
-            ):
-                size = sweep.canvas[axis] // window.stride
-                # All steps of this axis times those of the axes before it.
-                leaf = window_sum(
-                    leaf[:, None],
-                    axis - rank,
-                    window,
-                    size,
-                    [
-                        mask[:, i].reshape(
-                            -1,
-                            *(1,) * (leaf.ndim - 1 - rank + axis),
-                            size,
-                            *(1,) * (rank - 1 - axis),
-                        )
-                        for i in range(window.count)
-                    ],
-                )
-                leaf = leaf.reshape(-1, *leaf.shape[2:])
-            return leaf
+    def look(
+        self, leaf: Float[Array, "..."], d: Int[Array, " rank"]
+    ) -> Float[Array, "..."]:
+        """The block at a displacement."""
+        rows = [axis.row(d[i]) for i, axis in enumerate(self.axes)]
+        return at_displacement(leaf, jnp.stack(rows))
 
-        return jax.tree.map(total, block)
 
-    def _mask(
-        self, axis: int, canvas: int, e: Int[Array, ""], delta: Int[Array, " steps"]
-    ) -> Bool[Array, "steps count positions"]:
-        """Where `(i, i + delta)` is a pair of offsets of the window, for each `i`."""
-        window = self.windows[axis]
-        i = jnp.arange(window.count, dtype=e.dtype)[None, :, None]
-        delta = delta[:, None, None]
-        p = jnp.arange(0, canvas, window.stride, dtype=e.dtype)[None, None]
-        p = p + jnp.asarray(window.offsets, e.dtype)[None, :, None]
-        mask = (i + delta >= 0) & (i + delta < window.count)
-        if window.periodic:
-            return jnp.broadcast_to(mask, (delta.shape[0], *p.shape[1:]))
-        partner = (p + e) % canvas
-        # The output of the partner may be one that does not exist.
-        output = partner - jnp.asarray(window.offsets, e.dtype)[None, :, None] - delta
-        mask &= (p >= 0) & (p < window.size_in) & (partner < window.size_in)
-        return mask & (output >= 0) & (output <= (window.size_out - 1) * window.stride)
+def _met(window: Window, delta: int) -> Window:
+    """The offsets for which that `delta` further is in the window, too."""
+    start, stop = max(0, -delta), window.count - max(0, delta)
+    return dataclasses.replace(window, offsets=window.offsets[start:stop])
+
+
+def _sums(
+    leaf: Float[Array, "group ..."],
+    axes: tuple[_Axis, ...],
+    masks: list[dict[tuple[int, int], list[Bool[Array, " canvas"]]]],
+) -> Float[Array, "..."]:
+    """What a group adds at each `k`, `(*k, *pairs, *canvas)`."""
+    rank = len(axes)
+    leaf = leaf.reshape(*(len(axis.residues) for axis in axes), *leaf.shape[1:])
+    for number, axis in enumerate(axes):
+
+        def part(
+            rho: int, delta: int, leaf=leaf, number=number, axis=axis
+        ) -> Float[Array, "..."]:
+            met = _met(axis.window, delta)
+            found = masks[number].get((rho, delta), [None] * met.count)
+            return window_sum(
+                lax.index_in_dim(
+                    leaf, axis.residues.index(rho), number, keepdims=False
+                ),
+                number - rank,
+                met,
+                axis.canvas,
+                [None if m is None else along(m, number, rank) for m in found],
+            )
+
+        shifts = [
+            functools.reduce(operator.add, itertools.starmap(part, pairs))
+            for pairs in axis.terms.values()
+        ]
+        leaf = jnp.stack(shifts, number)
+    return leaf
 
 
 def _add_at(
-    tables: Block, slab: tuple[Int[Array, " rank"], Block]
-) -> tuple[Block, None]:
-    """Add a block to a table at a displacement."""
-    target, block = slab
-
-    def add(
-        table: Float[Array, "..."], leaf: Float[Array, "..."]
-    ) -> Float[Array, "..."]:
-        start = [*target] + [jnp.zeros((), target.dtype)] * leaf.ndim
-        leaf = leaf.reshape((1,) * len(target) + leaf.shape)
-        old = lax.dynamic_slice(table, start, leaf.shape)
-        return lax.dynamic_update_slice(table, old + leaf, start)
-
-    return jax.tree.map(add, tables, block), None
+    table: Float[Array, "..."], slab: Float[Array, "..."], row: Int[Array, " rank"]
+) -> Float[Array, "..."]:
+    """Add rows to those of a table, from one on."""
+    start = [*row] + [jnp.zeros((), row.dtype)] * (table.ndim - row.size)
+    old = lax.dynamic_slice(table, start, slab.shape)
+    return lax.dynamic_update_slice(table, old + slab, start)
 
 
 def fixed_rule(frame: Frame, block: Block) -> Rule:

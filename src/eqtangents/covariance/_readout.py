@@ -15,7 +15,7 @@ from eqtangents.covariance._covariance import (
     tabulate,
 )
 from eqtangents.covariance._frame import Block, Frame, Rule, Scope
-from eqtangents.covariance._lattice import all_displacements, along, both_inside, where
+from eqtangents.covariance._lattice import along, both_inside, where
 from eqtangents.covariance._pooled import fixed_rule
 
 
@@ -67,7 +67,8 @@ class Total(AbstractCovariance):
     def _sum(self, scope: Scope, same: bool) -> Block:
         outline = self.upstream.outline
         canvas, rank = outline.canvas, outline.rank
-        sweep = Sweep(scope, self.upstream, canvas, same=same)
+        reach = (0,) * rank if outline.diagonal else None
+        sweep = Sweep(scope, self.upstream, canvas, same=same, reach=reach)
 
         def reduce(displacements: Int[Array, "n rank"]) -> Block:
             inside = jax.vmap(lambda d: both_inside(canvas, outline.size, d))(
@@ -80,13 +81,10 @@ class Total(AbstractCovariance):
                     leaf = where(inside, leaf)
                 return leaf.sum((0, *range(-rank, 0)))
 
-            return jax.tree.map(total, sweep.blocks(displacements))
+            return jax.tree.map(total, sweep.batch(displacements))
 
-        displacements = all_displacements(canvas)
-        if outline.diagonal:
-            displacements = displacements[:1]
-        batches = sweep.batches(displacements)
-        return jax.tree.map(lambda leaf: leaf.sum(0), lax.map(reduce, batches))
+        sums = lax.map(reduce, sweep.batches())
+        return jax.tree.map(lambda leaf: leaf.sum(0), sums)
 
 
 def _without_positions(outline: Outline) -> Outline:
