@@ -68,9 +68,10 @@ class ExpandedDual(AbstractDual):
             rows = [matrix[l] * np.sqrt(weight) for l, weight in terms]
             weights = jnp.asarray(np.reshape(rows, (-1, z.size)), std.dtype)
             parts.append(
-                jnp.einsum("n...q,tq->nt...", half, weights, precision="highest")
+                jnp.einsum("n...q,tq->tn...", half, weights, precision="highest")
             )
-        return jnp.concatenate(parts, 1)
+        # In memory terms come first, so that each lies in a row.
+        return jnp.moveaxis(jnp.concatenate(parts), 0, 1)
 
     def __call__(
         self, cov: Float[Array, "*s"], left: HermiteEnds, right: HermiteEnds
