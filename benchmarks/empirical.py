@@ -92,6 +92,8 @@ def row(name, options):
             r["compile_s"] for r in (auto, *theirs.values()) if r is not None
         ],
         "error": error,
+        "jax": [auto["jax"], *{r["jax"] for r in theirs.values() if r is not None}],
+        "dtype": "float32",
     }
 
 

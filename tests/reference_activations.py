@@ -49,8 +49,7 @@ def layers(elementwise: Callable, required: object) -> dict[str, Callable]:
     """What translates each of them, by `elementwise(make, **defaults)`."""
     return {
         "sigmoid_like": elementwise(nn.SigmoidLike),
-        # The reference's kernel of the approximate form is that of the exact one.
-        "gelu": elementwise(lambda approximate: nn.Gelu(), approximate=False),
+        "gelu": elementwise(nn.Gelu, approximate=False),
         "sin": elementwise(nn.Sin, a=1.0, b=1.0, c=0.0),
         "cos": elementwise(nn.Cos, a=1.0, b=1.0, c=0.0),
         "rbf": elementwise(nn.Rbf, gamma=1.0),

@@ -78,8 +78,11 @@ def _tiled(
 
     whole = tile.examples >= max(n1, n2) and tile.free == free
     if whole or 0 in (n1, n2, *seeds.shape):
-        rows1 = rows(x1, slice(None), slice(None))
-        rows2 = rows1 if x2 is None else rows(x2, slice(None), slice(None))
+        # In one pass: parameters are read once for both batches.
+        x = x1 if x2 is None else jax.tree.map(_end_to_end, x1, x2)
+        both = rows(x, slice(None), slice(None))
+        rows1 = both if x2 is None else jax.tree.map(lambda a: a[:n1], both)
+        rows2 = both if x2 is None else jax.tree.map(lambda a: a[n1:], both)
         return structure.kernels(rows1, rows2)
     blocks1, blocks2 = (_blocks(n, free, tile) for n in (n1, n2))
 
@@ -101,6 +104,10 @@ def _tiled(
     if x2 is None:
         found = jax.tree.map(_mirrored, found)
     return jax.tree.map(lambda terms: _joined(terms, n1, n2, free, tile), found)
+
+
+def _end_to_end(a: Array, b: Array) -> Array:
+    return jnp.concatenate([a, b])
 
 
 def _blocks(n: int, free: int, tile: Rows) -> tuple[Any, Any, Any]:

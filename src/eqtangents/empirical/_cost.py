@@ -18,6 +18,12 @@ Implementation: TypeAlias = Literal["jacobian", "structured", "vector_products"]
 # Floating-point operations in the time that one byte is moved in. Processors of all
 # kinds are within a few times of this, and it decides between costs far apart.
 FLOPS_PER_BYTE = 8.0
+# Of an operation on one column at a time, or on weights of its own for each, where one
+# on all rows of a Jacobian at once, with common weights, takes 1.
+COLUMN_FLOP_TIME = 4.0
+# By how much a Jacobian must be cheaper: backward passes through weights, convolutions
+# above all, are slower than the contractions that structure makes of them.
+DENSE_SHARE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,11 +33,12 @@ class Cost:
     flops: float
     traffic: float
     peak: float
+    flop_time: float = 1.0
 
     @property
     def time(self) -> float:
-        """In units of one floating-point operation."""
-        return self.flops + FLOPS_PER_BYTE * self.traffic
+        """In units of one floating-point operation on matrices."""
+        return self.flop_time * self.flops + FLOPS_PER_BYTE * self.traffic
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,14 +95,14 @@ class Costs:
         self.itemsize = max((dtype.itemsize for dtype in dtypes), default=4)
 
     def cheapest_dense(self, rows1: Rows, rows2: Rows) -> frozenset[int]:
-        """Parameters for which a Jacobian is as cheap as to use their structure."""
+        """Parameters for which a Jacobian is cheaper than to use their structure."""
         plans = self.whole.plans(rows1, rows2)
         rows = self._rows(rows1, rows2)
         return frozenset(
             i
             for i, size in enumerate(self.sizes)
             if dense_flops(rows1, rows2, size) + rows * self.whole.forming(i)
-            <= sum(plan.flops for plan in plans.get(i, ()))
+            < DENSE_SHARE * sum(plan.flops for plan in plans.get(i, ()))
         )
 
     def of_rows(self, structure: Structure, rows1: Rows, rows2: Rows) -> Cost:
@@ -121,7 +128,8 @@ class Costs:
         flops = columns * (2 + n1) * self.work.flops
         written = (2 + n1) * self.work.written + 3 * sum(self.sizes)
         held = batch * (sum(self.sizes) + n1 * self.work.written)
-        return Cost(flops, self.itemsize * columns * written, self.itemsize * held)
+        moved, held = self.itemsize * columns * written, self.itemsize * held
+        return Cost(flops, moved, held, COLUMN_FLOP_TIME)
 
     def _rows(self, rows1: Rows, rows2: Rows) -> int:
         """How many rows of Jacobians, with those of `x1` alone if it has no partner."""

@@ -229,7 +229,8 @@ def explain_empirical_ntk(
     """How `eqtangents.empirical_ntk` would compute a kernel, and what it would cost.
 
     Costs are estimated from shapes: floating-point operations and bytes moved, taken
-    together as a time at 8 operations to the byte. Nothing is compiled or run.
+    together as a time at 8 operations to the byte; operations of vector products, which
+    work on one column at a time, count four times. Nothing is compiled or run.
 
     Arguments and errors are those of `eqtangents.empirical_ntk`.
 
