@@ -111,9 +111,11 @@ def empirical_ntk(net, x, key):
     return jacobian @ jacobian.T
 
 
-def sampled(kernel_of, x, key):
-    draws = eqx.filter_jit(lambda k: jax.lax.map(lambda one: kernel_of(x, one), k))
-    return np.asarray(draws(jr.split(key, SAMPLES)), np.float64)
+def sampled(function, keys, at_a_time):
+    """`function` of many keys. In a loop of JAX's, convolutions would be slow."""
+    some = eqx.filter_jit(jax.vmap(function))
+    draws = [some(keys[i : i + at_a_time]) for i in range(0, len(keys), at_a_time)]
+    return np.concatenate(draws).astype(np.float64)
 
 
 @pytest.mark.parametrize(("network", "shape"), NETWORKS.values(), ids=NETWORKS.keys())
@@ -123,7 +125,8 @@ def test_ntk_is_approached_at_rate_one_half(network, shape, getkey):
     for width in map(int, WIDTHS):
         net = network(width)
         limit = np.asarray(eqt.ntk(net, x), np.float64)
-        ntks = sampled(lambda x, key, net=net: empirical_ntk(net, x, key), x, getkey())
+        keys = jr.split(getkey(), SAMPLES)
+        ntks = sampled(lambda key, net=net: empirical_ntk(net, x, key), keys, 12)
         scale = np.abs(limit).max()
         errors.append(np.sqrt(np.mean((ntks - limit) ** 2)) / scale)
         # The mean has a bias of order 1 / width beside the error of sampling.
@@ -141,11 +144,10 @@ def test_outputs_have_the_covariance_of_the_nngp(network, shape, getkey):
     net = network(width)
     limit = np.asarray(eqt.nngp(net, x), np.float64)
 
-    def output(x, key):
+    def output(key):
         return jax.vmap(net.init(x.shape[1:], key=key))(x)[:, 0]
 
-    run = eqx.filter_jit(lambda keys: jax.lax.map(lambda k: output(x, k), keys))
-    f = np.asarray(run(jr.split(getkey(), draws)), np.float64)
+    f = sampled(output, jr.split(getkey(), draws), 100)
     products = f[:, :, None] * f[:, None]
     stderr = products.std(0) / draws**0.5
     excess = np.abs(products.mean(0) - limit) - 5 * stderr

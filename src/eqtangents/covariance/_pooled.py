@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,10 @@ from eqtangents.covariance._gathered import at_displacement, stored_rule
 from eqtangents.covariance._lattice import along, materialised
 from eqtangents.covariance._stencil import strided, window_sum
 from eqtangents.covariance._windows import Window
+
+
+# For `rho, delta` along one axis: where both inputs exist, for each pair of offsets.
+_Masks: TypeAlias = dict[tuple[int, int], list[Bool[Array, " _canvas"]]]
 
 
 class Pooled(AbstractCovariance):
@@ -142,13 +146,8 @@ class _Axis:
         end = self.first + self.groups
         return self.above if self.whole else self.window.stride * max(end, -self.first)
 
-    def masks(
-        self, t: Int[Array, ""]
-    ) -> dict[tuple[int, int], list[Bool[Array, " canvas"]]]:
-        """For `rho, delta`: where both inputs exist, for each pair of offsets.
-
-        Nothing where they always do.
-        """
+    def masks(self, t: Int[Array, ""]) -> _Masks:
+        """The masks for a group; none where all inputs exist."""
         window, stride = self.window, self.window.stride
         full = window.counts() == (window.count,) * self.canvas
         if window.periodic or full:
@@ -219,7 +218,7 @@ def _met(window: Window, delta: int) -> Window:
 def _sums(
     leaf: Float[Array, "group ..."],
     axes: tuple[_Axis, ...],
-    masks: list[dict[tuple[int, int], list[Bool[Array, " canvas"]]]],
+    masks: list[_Masks],
 ) -> Float[Array, "..."]:
     """What a group adds at each `k`, `(*k, *pairs, *canvas)`."""
     rank = len(axes)
