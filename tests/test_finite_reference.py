@@ -83,6 +83,7 @@ def test_empirical_kernels(case):
                 assert_close(kernels, expected, f"{variant.id}.{kind}_{tag}")
 
 
+@pytest.mark.exhaustive
 @each
 def test_traced_and_diagonal_axes(case):
     model, x1, x2 = Outputs(case.model("param")), case.batch(1), case.batch(2)
@@ -104,6 +105,7 @@ def test_traced_and_diagonal_axes(case):
         assert_close([found], variant.expected("ntk", "12"), variant.id)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "case", [c for c in CASES if "ntk_vp" in c.arrays], ids=lambda case: case.name
 )
