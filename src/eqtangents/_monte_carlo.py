@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from eqtangents._linearization import Trainable
 from eqtangents.empirical import EmpiricalKernel, Estimate, empirical_kernel
+from eqtangents.empirical._network import size_of
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal, values_of
 from eqtangents.nn._layer import Example
@@ -145,7 +146,7 @@ def _sampled(
             model = _Pass(model)
             which = trainable if callable(trainable) else _Pass(trainable)
             one1, one2 = (
-                None if x is None else (x, jr.split(k, _count(x)))
+                None if x is None else (x, jr.split(k, size_of(x)))
                 for x, k in zip((x1, x2), pass_keys, strict=True)
             )
         return empirical_kernel(
@@ -177,10 +178,6 @@ def _drawn(
         return net(key)
     shape_of_one = lambda x: values_of(x).shape[1:]
     return net.init(jax.tree.map(shape_of_one, x1, is_leaf=is_signal), key=key)
-
-
-def _count(x: Batch) -> int:
-    return jax.tree.leaves(x)[0].shape[0]
 
 
 @eqx.filter_jit

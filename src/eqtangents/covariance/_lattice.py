@@ -112,10 +112,10 @@ def materialised(
     """`build()`, in buffers of its own.
 
     XLA would fuse what is built here (dynamic slices and masks with their index
-    arithmetic, or whole chains of layers) into each of its consumers and evaluate it
-    again for every one of them. The result of a conditional cannot be fused; its
-    predicate, that no `index` of the loop is negative, always holds, which the
-    compiler cannot see.
+    arithmetic) into each of its consumers and evaluate it again for every one of them.
+    The result of a conditional cannot be fused; its predicate, that no `index` of the
+    loop is negative, always holds, which the compiler cannot see. On CPUs it is built
+    on one core: not for whole layers.
     """
     shapes = jax.eval_shape(build)
     if not jax.tree.leaves(shapes):
