@@ -1,5 +1,6 @@
 import functools
 import itertools
+import pathlib
 
 import hypothesis
 import jax
@@ -31,3 +32,15 @@ def without_jaxtyping():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(autouse=True)
+def _few_mappings():
+    """Drop compiled programs in time: each is dozens of memory mappings.
+
+    Linux lets a process have 65,530 of them, and beyond that XLA dies.
+    """
+    yield
+    maps = pathlib.Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
+        jax.clear_caches()

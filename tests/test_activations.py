@@ -384,6 +384,22 @@ def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
     assert jax.grad(total)(beta) == pytest.approx(float(difference), rel=1e-3)
 
 
+@pytest.mark.parametrize("name", ["Tanh", "Silu", "Selu"])
+@pytest.mark.parametrize("std", [3.0, 8.0, 20.0, 100.0])
+def test_expansions_are_right_or_no_number(name, std):
+    layer = getattr(nn, name)()
+    variance = jnp.asarray([std**2], FLOAT)
+    value, derivative = expectations(layer.dual, *(variance,) * 3)
+    z = np.linspace(-10, 10, 200_001)
+    weights = 1e-4 * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    z = jnp.asarray(z, FLOAT)
+    of_slope = jax.vmap(jax.grad(layer.function))
+    for found, fn in ((value, layer.function), (derivative, of_slope)):
+        exact = np.sum(np.asarray(fn(std * z)) ** 2 * weights)
+        assert np.isnan(found) or found == pytest.approx(exact, rel=0.011)
+        assert np.isfinite(found) or std > 5
+
+
 def test_errors_are_estimated_and_the_tolerance_is_kept():
     layer = nn.Elementwise(jnp.tanh, tolerance=1e-4)
     tight = nn.Elementwise(jnp.tanh, tolerance=1e-6 if DOUBLE else 1e-5)

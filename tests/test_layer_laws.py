@@ -174,6 +174,13 @@ LAYERS = {
     "Aggregate_axis": Case(
         lambda w: [nn.Aggregate(1), nn.Relu()], (2, 4, 2), graph="dense"
     ),
+    "Aggregate_after_attention": Case(
+        lambda w: [
+            attention(w, linear_scaling=False, mechanism="identity"),
+            nn.Aggregate(),
+        ],
+        graph="dense",
+    ),
     "Aggregate_sparse": Case(lambda w: [nn.Aggregate(), nn.Relu()], graph="sparse"),
     "FanInSum": Case(
         lambda w: [

@@ -99,6 +99,7 @@ class Everywhere(AbstractCovariance):
             canvas=like.outline.canvas,
             rigid=like.outline.rigid,
             mask=like.outline.mask,
+            graph=like.outline.graph,
         )
 
     def bind(self, frame: Frame) -> Rule:

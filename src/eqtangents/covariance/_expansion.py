@@ -49,8 +49,8 @@ class Expansion(NamedTuple):
     """What of the Hermite expansion one function needs: all static.
 
     `nodes` of the quadrature on either side of zero, the terms for the function and for
-    its slope, and whether the function (`jumps`) and its slope (`kinks`) may jump at
-    zero.
+    its slope, whether the function (`jumps`) and its slope (`kinks`) may jump at zero,
+    and the largest relative error that is `allowed` at variances it was not made for.
     """
 
     nodes: int
@@ -58,6 +58,7 @@ class Expansion(NamedTuple):
     slope: Series
     jumps: bool
     kinks: bool
+    allowed: float
 
 
 def slope(fn: Callable) -> Callable:
@@ -100,7 +101,7 @@ def projections(nodes: int, largest: int = LARGEST_EXPONENT) -> np.ndarray:
 def dense_expansion() -> Expansion:
     """The first terms as they are, for functions that are not known in advance."""
     series = Series(tuple(range(_DENSE)), (1.0,) * _DENSE)
-    return Expansion(_NODES[-1], series, series, True, True)
+    return Expansion(_NODES[-1], series, series, True, True, allowed=0.1)
 
 
 def expand(
@@ -124,6 +125,7 @@ def expand(
         sloped.series,
         jumps=bool(abs(jump) > negligible),
         kinks=bool(abs(kink) > negligible),
+        allowed=max(10 * tolerance, 0.01),
     )
     return expansion, max(value.error, sloped.error)
 

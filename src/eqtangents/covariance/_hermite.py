@@ -37,6 +37,9 @@ class ExpandedDual(AbstractDual):
 
     `_expansion` says how; $E f' f'$ is the same of the slope. That is the slope of the
     pieces: jumps do not count, which gradients in finite networks do not see either.
+
+    At variances so large that the terms no longer add up to $E f^2$, which is known by
+    quadrature, the result is not a number.
     """
 
     fn: Callable
@@ -45,20 +48,27 @@ class ExpandedDual(AbstractDual):
     def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
         """The coefficients of the function and of its slope."""
         std = safe_sqrt(variance)
+        jump, kink = jumps(self.fn, std.dtype)
+        jump = jump if self.expansion.jumps else jnp.zeros_like(jump)
+        kink = kink if self.expansion.kinks else jnp.zeros_like(kink)
+        value, of_slope = self.expansion.value, self.expansion.slope
         return HermiteEnds(
-            self._coefficients(self.fn, self.expansion.value, std),
-            self._coefficients(slope(self.fn), self.expansion.slope, std),
+            self._coefficients(self.fn, value, std, jump, kink),
+            self._coefficients(slope(self.fn), of_slope, std, kink, 0 * kink),
             Deviation(std, reciprocal(std)),
         )
 
     def _coefficients(
-        self, fn: Callable, series: Series, std: Float[Array, "n *size"]
+        self,
+        fn: Callable,
+        series: Series,
+        std: Float[Array, "n *size"],
+        jump: Float[Array, ""],
+        kink: Float[Array, ""],
     ) -> Float[Array, "n terms *size"]:
-        """`sqrt(w_l) r_l`."""
-        z, matrix = (
-            quadrature(self.expansion.nodes)[0],
-            projections(self.expansion.nodes),
-        )
+        """`sqrt(w_l) r_l`, not numbers where their squares add up to something else."""
+        z, density = quadrature(self.expansion.nodes)
+        matrix = projections(self.expansion.nodes)
         x = jnp.multiply.outer(std, jnp.asarray(z, std.dtype))
         above, below = fn(x), fn(-x)
         parts = []
@@ -70,8 +80,17 @@ class ExpandedDual(AbstractDual):
             parts.append(
                 jnp.einsum("n...q,tq->tn...", half, weights, precision="highest")
             )
+        coefficients = jnp.concatenate(parts)
+        squares = above * above + below * below
+        whole = jnp.einsum("...q,q->...", squares, jnp.asarray(density, std.dtype))
+        of_step, of_rectifier = self._known(series, jnp.ones((), std.dtype))
+        beyond = jump**2 * (0.5 - of_step) + (kink * std) ** 2 * (0.5 - of_rectifier)
+        gap = jnp.abs(jnp.sum(coefficients**2, 0) + beyond - whole)
+        # Inputs that are zero see one side of a jump alone.
+        wrong = (gap > self.expansion.allowed * whole) & (std > 0)
+        coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
         # In memory terms come first, so that each lies in a row.
-        return jnp.moveaxis(jnp.concatenate(parts), 0, 1)
+        return jnp.moveaxis(coefficients, 0, 1)
 
     def __call__(
         self, cov: Float[Array, "*s"], left: HermiteEnds, right: HermiteEnds

@@ -79,8 +79,9 @@ class Elementwise(AbstractActivation):
     - `dual_derivative`: a closed form of $\mathbb{E} f'(u) f'(v)$; without it, that is
         the derivative of `dual` in `cov`.
     - `tolerance`: largest relative error of the expansion at variances up to
-        `largest_variance`; beyond, nothing is promised. 1e-6 with JAX's 64-bit mode,
-        else 1e-5.
+        `largest_variance`. 1e-6 with JAX's 64-bit mode, else 1e-5. At larger variances
+        it is less accurate, and kernels are NaN where they would be off by more than
+        1 % (or ten times the tolerance).
 
     **Raises:** `ValueError` if neither function nor dual is given, or if the expansion
     cannot be that accurate.
@@ -152,7 +153,8 @@ class Elementwise(AbstractActivation):
         r"""Estimated relative errors of $\mathbb{E} f f$ and $\mathbb{E} f' f'$.
 
         At equal inputs of some variances, where the expansion converges most slowly, by
-        comparison with a finer quadrature that expands nothing.
+        comparison with a finer quadrature that expands nothing. NaN where the kernels
+        are.
 
         **Raises:** `ValueError` if the layer has a closed form.
         """

@@ -16,7 +16,8 @@ _NONFINITE = """
 
 (a) If the network is deep, its weight variances probably make the signal grow with
     depth; lower `weight_std` (for `Relu` the stable value is `sqrt(2)`).
-(b) If the inputs are large, divide them by their standard deviation.
+(b) If the inputs are large, divide them by their standard deviation: kernels of
+    nonlinearities without closed form are not numbers where variances are too large.
 """.strip()
 
 _ASYMMETRIC = """
