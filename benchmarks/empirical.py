@@ -139,8 +139,8 @@ def main():
             f"{show(record['theirs_s'])} | {record['ratio']:5.2f} times faster, "
             f"auto/best {record['auto_over_best']:4.2f}, "
             f"MiB {pair(record['peak_mib'])}, working {pair(record['working_mib'])}, "
-            f"{record['gflop_per_s']:.0f} of {record['matmul_gflop_per_s']:.0f} GFLOP/s, "
-            f"error {record['error']:.0e}",
+            f"{record['gflop_per_s']:.0f} of {record['matmul_gflop_per_s']:.0f} GFLOP/s"
+            f", error {record['error']:.0e}",
             flush=True,
         )
     print(f"geometric mean {statistics.geometric_mean(ratios):.2f}")

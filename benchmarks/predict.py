@@ -25,7 +25,9 @@ from benchmarks.reference_env import reference_python
 
 
 ROOT = pathlib.Path(__file__).parents[1]
-TOLERANCE = {"float32": 1e-3, "float64": 1e-6}  # norm of difference over norm
+# Norm of difference over norm. The largest eigenvalue is 1e5 times the noise, so that
+# either library's single precision is some 1e-3 from double precision.
+TOLERANCE = {"float32": 5e-3, "float64": 1e-6}
 OUTPUTS, TIMES, DIMENSION = 10, 50, 20
 LEARNING_RATE = 1.0
 

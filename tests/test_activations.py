@@ -12,7 +12,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from eqtangents.covariance import AbstractDual, ExpandedDual
+from eqtangents.covariance import AbstractDual
 from eqtangents.covariance._pointwise import unstacked
 
 
@@ -27,14 +27,19 @@ if not DOUBLE:  # There, `test_single_precision_is_close_to_double` stands for t
 class Case:
     """A nonlinearity, and what is special about it."""
 
-    layer: nn.AbstractActivation
+    make: Callable[[], nn.AbstractActivation]
     rtol: float = 1e-11  # of float64, relative to the larger of `E f f` at either end
     jumps: bool = False  # so that `E f' f'`, of the pieces, is not `d K / d k`
     variances: tuple[float, ...] = (1e-3, 1.0, 10.0)
 
+    @functools.cached_property
+    def layer(self) -> nn.AbstractActivation:
+        """Made when it is needed: to fit an expansion takes a second or two."""
+        return self.make()
 
-def expanded(layer, rtol=1e-6, **options):
-    return Case(layer, rtol, **options)
+
+def expanded(make, rtol=1e-6, **options):
+    return Case(make, rtol, **options)
 
 
 def smooth_step(x):
@@ -51,46 +56,48 @@ def jumping(x):
 
 SMALL = {"variances": (1e-3, 0.3, 2.0)}
 ACTIVATIONS = {
-    "Relu": Case(nn.Relu()),
-    "LeakyRelu": Case(nn.LeakyRelu(0.2)),
-    "ABRelu": Case(nn.ABRelu(-0.7, 1.5)),
-    "Abs": Case(nn.Abs()),
-    "Sign": Case(nn.Sign(), jumps=True),
-    "RectifiedMonomial_0": Case(nn.RectifiedMonomial(0), jumps=True),
-    "RectifiedMonomial_1": Case(nn.RectifiedMonomial(1)),
-    "RectifiedMonomial_2": Case(nn.RectifiedMonomial(2)),
-    "RectifiedMonomial_5": Case(nn.RectifiedMonomial(5), **SMALL),
-    "Erf": Case(nn.Erf(1.2, 0.8, -0.3)),
-    "SigmoidLike": Case(nn.SigmoidLike()),
-    "Gelu": Case(nn.Gelu()),
-    "Sin": Case(nn.Sin()),
-    "Sin_abc": Case(nn.Sin(1.2, 0.7, 0.4)),
-    "Cos": Case(nn.Cos(0.9, 1.1)),
-    "Cos_abc": Case(nn.Cos(0.9, 1.1, -0.5)),
-    "Rbf": Case(nn.Rbf(0.6)),
-    "Gaussian": Case(nn.Gaussian(1.3, -0.8)),
-    "Gaussian_growing": Case(nn.Gaussian(1.3, 0.04), **SMALL),
-    "Exp": Case(nn.Exp(0.8, -0.6), **SMALL),
-    "Gabor": Case(nn.Gabor()),
-    "Monomial_0": Case(nn.Monomial(0)),
-    "Monomial_3": Case(nn.Monomial(3)),
-    "Monomial_8": Case(nn.Monomial(8), **SMALL),
-    "Polynomial": Case(nn.Polynomial((0.3, -0.5, 0.2, 0.0, 0.1))),
-    "Hermite_1": Case(nn.Hermite(1)),
-    "Hermite_4": Case(nn.Hermite(4)),
-    "Tanh": expanded(nn.Tanh()),
-    "Sigmoid": expanded(nn.Sigmoid()),
-    "Softplus": expanded(nn.Softplus()),
-    "Silu": expanded(nn.Silu()),
-    "Elu": expanded(nn.Elu()),
-    "Elu_alpha": expanded(nn.Elu(0.5)),
-    "Selu": expanded(nn.Selu()),
-    "Gelu_tanh": expanded(nn.Gelu(approximate=True)),
-    "Elementwise": expanded(nn.Elementwise(smooth_step)),
-    "Elementwise_kinked": expanded(nn.Elementwise(kinked)),
-    "Elementwise_jumping": expanded(nn.Elementwise(jumping), rtol=3e-6, jumps=True),
+    "Relu": Case(nn.Relu),
+    "LeakyRelu": Case(lambda: nn.LeakyRelu(0.2)),
+    "ABRelu": Case(lambda: nn.ABRelu(-0.7, 1.5)),
+    "Abs": Case(nn.Abs),
+    "Sign": Case(nn.Sign, jumps=True),
+    "RectifiedMonomial_0": Case(lambda: nn.RectifiedMonomial(0), jumps=True),
+    "RectifiedMonomial_1": Case(lambda: nn.RectifiedMonomial(1)),
+    "RectifiedMonomial_2": Case(lambda: nn.RectifiedMonomial(2)),
+    "RectifiedMonomial_5": Case(lambda: nn.RectifiedMonomial(5), **SMALL),
+    "Erf": Case(lambda: nn.Erf(1.2, 0.8, -0.3)),
+    "SigmoidLike": Case(nn.SigmoidLike),
+    "Gelu": Case(nn.Gelu),
+    "Sin": Case(nn.Sin),
+    "Sin_abc": Case(lambda: nn.Sin(1.2, 0.7, 0.4)),
+    "Cos": Case(lambda: nn.Cos(0.9, 1.1)),
+    "Cos_abc": Case(lambda: nn.Cos(0.9, 1.1, -0.5)),
+    "Rbf": Case(lambda: nn.Rbf(0.6)),
+    "Gaussian": Case(lambda: nn.Gaussian(1.3, -0.8)),
+    "Gaussian_growing": Case(lambda: nn.Gaussian(1.3, 0.04), **SMALL),
+    "Exp": Case(lambda: nn.Exp(0.8, -0.6), **SMALL),
+    "Gabor": Case(nn.Gabor),
+    "Monomial_0": Case(lambda: nn.Monomial(0)),
+    "Monomial_3": Case(lambda: nn.Monomial(3)),
+    "Monomial_8": Case(lambda: nn.Monomial(8), **SMALL),
+    "Polynomial": Case(lambda: nn.Polynomial((0.3, -0.5, 0.2, 0.0, 0.1))),
+    "Hermite_1": Case(lambda: nn.Hermite(1)),
+    "Hermite_4": Case(lambda: nn.Hermite(4)),
+    "Tanh": expanded(nn.Tanh),
+    "Sigmoid": expanded(nn.Sigmoid),
+    "Softplus": expanded(nn.Softplus),
+    "Silu": expanded(nn.Silu),
+    "Elu": expanded(nn.Elu),
+    "Elu_alpha": expanded(lambda: nn.Elu(0.5)),
+    "Selu": expanded(nn.Selu),
+    "Gelu_tanh": expanded(lambda: nn.Gelu(approximate=True)),
+    "Elementwise": expanded(lambda: nn.Elementwise(smooth_step)),
+    "Elementwise_kinked": expanded(lambda: nn.Elementwise(kinked)),
+    "Elementwise_jumping": expanded(
+        lambda: nn.Elementwise(jumping), rtol=3e-6, jumps=True
+    ),
     "Elementwise_given": Case(
-        nn.Elementwise(jnp.square, dual=lambda k, v1, v2: v1 * v2 + 2 * k * k)
+        lambda: nn.Elementwise(jnp.square, dual=lambda k, v1, v2: v1 * v2 + 2 * k * k)
     ),
 }
 each = pytest.mark.parametrize("case", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
@@ -98,8 +105,7 @@ each = pytest.mark.parametrize("case", ACTIVATIONS.values(), ids=ACTIVATIONS.key
 KINDS = {
     name: case
     for name, case in ACTIVATIONS.items()
-    if not isinstance(case.layer.dual, ExpandedDual)
-    or name in ("Tanh", "Selu", "Elementwise_jumping")
+    if case.rtol < 1e-6 or name in ("Tanh", "Selu", "Elementwise_jumping")
 }
 each_kind = pytest.mark.parametrize("case", KINDS.values(), ids=KINDS.keys())
 CORRELATIONS = np.array([-1.0, -0.999, -0.6, 0.0, 0.3, 0.9, 0.99999, 1.0])

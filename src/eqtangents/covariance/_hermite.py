@@ -7,7 +7,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax import lax
+from jaxtyping import Array, Bool, Float
 
 from eqtangents.covariance._elementary import at_most, reciprocal, safe_sqrt
 from eqtangents.covariance._expansion import (
@@ -48,14 +49,20 @@ class ExpandedDual(AbstractDual):
     def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
         """The coefficients of the function and of its slope."""
         std = safe_sqrt(variance)
-        jump, kink = jumps(self.fn, std.dtype)
-        jump = jump if self.expansion.jumps else jnp.zeros_like(jump)
-        kink = kink if self.expansion.kinks else jnp.zeros_like(kink)
+        jump, kink = self._jumps(std.dtype)
         value, of_slope = self.expansion.value, self.expansion.slope
         return HermiteEnds(
-            self._coefficients(self.fn, value, std, jump, kink),
-            self._coefficients(slope(self.fn), of_slope, std, kink, 0 * kink),
+            self._coefficients(self.fn, value, std, (jump, kink)),
+            self._coefficients(slope(self.fn), of_slope, std, (kink, 0 * kink)),
             Deviation(std, reciprocal(std)),
+        )
+
+    def _jumps(self, dtype: np.dtype) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Of the function and of its slope at zero, as far as they matter."""
+        jump, kink = jumps(self.fn, dtype)
+        return (
+            jump if self.expansion.jumps else jnp.zeros_like(jump),
+            kink if self.expansion.kinks else jnp.zeros_like(kink),
         )
 
     def _coefficients(
@@ -63,11 +70,10 @@ class ExpandedDual(AbstractDual):
         fn: Callable,
         series: Series,
         std: Float[Array, "n *size"],
-        jump: Float[Array, ""],
-        kink: Float[Array, ""],
+        jumps: tuple[Float[Array, ""], Float[Array, ""]],
     ) -> Float[Array, "n terms *size"]:
         """`sqrt(w_l) r_l`, not numbers where their squares add up to something else."""
-        z, density = quadrature(self.expansion.nodes)
+        z, _ = quadrature(self.expansion.nodes)
         matrix = projections(self.expansion.nodes)
         x = jnp.multiply.outer(std, jnp.asarray(z, std.dtype))
         above, below = fn(x), fn(-x)
@@ -82,15 +88,31 @@ class ExpandedDual(AbstractDual):
             )
         coefficients = jnp.concatenate(parts)
         squares = above * above + below * below
+        wrong = self._wrong(series, coefficients, squares, std, jumps)
+        coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
+        # In memory terms come first, so that each lies in a row.
+        return jnp.moveaxis(coefficients, 0, 1)
+
+    def _wrong(
+        self,
+        series: Series,
+        coefficients: Float[Array, "terms n *size"],
+        squares: Float[Array, "n *size nodes"],
+        std: Float[Array, "n *size"],
+        jumps: tuple[Float[Array, ""], Float[Array, ""]],
+    ) -> Bool[Array, "n *size"]:
+        """Where the sum at equal inputs is not what the squares at the nodes say."""
+        jump, kink = jumps
+        coefficients, squares, std, jump, kink = lax.stop_gradient(
+            (coefficients, squares, std, jump, kink)
+        )
+        _, density = quadrature(self.expansion.nodes)
         whole = jnp.einsum("...q,q->...", squares, jnp.asarray(density, std.dtype))
         of_step, of_rectifier = self._known(series, jnp.ones((), std.dtype))
         beyond = jump**2 * (0.5 - of_step) + (kink * std) ** 2 * (0.5 - of_rectifier)
         gap = jnp.abs(jnp.sum(coefficients**2, 0) + beyond - whole)
         # Inputs that are zero see one side of a jump alone.
-        wrong = (gap > self.expansion.allowed * whole) & (std > 0)
-        coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
-        # In memory terms come first, so that each lies in a row.
-        return jnp.moveaxis(coefficients, 0, 1)
+        return (gap > self.expansion.allowed * whole) & (std > 0)
 
     def __call__(
         self, cov: Float[Array, "*s"], left: HermiteEnds, right: HermiteEnds
@@ -109,7 +131,7 @@ class ExpandedDual(AbstractDual):
         if not self.expansion.jumps and not self.expansion.kinks:
             return value, derivative
 
-        jump, kink = jumps(self.fn, cov.dtype)
+        jump, kink = self._jumps(cov.dtype)
         rectifier, step = arc_cosine(cov, left.deviation, right.deviation)
         of_step, of_rectifier = self._known(self.expansion.value, correlation)
         if self.expansion.jumps:
