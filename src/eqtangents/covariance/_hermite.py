@@ -70,7 +70,7 @@ class ExpandedDual(AbstractDual):
         fn: Callable,
         series: Series,
         std: Float[Array, "n *size"],
-        jumps: tuple[Float[Array, ""], Float[Array, ""]],
+        at_zero: tuple[Float[Array, ""], Float[Array, ""]],
     ) -> Float[Array, "n terms *size"]:
         """`sqrt(w_l) r_l`, not numbers where their squares add up to something else."""
         z, _ = quadrature(self.expansion.nodes)
@@ -88,7 +88,7 @@ class ExpandedDual(AbstractDual):
             )
         coefficients = jnp.concatenate(parts)
         squares = above * above + below * below
-        wrong = self._wrong(series, coefficients, squares, std, jumps)
+        wrong = self._wrong(series, coefficients, squares, std, at_zero)
         coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
         # In memory terms come first, so that each lies in a row.
         return jnp.moveaxis(coefficients, 0, 1)
@@ -99,10 +99,10 @@ class ExpandedDual(AbstractDual):
         coefficients: Float[Array, "terms n *size"],
         squares: Float[Array, "n *size nodes"],
         std: Float[Array, "n *size"],
-        jumps: tuple[Float[Array, ""], Float[Array, ""]],
+        at_zero: tuple[Float[Array, ""], Float[Array, ""]],
     ) -> Bool[Array, "n *size"]:
         """Where the sum at equal inputs is not what the squares at the nodes say."""
-        jump, kink = jumps
+        jump, kink = at_zero
         coefficients, squares, std, jump, kink = lax.stop_gradient(
             (coefficients, squares, std, jump, kink)
         )
