@@ -33,6 +33,21 @@ class HermiteEnds(NamedTuple):
     deviation: Deviation
 
 
+class Jumps(NamedTuple):
+    """How far a function and its slope jump at zero, as far as that matters."""
+
+    value: Float[Array, ""] | None
+    slope: Float[Array, ""] | None
+
+
+class Known(NamedTuple):
+    """Kernels of a step and a rectifier, and the geometric mean of the variances."""
+
+    step: Float[Array, "..."]
+    rectifier: Float[Array, "..."]
+    size: Float[Array, "..."]
+
+
 class ExpandedDual(AbstractDual):
     r"""Dual of any elementwise function: $E f f = \sum_l w_l r_l(s) r_l(s') \rho^l$.
 
@@ -49,28 +64,26 @@ class ExpandedDual(AbstractDual):
     def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
         """The coefficients of the function and of its slope."""
         std = safe_sqrt(variance)
-        jump, kink = self._jumps(std.dtype)
+        jumps_of_value, jumps_of_slope = self._jumps(std.dtype)
         value, of_slope = self.expansion.value, self.expansion.slope
         return HermiteEnds(
-            self._coefficients(self.fn, value, std, (jump, kink)),
-            self._coefficients(slope(self.fn), of_slope, std, (kink, 0 * kink)),
+            self._coefficients(self.fn, value, std, jumps_of_value),
+            self._coefficients(slope(self.fn), of_slope, std, jumps_of_slope),
             Deviation(std, reciprocal(std)),
         )
 
-    def _jumps(self, dtype: np.dtype) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Of the function and of its slope at zero, as far as they matter."""
+    def _jumps(self, dtype: np.dtype) -> tuple[Jumps, Jumps]:
+        """Those of the function and those of its slope."""
         jump, kink = jumps(self.fn, dtype)
-        return (
-            jump if self.expansion.jumps else jnp.zeros_like(jump),
-            kink if self.expansion.kinks else jnp.zeros_like(kink),
-        )
+        kink = kink if self.expansion.kinks else None
+        return Jumps(jump if self.expansion.jumps else None, kink), Jumps(kink, None)
 
     def _coefficients(
         self,
         fn: Callable,
         series: Series,
         std: Float[Array, "n *size"],
-        at_zero: tuple[Float[Array, ""], Float[Array, ""]],
+        at_zero: Jumps,
     ) -> Float[Array, "n terms *size"]:
         """`sqrt(w_l) r_l`, not numbers where their squares add up to something else."""
         z, _ = quadrature(self.expansion.nodes)
@@ -99,18 +112,17 @@ class ExpandedDual(AbstractDual):
         coefficients: Float[Array, "terms n *size"],
         squares: Float[Array, "n *size nodes"],
         std: Float[Array, "n *size"],
-        at_zero: tuple[Float[Array, ""], Float[Array, ""]],
+        at_zero: Jumps,
     ) -> Bool[Array, "n *size"]:
         """Where the sum at equal inputs is not what the squares at the nodes say."""
-        jump, kink = at_zero
-        coefficients, squares, std, jump, kink = lax.stop_gradient(
-            (coefficients, squares, std, jump, kink)
+        coefficients, squares, std, at_zero = lax.stop_gradient(
+            (coefficients, squares, std, at_zero)
         )
-        _, density = quadrature(self.expansion.nodes)
-        whole = jnp.einsum("...q,q->...", squares, jnp.asarray(density, std.dtype))
-        of_step, of_rectifier = self._known(series, jnp.ones((), std.dtype))
-        beyond = jump**2 * (0.5 - of_step) + (kink * std) ** 2 * (0.5 - of_rectifier)
-        gap = jnp.abs(jnp.sum(coefficients**2, 0) + beyond - whole)
+        whole = _mean(squares, self.expansion.nodes)
+        one, half = jnp.ones((), std.dtype), jnp.full((), 0.5, std.dtype)
+        known = Known(half, half * std**2, std**2)
+        terms = jnp.sum(coefficients**2, 0)
+        gap = jnp.abs(terms + self._left_out(series, at_zero, one, known) - whole)
         # Inputs that are zero see one side of a jump alone.
         return (gap > self.expansion.allowed * whole) & (std > 0)
 
@@ -131,17 +143,33 @@ class ExpandedDual(AbstractDual):
         if not self.expansion.jumps and not self.expansion.kinks:
             return value, derivative
 
-        jump, kink = self._jumps(cov.dtype)
         rectifier, step = arc_cosine(cov, left.deviation, right.deviation)
-        of_step, of_rectifier = self._known(self.expansion.value, correlation)
-        if self.expansion.jumps:
-            value = value + jump * jump * (step - of_step)
-        if self.expansion.kinks:
-            size = left.deviation.std * right.deviation.std
-            value = value + kink * kink * (rectifier - size * of_rectifier)
-            of_step, _ = self._known(self.expansion.slope, correlation)
-            derivative = derivative + kink * kink * (step - of_step)
-        return value, derivative
+        known = Known(step, rectifier, left.deviation.std * right.deviation.std)
+        of_value, of_slope = self._jumps(cov.dtype)
+        series = self.expansion.value, self.expansion.slope
+        return (
+            value + self._left_out(series[0], of_value, correlation, known),
+            derivative + self._left_out(series[1], of_slope, correlation, known),
+        )
+
+    def _left_out(
+        self,
+        series: Series,
+        at_zero: Jumps,
+        correlation: Float[Array, "..."],
+        known: Known,
+    ) -> Float[Array, "..."]:
+        """What the terms leave out of jumps."""
+        left_out = jnp.zeros_like(correlation)
+        if at_zero.value is None and at_zero.slope is None:
+            return left_out
+        of_step, of_rectifier = self._known(series, correlation)
+        if at_zero.value is not None:
+            left_out += at_zero.value**2 * (known.step - of_step)
+        if at_zero.slope is not None:
+            rest = known.rectifier - known.size * of_rectifier
+            left_out += at_zero.slope**2 * rest
+        return left_out
 
     def _known(
         self, series: Series, correlation: Float[Array, "*s"]
@@ -208,10 +236,17 @@ def _sum(
     return power_series(exponents, products, correlation)
 
 
+def _mean(
+    squares: Float[Array, "n *size nodes"], nodes: int
+) -> Float[Array, "n *size"]:
+    """`E f(s z)**2`, from its sum over both signs at the nodes."""
+    weights = jnp.asarray(quadrature(nodes)[1], squares.dtype)
+    return jnp.einsum("...q,q->...", squares, weights)
+
+
 def _mean_square(
     fn: Callable, std: Float[Array, "n *size"], nodes: int
 ) -> Float[Array, "n *size"]:
     """`E f(s z)**2`."""
-    z, weights = (jnp.asarray(a, std.dtype) for a in quadrature(nodes))
-    x = jnp.multiply.outer(std, z)
-    return jnp.einsum("...q,q->...", fn(x) ** 2 + fn(-x) ** 2, weights)
+    x = jnp.multiply.outer(std, jnp.asarray(quadrature(nodes)[0], std.dtype))
+    return _mean(fn(x) ** 2 + fn(-x) ** 2, nodes)
