@@ -26,29 +26,14 @@ def types(session):
 
 
 @nox.session(python=["3.11", "3.13"])
-@nox.parametrize("x64", ["0", "1"])
-def tests(session, x64):
-    """Tests, with the oldest JAX on the oldest Python and the newest on the newest."""
-    run_tests(session, x64)
+def tests(session):
+    """All tests, with the oldest JAX on the oldest Python and the newest on the newest.
 
-
-@nox.session(python="3.11")
-@nox.parametrize("x64", ["0", "1"])
-def exhaustive(session, x64):
-    """All reference cases and functions, of which `tests` takes some: half an hour."""
-    run_tests(session, x64, "-m", "exhaustive")
-
-
-def run_tests(session, x64, *options):
-    """Run pytest; the annotations are checked once, in single precision."""
+    What plain `pytest` does, which has all options in `pyproject.toml`.
+    """
     floor = ["-c", "tests/floor.txt"] if session.python == "3.11" else []
     session.install("-e", ".[tests]", *floor)
-    workers = ["--numprocesses=auto", "--maxprocesses=4"]
-    hook = [] if x64 == "0" else ["--jaxtyping-packages="]
-    # Half of the time would go into optimising code that runs once.
-    environment = {"JAX_ENABLE_X64": x64, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    arguments = [*workers, *hook, *options, *session.posargs]
-    session.run("pytest", *arguments, env=environment)
+    session.run("pytest", *session.posargs)
 
 
 @nox.session(name="bench-smoke")

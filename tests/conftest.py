@@ -1,5 +1,7 @@
 import functools
+import importlib.metadata
 import itertools
+import os
 import pathlib
 
 import hypothesis
@@ -9,13 +11,45 @@ import jaxtyping
 import pytest
 
 
-jax.config.update("jax_num_cpu_devices", 2)
+# Programs run once here, so that to optimise them costs more time than it saves. These
+# flags halve the time to compile; XLA refuses to start with flags it does not know.
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    flags = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
+jax.config.update("jax_enable_x64", False)  # but see `precision`
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # The first example of a property compiles: no deadline would be fair.
 hypothesis.settings.register_profile("eqtangents", deadline=None)
 hypothesis.settings.load_profile("eqtangents")
+
+PRECISIONS = ("float32", "float64")
+
+
+def pytest_generate_tests(metafunc):
+    """Each test runs in both precisions, or in those that its mark names."""
+    mark = metafunc.definition.get_closest_marker("precision")
+    names = PRECISIONS if mark is None else mark.args
+    assert set(names) <= set(PRECISIONS), names
+    metafunc.parametrize("precision", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def precision(request):
+    """The name of the floating-point type that JAX uses unless told otherwise.
+
+    It is set as users set it, for all threads. A fixture of a wider scope than one test
+    has to ask for this one, or it would keep arrays of the first precision.
+    """
+    before = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+    jax.config.update("jax_enable_x64", request.param == "float64")
+    yield request.param
+    jax.config.update("jax_enable_x64", before)
 
 
 @pytest.fixture
@@ -44,3 +78,22 @@ def _few_mappings():
     maps = pathlib.Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > 30_000:
         jax.clear_caches()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test that is skipped without a reason fails."""
+    report = yield
+    if report.skipped and not skip_reason(report):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped without a reason"
+    return report
+
+
+def skip_reason(report):
+    """Why a test was skipped or was expected to fail; empty if nobody said."""
+    if hasattr(report, "wasxfail"):
+        return report.wasxfail.removeprefix("reason: ").strip()
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
+    reason = reason.removeprefix("Skipped:").strip()
+    return "" if reason in ("unconditional skip", "<Skipped instance>") else reason

@@ -1,4 +1,4 @@
-"""The `finite__*` cases of `shared/reference`: networks with explicit parameters.
+"""The `finite__*` cases of `tests/reference`: networks with explicit parameters.
 
 Arrays of the reference have its order of axes. What each axis means is told by the
 translation of the network in `reference_cases`; here all are moved to our order.
@@ -17,11 +17,12 @@ import numpy as np
 import reference_cases
 from eqtangents.nn._inputs import values_of
 from eqtangents.nn._layer import output_shape
+from precision import DTYPE
+from reference import load
 from reference_cases import Axes, ReferenceCase
 
 
 PREFIX, VALUES = "finite__", "finite__nonlinearity_values"
-DTYPE = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
 
 
 # Parameters of our layers from those of the reference, by name. `axes` are those of the
@@ -109,7 +110,7 @@ class FiniteCase:
         to_ours = lambda x: jnp.asarray(x, DTYPE if x.dtype.kind == "f" else None)
         return jax.tree.map(to_ours, self.case._batch(f"x{side}"))
 
-    @functools.cached_property
+    @property
     def net(self) -> Any:
         """Our network, with parameters of no meaning."""
         shape = values_of(self.batch(1)).shape[1:]
@@ -224,13 +225,11 @@ def _place(axis: Any) -> int:
 
 @functools.cache
 def cases() -> list[FiniteCase]:
-    """All networks; none if the reference is not beside this clone."""
-    if not reference_cases.REFERENCE.exists():
-        return []
+    """All networks."""
     found = []
-    for path in reference_cases._load().cases("finite"):
-        data = reference_cases._load().load_case(path)
-        name = path.split("/")[-1].removesuffix(".npz")
+    for path in load.cases("finite"):
+        data = load.load_case(path)
+        name = path.stem
         if name == VALUES:
             continue
         if data.spec["mask"] is not None:
@@ -250,10 +249,7 @@ def cases() -> list[FiniteCase]:
 
 def values() -> list[tuple[str, dict, np.ndarray, np.ndarray]]:
     """Name, specification, inputs and outputs of every nonlinearity."""
-    path = reference_cases.REFERENCE / "cases" / f"{VALUES}.npz"
-    if not path.exists():
-        return []
-    data = reference_cases._load().load_case(str(path))
+    data = load.load_case(load.CASES / f"{VALUES}.npz")
     found = []
     for row in data.meta["rows"]:
         x, expected = data.arrays["x"], data.arrays.get(f"y/{row['name']}")

@@ -1,4 +1,4 @@
-"""The `predict__*` cases of `shared/reference`: calls of Neural Tangents' predictors.
+"""The `predict__*` cases of `tests/reference`: calls of Neural Tangents' predictors.
 
 Each call of the reference becomes calls of ours. What differs in meaning:
 
@@ -22,10 +22,10 @@ import numpy as np
 import eqtangents as eqt
 import reference_cases
 from eqtangents import predict
+from reference import load
 
 
 PREFIX = "predict__"
-DTYPE = jnp.float64 if jax.config.read("jax_enable_x64") else jnp.float32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +61,11 @@ class PredictCase:
 
 @functools.cache
 def cases() -> list[PredictCase]:
-    """All of them; none if the reference is not beside this clone."""
+    """All of them."""
     found = []
-    for path in sorted((reference_cases.REFERENCE / "cases").glob(f"{PREFIX}*.npz")):
-        case = reference_cases._load().load_case(path)
-        floats = {
-            key: value.astype(DTYPE) if value.dtype.kind == "f" else value
-            for key, value in case.arrays.items()
-        }
-        found.append(PredictCase(path.stem.removeprefix(PREFIX), case.doc, floats))
+    for path in load.cases("predict"):
+        case = load.load_case(path)
+        found.append(PredictCase(path.stem.removeprefix(PREFIX), case.doc, case.arrays))
     return found
 
 
@@ -222,7 +218,6 @@ def _matrix(kernel: Any) -> Any:
     return jnp.moveaxis(kernel, 1, half).reshape(-1, rows)
 
 
-@functools.cache
 def _network(name: str) -> Any:
     case = next(case for case in cases() if case.name == name)
     axes = reference_cases._input_axes(case.arrays["in.x_train"].ndim, 0, -1)

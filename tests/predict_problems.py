@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 
+from precision import DTYPE, by_precision
 
-X64 = jax.config.read("jax_enable_x64")
-DTYPE = jnp.float64 if X64 else jnp.float32
-# Of a solve with the well-conditioned matrices below.
-RTOL = 1e-10 if X64 else 2e-4
+
+def tolerance():
+    """The relative error of a solve with the well-conditioned matrices below."""
+    return by_precision(float64=1e-10, float32=2e-4)
 
 
 def covariance(key, n, *, dtype=DTYPE):
@@ -27,9 +28,10 @@ def problem(key, n_train=6, n_test=4, outputs=(3,)):
     return joint[:n_train, :n_train], y_train, k_test[:, :n_train], k_test[:, n_train:]
 
 
-def assert_close(actual, expected, rtol=RTOL, scale=0.0):
+def assert_close(actual, expected, rtol=None, scale=0.0):
     """`scale`: size of the terms whose difference `expected` is, where larger."""
     expected = np.asarray(expected)
+    rtol = tolerance() if rtol is None else rtol
     scale = np.max(np.abs(expected), initial=scale)
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=rtol * scale)
 
@@ -43,9 +45,9 @@ def assert_gradient(function, arguments, index, direction, *, rtol=None):
         moved[index] = moved[index] + step * direction
         return function(*moved)
 
-    zero, step = jnp.zeros((), DTYPE), 1e-5 if X64 else 1e-2
+    zero, step = jnp.zeros((), DTYPE), by_precision(float64=1e-5, float32=1e-2)
     difference = (along(zero + step) - along(zero - step)) / (2 * step)
-    rtol = (1e-6 if X64 else 2e-2) if rtol is None else rtol
+    rtol = by_precision(float64=1e-6, float32=2e-2) if rtol is None else rtol
     scale = max(1.0, float(jnp.abs(along(zero))))
     np.testing.assert_allclose(
         jax.grad(along)(zero), difference, rtol=rtol, atol=rtol * scale

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from eqtangents import nn
+from precision import is_double
 
 
 def gauss(x):
@@ -70,7 +71,9 @@ def layers(elementwise: Callable, required: object) -> dict[str, Callable]:
         ),
         "sign": elementwise(nn.Sign),
         "elementwise": elementwise(
-            lambda fn, derivative: _expanded(fn), fn=required, derivative="auto"
+            lambda fn, derivative: _expanded(fn, is_double()),
+            fn=required,
+            derivative="auto",
         ),
         "elementwise_numerical": elementwise(
             lambda fn, deg, derivative: _numerical(fn, deg),
@@ -112,7 +115,8 @@ def defect(net: Any) -> str | None:
 
 
 @functools.cache
-def _expanded(name: str) -> nn.Elementwise:
+def _expanded(name: str, double: bool) -> nn.Elementwise:
+    """Made once in each precision, on which expansions depend."""
     return nn.Elementwise(NAMED[name])
 
 

@@ -1,4 +1,4 @@
-"""The kernels of Neural Tangents 0.6.5 in `shared/reference`, for nets of our layers.
+"""The kernels of Neural Tangents 0.6.5 in `tests/reference`, for nets of our layers.
 
 A reference network names the axes of an activation by number, in any order. Ours are
 always `(channels, *spatial)` for one example. So translation carries the meaning of
@@ -16,21 +16,19 @@ the others wait for.
 import collections
 import dataclasses
 import functools
-import importlib.util
 import json
 import pathlib
 from collections.abc import Callable
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 import reference_activations
 from eqtangents import nn
+from reference import load
 
-
-REFERENCE = pathlib.Path(__file__).resolve().parents[2] / "shared" / "reference"
-MISSING = f"the reference kernels are not beside this clone: {REFERENCE} does not exist"
 
 # Our layers can express it and the reference computed it; the reference raised; the
 # reference is known to be wrong; our layers cannot express it.
@@ -538,6 +536,14 @@ class ReferenceCase:
         """`x1` and `x2`, examples and channels first; no `x2` for `x1` with itself."""
         return self._batch("x1"), self._batch("x2") if tag == "12" else None
 
+    def joint_inputs(self) -> Any:
+        """`x1` and then `x2` as one batch; `None` where they differ in shape."""
+        batches = [self._batch("x1"), self._batch("x2")]
+        leaves = [jax.tree.leaves(batch) for batch in batches]
+        if any(a.shape[1:] != b.shape[1:] for a, b in zip(*leaves, strict=True)):
+            return None
+        return jax.tree.map(lambda *pair: np.concatenate(pair), *batches)
+
     def _batch(self, name: str) -> Any:
         multi = self.data.spec["inputs"]["multi"]
         batches = []
@@ -642,19 +648,6 @@ def widened(case: ReferenceCase, width: int) -> Any:
     return _translate_case(spec, frozenset(case.data.meta["ops"]))[0]()
 
 
-@functools.cache
-def _load() -> Any:
-    """The loader that comes with the reference; `shared` is not a package."""
-    location = importlib.util.spec_from_file_location(
-        "reference_load", REFERENCE / "load.py"
-    )
-    assert location is not None
-    assert location.loader is not None
-    module = importlib.util.module_from_spec(location)
-    location.loader.exec_module(module)
-    return module
-
-
 def _with_exact_functions(spec: Any, closed_forms: dict[str, dict]) -> Any:
     """The reference's kernel of an approximate function is that of the exact one."""
     if isinstance(spec, list):
@@ -669,9 +662,9 @@ def _with_exact_functions(spec: Any, closed_forms: dict[str, dict]) -> Any:
     }
 
 
-def _read(path: str) -> ReferenceCase:
-    data = _load().load_case(path)
-    name = pathlib.Path(path).stem
+def _read(path: pathlib.Path) -> ReferenceCase:
+    data = load.load_case(path)
+    name = path.stem
     large = name in reference_activations.LARGE_VARIANCES
     forms = reference_activations.CLOSED_FORMS if large else {}
     data.spec = _with_exact_functions(data.spec, forms)
@@ -696,14 +689,12 @@ def _read(path: str) -> ReferenceCase:
 
 @functools.cache
 def _all_cases() -> list[ReferenceCase]:
-    if not REFERENCE.exists():
-        return []
-    paths = [path for kind in ("named", "random") for path in _load().cases(kind)]
+    paths = [path for kind in ("named", "random") for path in load.cases(kind)]
     return [_read(path) for path in paths]
 
 
 def cases(status: Status) -> list[ReferenceCase]:
-    """Every case of that status; none if the reference is not beside the clone."""
+    """Every case of that status."""
     return [case for case in _all_cases() if case.status == status]
 
 
@@ -714,8 +705,6 @@ def supported_cases() -> list[ReferenceCase]:
 
 def main() -> None:
     """Print the coverage of the reference, and what the rest waits for."""
-    if not REFERENCE.exists():
-        raise SystemExit(MISSING)
     totals = collections.Counter(
         (case.name.split("__")[0], case.status) for case in _all_cases()
     )

@@ -14,13 +14,7 @@ import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.covariance import AbstractDual
 from eqtangents.covariance._pointwise import unstacked
-
-
-DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-FLOAT = jnp.float64 if DOUBLE else jnp.float32
-
-if not DOUBLE:  # There, `test_single_precision_is_close_to_double` stands for this.
-    pytestmark = pytest.mark.exhaustive
+from precision import DTYPE, is_double
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +26,16 @@ class Case:
     jumps: bool = False  # so that `E f' f'`, of the pieces, is not `d K / d k`
     variances: tuple[float, ...] = (1e-3, 1.0, 10.0)
 
-    @functools.cached_property
+    @property
     def layer(self) -> nn.AbstractActivation:
         """Made when it is needed: to fit an expansion takes a second or two."""
-        return self.make()
+        return _made(self.make, is_double())
+
+
+@functools.cache
+def _made(make: Callable, double: bool) -> nn.AbstractActivation:
+    """Made once in each precision, on which expansions depend."""
+    return make()
 
 
 def expanded(make, rtol=1e-6, **options):
@@ -144,12 +144,12 @@ def expectation(f: Callable, std1: float, std2: float, correlation: float) -> fl
 
 
 def function(layer: nn.AbstractActivation) -> Callable:
-    return lambda x: np.asarray(layer(jnp.asarray(x, FLOAT)), np.float64)
+    return lambda x: np.asarray(layer(jnp.asarray(x, DTYPE)), np.float64)
 
 
 def slope(layer: nn.AbstractActivation) -> Callable:
     def at(x):
-        x = jnp.asarray(x, FLOAT)
+        x = jnp.asarray(x, DTYPE)
         return np.asarray(jax.jvp(layer, (x,), (jnp.ones_like(x),))[1], np.float64)
 
     return at
@@ -158,7 +158,7 @@ def slope(layer: nn.AbstractActivation) -> Callable:
 # The dual itself.
 
 
-def moments(case: Case, correlations=CORRELATIONS, dtype=FLOAT):
+def moments(case: Case, correlations=CORRELATIONS, dtype=DTYPE):
     """Covariances and variances of pairs, all of some variances with all."""
     v1, v2, r = (
         a.ravel()
@@ -178,9 +178,13 @@ def expectations(dual: AbstractDual, cov, v1, v2):
     return dual(cov, left, right)
 
 
-@functools.cache
-def by_quadrature(layer: nn.AbstractActivation, variances: tuple[float, ...]):
+def by_quadrature(case: Case):
     """`E f f` and `E f' f'` of the pairs of `moments`, and `E f f` of either end."""
+    return _by_quadrature(case.layer, case.variances, is_double())
+
+
+@functools.cache
+def _by_quadrature(layer: nn.AbstractActivation, variances, double: bool):
     std = np.sqrt(variances)
     results = []
     for f in (function(layer), slope(layer)):
@@ -197,8 +201,8 @@ def by_quadrature(layer: nn.AbstractActivation, variances: tuple[float, ...]):
 @each
 def test_dual_is_the_expectation(case):
     value, derivative = expectations(case.layer.dual, *moments(case))
-    exact, scale, slope_exact, slope_scale = by_quadrature(case.layer, case.variances)
-    rtol = case.rtol if DOUBLE else 1e-4
+    exact, scale, slope_exact, slope_scale = by_quadrature(case)
+    rtol = case.rtol if is_double() else 1e-4
     error = np.abs(value - exact) / np.maximum(scale, 1e-12)
     slope_error = np.abs(derivative - slope_exact) / np.maximum(slope_scale, 1e-12)
     assert max(error.max(), slope_error.max()) < rtol
@@ -209,10 +213,10 @@ def test_dual_is_the_expectation(case):
 
 @each
 def test_diagonal_is_that_of_equal_inputs(case):
-    variance = jnp.asarray(case.variances, FLOAT)
+    variance = jnp.asarray(case.variances, DTYPE)
     value, _ = expectations(case.layer.dual, variance, variance, variance)
     diagonal = case.layer.dual.diagonal(variance)
-    np.testing.assert_allclose(value, diagonal, rtol=case.rtol if DOUBLE else 1e-5)
+    np.testing.assert_allclose(value, diagonal, rtol=case.rtol if is_double() else 1e-5)
 
 
 def sum_of_values(dual, cov, v1, v2):
@@ -228,9 +232,9 @@ def test_derivative_is_that_of_the_value(case):
     _, derivative = expectations(dual, cov, v1, v2)
     size = jnp.max(jnp.abs(gradients[0]))
     if not case.jumps:
-        rtol = 100 * case.rtol if DOUBLE else 1e-3
+        rtol = 100 * case.rtol if is_double() else 1e-3
         np.testing.assert_allclose(gradients[0], derivative, rtol, rtol * size)
-    if DOUBLE:
+    if is_double():
         # Relative to each, or the smaller variance would not be small beside it.
         steps = [1e-5 * jnp.sqrt(v1 * v2), 1e-5 * v1, 1e-5 * v2]
         moved = [
@@ -252,9 +256,9 @@ def test_derivative_is_that_of_the_value(case):
 @each_kind
 def test_gradients_are_finite_at_special_inputs(case):
     """For equal and opposite inputs, and for those that are zero."""
-    v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], FLOAT)
-    w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], FLOAT)
-    cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], FLOAT)
+    v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], DTYPE)
+    w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], DTYPE)
+    cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], DTYPE)
 
     def total(cov, v, w):
         value, derivative = expectations(case.layer.dual, cov, v, w)
@@ -268,13 +272,12 @@ def test_gradients_are_finite_at_special_inputs(case):
     assert jnp.all(jnp.isfinite(jnp.stack([*values, case.layer.dual.diagonal(v)])))
 
 
+@pytest.mark.precision("float64")  # which it has to be compared with
 @each
 def test_single_precision_is_close_to_double(case):
-    if not DOUBLE:
-        pytest.skip("there is no double precision to compare with")
     double = expectations(case.layer.dual, *moments(case))
     single = expectations(case.layer.dual, *moments(case, dtype=jnp.float32))
-    scales = by_quadrature(case.layer, case.variances)[1::2]
+    scales = by_quadrature(case)[1::2]
     for a, b, scale in zip(single, double, scales, strict=True):
         assert a.dtype == jnp.float32
         assert (
@@ -289,8 +292,8 @@ WIDTH = 20_000
 def test_finite_networks_have_these_kernels(case):
     """Averages over the channels of a wide layer are the kernels, to standard error."""
     scale = 0.4 if max(case.variances) < 10 else 1.0
-    x = scale * jr.normal(jr.key(0), (4, 3), FLOAT)
-    x = jnp.concatenate([x, x[:1], -x[1:2], jnp.zeros((1, 3), FLOAT)])
+    x = scale * jr.normal(jr.key(0), (4, 3), DTYPE)
+    x = jnp.concatenate([x, x[:1], -x[1:2], jnp.zeros((1, 3), DTYPE)])
     first = nn.Linear(WIDTH, weight_std=1.3, bias_std=0.3 * scale)
     kernel = eqt.kernel(nn.Sequential([first, case.layer]), x)
     preactivations = jax.vmap(first.init((3,), key=jr.key(1)))(x)
@@ -307,7 +310,7 @@ def test_finite_networks_have_these_kernels(case):
     for gram in (kernel.nngp, kernel.ntk):
         np.testing.assert_array_equal(gram, gram.T)
         eigenvalues = np.linalg.eigvalsh(np.asarray(gram, np.float64))
-        assert eigenvalues[0] >= (-1e-10 if DOUBLE else -1e-4) * eigenvalues[-1]
+        assert eigenvalues[0] >= (-1e-10 if is_double() else -1e-4) * eigenvalues[-1]
 
 
 # Single ones.
@@ -325,7 +328,7 @@ def test_every_nonlinearity_is_here():
 
 def test_exp_normalized_is_its_formula_and_no_function():
     layer = nn.ExpNormalized(0.7, -0.4)
-    moments = (jnp.asarray([a], FLOAT) for a in (0.3, 0.5, 2.0))
+    moments = (jnp.asarray([a], DTYPE) for a in (0.3, 0.5, 2.0))
     value, derivative = expectations(layer.dual, *moments)
     exponential = np.exp(0.7 * (0.3 - 0.4))
     assert value[0] == pytest.approx(exponential, rel=1e-6)
@@ -335,7 +338,7 @@ def test_exp_normalized_is_its_formula_and_no_function():
 
 
 def test_an_activation_of_the_input_is_exact(getkey):
-    x = jr.normal(getkey(), (3, 5, 4), FLOAT)
+    x = jr.normal(getkey(), (3, 5, 4), DTYPE)
     net = nn.Sequential([nn.Tanh(), nn.Relu(), nn.Conv(4, 3, bias_std=0.1)])
     rest = nn.Conv(4, 3, bias_std=0.1)
     actual, expected = eqt.kernel(net, x), eqt.kernel(rest, jax.nn.relu(jnp.tanh(x)))
@@ -347,7 +350,7 @@ def test_an_activation_of_the_input_is_exact(getkey):
 
 def test_expansions_in_convolutional_networks(getkey):
     """Coefficients move with positions, and padding stays out of gradients."""
-    x = jr.normal(getkey(), (3, 2, 5), FLOAT)
+    x = jr.normal(getkey(), (3, 2, 5), DTYPE)
 
     def net(activation):
         conv = nn.Conv(4, (3,), padding="SAME", weight_std=1.5, bias_std=0.2)
@@ -365,7 +368,7 @@ def test_expansions_in_convolutional_networks(getkey):
 
 
 def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
-    x = jr.normal(getkey(), (3, 4), FLOAT)
+    x = jr.normal(getkey(), (3, 4), DTYPE)
     traces = []
 
     class Swish(eqt.nn.AbstractParameterless):
@@ -382,7 +385,7 @@ def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
         layer = nn.Elementwise(Swish(beta))
         return jnp.sum(eqt.nngp(nn.Sequential([nn.Linear(4), layer]), x))
 
-    beta, step = jnp.asarray(1.0, FLOAT), 1e-4 if DOUBLE else 1e-2
+    beta, step = jnp.asarray(1.0, DTYPE), 1e-4 if is_double() else 1e-2
     difference = (total(beta + step) - total(beta - step)) / (2 * step)
     before = len(traces)
     total(beta + 3 * step)
@@ -394,11 +397,11 @@ def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
 @pytest.mark.parametrize("std", [3.0, 8.0, 20.0, 100.0])
 def test_expansions_are_right_or_no_number(name, std):
     layer = getattr(nn, name)()
-    variance = jnp.asarray([std**2], FLOAT)
+    variance = jnp.asarray([std**2], DTYPE)
     value, derivative = expectations(layer.dual, *(variance,) * 3)
     z = np.linspace(-10, 10, 200_001)
     weights = 1e-4 * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
-    z = jnp.asarray(z, FLOAT)
+    z = jnp.asarray(z, DTYPE)
     of_slope = jax.vmap(jax.grad(layer.function))
     for found, fn in ((value, layer.function), (derivative, of_slope)):
         exact = np.sum(np.asarray(fn(std * z)) ** 2 * weights)
@@ -408,9 +411,9 @@ def test_expansions_are_right_or_no_number(name, std):
 
 def test_errors_are_estimated_and_the_tolerance_is_kept():
     layer = nn.Elementwise(jnp.tanh, tolerance=1e-4)
-    tight = nn.Elementwise(jnp.tanh, tolerance=1e-6 if DOUBLE else 1e-5)
+    tight = nn.Elementwise(jnp.tanh, tolerance=1e-6 if is_double() else 1e-5)
     assert len(layer.expansion.value.exponents) < len(tight.expansion.value.exponents)
-    variance = jnp.asarray([0.01, 1.0, 10.0], FLOAT)
+    variance = jnp.asarray([0.01, 1.0, 10.0], DTYPE)
     assert max(jnp.max(e) for e in layer.errors(variance)) < 1e-4
     exact = [expectations(nn.Erf().dual, *(variance,) * 3)[0]]
     rough = nn.Elementwise(jax.scipy.special.erf, tolerance=1e-3)

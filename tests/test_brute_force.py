@@ -4,24 +4,14 @@ import math
 
 import hypothesis as hyp
 import hypothesis.strategies as st
-import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import brute_force
 import eqtangents as eqt
+from precision import by_precision
 from random_networks import Network, networks
 
-
-if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-    # The same in single precision, which checks types as well.
-    pytestmark = pytest.mark.exhaustive
-
-
-# Relative to the largest entry. Where rounding parts equal inputs by one ulp, the
-# derivative of a rectifier moves by the square root of that.
-RTOL = 1e-7 if jax.config.jax_enable_x64 else 1e-4
 
 EXAMPLES = 20
 seeds = st.integers(0, 2**31 - 1)
@@ -30,6 +20,15 @@ sizes = st.integers(1, 3)
 
 def _batch(network: Network, n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, *network.input_shape))
+
+
+def _rtol() -> float:
+    """Relative to the largest entry.
+
+    Where rounding parts equal inputs by one ulp, the derivative of a rectifier moves by
+    the square root of that.
+    """
+    return by_precision(float64=1e-7, float32=1e-4)
 
 
 def _check_against_brute_force(network: Network, x1: np.ndarray, x2: np.ndarray | None):
@@ -43,7 +42,7 @@ def _check_against_brute_force(network: Network, x1: np.ndarray, x2: np.ndarray 
     ):
         assert actual.dtype == dtype
         assert actual.shape == expected.shape
-        atol = RTOL * np.abs(expected).max(initial=0)
+        atol = _rtol() * np.abs(expected).max(initial=0)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=atol, err_msg=name)
     return kernel
 
@@ -68,4 +67,4 @@ def test_gram_matrix_is_the_brute_force_one_and_is_a_gram_matrix(network, n, see
         matrix = gram.reshape(n, n, positions, positions).transpose(0, 2, 1, 3)
         matrix = matrix.reshape(n * positions, n * positions).astype(np.float64)
         eigenvalues = np.linalg.eigvalsh(matrix)
-        assert eigenvalues[0] >= -RTOL * eigenvalues[-1], name
+        assert eigenvalues[0] >= -_rtol() * eigenvalues[-1], name

@@ -3,15 +3,12 @@
 import pathlib
 import re
 
-import jax
 import pytest
 
 from eqtangents import nn
 
 
-if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-    # The same in single precision, which checks types as well.
-    pytestmark = pytest.mark.exhaustive
+pytestmark = pytest.mark.precision("float32")  # the default, which pages are about
 
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -11,14 +11,9 @@ from jax import lax
 
 import eqtangents as eqt
 from eqtangents import nn
+from precision import by_precision
 
 
-if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-    # The same laws, with less precision.
-    pytestmark = pytest.mark.exhaustive
-
-
-ATOL = 1e-9 if jax.config.jax_enable_x64 else 1e-3
 NET = nn.Sequential(
     [
         nn.Conv(3, (3,), padding="SAME", bias_std=0.3),
@@ -28,8 +23,12 @@ NET = nn.Sequential(
 )
 
 
+def tolerance():
+    return by_precision(float64=1e-9, float32=1e-3)
+
+
 @pytest.fixture(scope="module")
-def case():
+def case(precision):
     """A network with outputs of two axes, batches, and its kernel by brute force."""
     keys = jr.split(jr.key(0), 3)
     model = NET.init((2, 4), key=keys[0])
@@ -51,11 +50,13 @@ def test_chunks_and_ways_do_not_change_the_kernel(case, way, chunk_size):
     model, x1, x2, truth, symmetric = case
     options = {"implementation": way, "chunk_size": chunk_size}
     np.testing.assert_allclose(
-        eqt.empirical_ntk(model, x1, x2, **options), truth, atol=ATOL
+        eqt.empirical_ntk(model, x1, x2, **options), truth, atol=tolerance()
     )
     averaged = jnp.einsum("ijabad->ijbd", symmetric) / 3
     np.testing.assert_allclose(
-        eqt.empirical_ntk(model, x1, trace_axes=(0,), **options), averaged, atol=ATOL
+        eqt.empirical_ntk(model, x1, trace_axes=(0,), **options),
+        averaged,
+        atol=tolerance(),
     )
 
 
@@ -75,11 +76,11 @@ def test_axes(case, trace_axes, diagonal_axes, equation, size):
     axes = {"trace_axes": trace_axes, "diagonal_axes": diagonal_axes}
     kernel = eqt.empirical_kernel(model, x1, x2, **axes)
     np.testing.assert_allclose(
-        kernel.ntk, jnp.einsum(equation, truth) / size, atol=ATOL
+        kernel.ntk, jnp.einsum(equation, truth) / size, atol=tolerance()
     )
     f1, f2 = jax.vmap(model)(x1), jax.vmap(model)(x2)
     nngp = jnp.einsum(equation, jnp.einsum("iab,jcd->ijabcd", f1, f2)) / size
-    np.testing.assert_allclose(kernel.nngp, nngp, atol=ATOL)
+    np.testing.assert_allclose(kernel.nngp, nngp, atol=tolerance())
 
 
 def test_leaves_add_up(case):
@@ -87,12 +88,12 @@ def test_leaves_add_up(case):
     by_leaf = eqt.empirical_ntk_by_leaf(model, x1, x2)
     parts = jax.tree.leaves(by_leaf)
     assert len(parts) == 3
-    np.testing.assert_allclose(sum(parts), truth, atol=ATOL)
+    np.testing.assert_allclose(sum(parts), truth, atol=tolerance())
     spec = eqx.tree_at(
         lambda m: m.layers[0].bias, jax.tree.map(lambda _: False, model), True
     )
     alone = eqt.empirical_ntk(model, x1, x2, trainable=spec)
-    np.testing.assert_allclose(by_leaf.layers[0].bias, alone, atol=ATOL)
+    np.testing.assert_allclose(by_leaf.layers[0].bias, alone, atol=tolerance())
 
 
 def test_complex_parameters_are_two_real_ones(getkey):
@@ -144,8 +145,8 @@ def test_operator_is_the_kernel(case):
     model, x1, x2, truth, symmetric = case
     operator = eqt.NTKOperator(model, x1, x2)
     matrix = jnp.einsum("ijabcd->iabjcd", truth).reshape(36, 24)
-    np.testing.assert_allclose(operator.as_matrix(), matrix, atol=ATOL)
-    np.testing.assert_allclose(operator.T.as_matrix(), matrix.T, atol=ATOL)
+    np.testing.assert_allclose(operator.as_matrix(), matrix, atol=tolerance())
+    np.testing.assert_allclose(operator.T.as_matrix(), matrix.T, atol=tolerance())
     assert not lx.is_symmetric(operator)
     square = eqt.NTKOperator(model, x1)
     assert lx.is_positive_semidefinite(square)

@@ -16,11 +16,9 @@ from eqtangents.empirical._compute import from_rows
 from eqtangents.empirical._network import Network, example_of
 from eqtangents.empirical._pairing import pairing
 from eqtangents.empirical._structure import Structure
+from precision import by_precision
 
 
-pytestmark = pytest.mark.exhaustive
-
-RTOL = 1e-8 if jax.config.jax_enable_x64 else 1e-4
 N1, N2 = 3, 2
 REVERSE_ONLY = {"custom_vjp", "custom_vjp_inside"}
 
@@ -96,6 +94,7 @@ def test_computations_agree(name, getkey):
     compute = functools.partial(all_kernels, function.call, name in REVERSE_ONLY)
     compute = jax.jit(compute, compiler_options=UNOPTIMISED)
     kernels, truth = compute(params, x1, x2)
+    rtol = by_precision(float64=1e-8, float32=1e-4)
     for way, found in kernels.items():
         for kernel, expected in zip(found, truth, strict=True):
             scale = max(1.0, float(np.max(np.abs(expected), initial=0.0)))
@@ -103,6 +102,6 @@ def test_computations_agree(name, getkey):
                 kernel.reshape(expected.shape),
                 expected,
                 rtol=0,
-                atol=RTOL * scale,
+                atol=rtol * scale,
                 err_msg=way,
             )

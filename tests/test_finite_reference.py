@@ -10,16 +10,9 @@ import eqtangents as eqt
 import finite_cases
 import reference_cases
 from eqtangents.nn._inputs import is_signal, values_of
+from precision import by_precision
 
 
-if not reference_cases.REFERENCE.exists():
-    pytest.skip(reference_cases.MISSING, allow_module_level=True)
-
-DOUBLE = jax.config.read("jax_enable_x64")
-if not DOUBLE:  # the same with larger tolerances
-    pytestmark = pytest.mark.exhaustive
-
-RTOL = 1e-9 if DOUBLE else 1e-4  # of the largest entry
 CASES = finite_cases.cases()
 VALUES = finite_cases.values()
 each = pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
@@ -36,8 +29,9 @@ class Outputs(eqx.Module):
 
 
 def assert_close(actual, expected, what):
+    rtol = by_precision(float64=1e-9, float32=1e-4)  # of the largest entry
     for ours, theirs in zip(actual, expected, strict=True):
-        atol = RTOL * max(1.0, np.max(np.abs(theirs)))
+        atol = rtol * max(1.0, np.max(np.abs(theirs)))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=what)
 
 
@@ -83,7 +77,6 @@ def test_empirical_kernels(case):
                 assert_close(kernels, expected, f"{variant.id}.{kind}_{tag}")
 
 
-@pytest.mark.exhaustive
 @each
 def test_traced_and_diagonal_axes(case):
     model, x1, x2 = Outputs(case.model("param")), case.batch(1), case.batch(2)
@@ -105,7 +98,6 @@ def test_traced_and_diagonal_axes(case):
         assert_close([found], variant.expected("ntk", "12"), variant.id)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     "case", [c for c in CASES if "ntk_vp" in c.arrays], ids=lambda case: case.name
 )

@@ -92,10 +92,7 @@ WIDTHS = 2 ** np.arange(5, 9)
 SAMPLES = 96
 
 # Statistics do not depend on the precision: it is enough to sample once.
-pytestmark = pytest.mark.skipif(
-    jax.config.jax_enable_x64,  # pyright: ignore[reportAttributeAccessIssue]
-    reason="sampled in single precision",
-)
+pytestmark = pytest.mark.precision("float32")
 
 
 def empirical_ntk(net, x, key):

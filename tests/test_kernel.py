@@ -11,6 +11,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
+from precision import by_precision, is_double
 
 
 def conv(**options):
@@ -71,11 +72,10 @@ NETWORKS = {
 each_network = pytest.mark.parametrize(
     ("net", "shape"), NETWORKS.values(), ids=NETWORKS.keys()
 )
-DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-RTOL = 1e-10 if DOUBLE else 2e-5
 
 
-def assert_close(a, b, rtol=RTOL):
+def assert_close(a, b, rtol=None):
+    rtol = by_precision(float64=1e-10, float32=2e-5) if rtol is None else rtol
     a, b = np.asarray(a), np.asarray(b)
     error = np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30)
     assert error <= rtol, f"relative error {error:.2e} > {rtol:.0e}"
@@ -86,7 +86,7 @@ def test_one_batch_is_two_equal_ones(net, shape, getkey):
     x = jr.normal(getkey(), (4, *shape))
     one, two = eqt.kernel(net, x), eqt.kernel(net, x, x)
     assert_close(one.nngp, two.nngp)
-    assert_close(one.ntk, two.ntk, 1e-8 if DOUBLE else 1e-3)
+    assert_close(one.ntk, two.ntk, 1e-8 if is_double() else 1e-3)
 
 
 @each_network
@@ -126,7 +126,7 @@ def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     jax.clear_caches()
     assert_close(tiled[0].ntk, whole[0].ntk)
     # Of an example with itself, rounding decides how close to 0 the angle is.
-    assert_close(tiled[1].ntk, whole[1].ntk, 1e-7 if DOUBLE else 1e-3)
+    assert_close(tiled[1].ntk, whole[1].ntk, 1e-7 if is_double() else 1e-3)
     assert_close(tiled[1].nngp, whole[1].nngp)
 
 
@@ -149,10 +149,9 @@ def test_a_network_of_linear_layers_has_a_linear_kernel(n, depth, seed):
     assert_close(k.ntk, (depth + 1) * 2.25 ** (depth + 1) * gram)
 
 
+@pytest.mark.precision("float64")  # finite differences need it
 @each_network
 def test_gradients_are_those_of_finite_differences(net, shape, getkey):
-    if not DOUBLE:
-        pytest.skip("finite differences need double precision")
     x1, x2 = jr.normal(getkey(), (2, *shape)), jr.normal(getkey(), (3, *shape))
     direction = jr.normal(getkey(), x1.shape)
 
@@ -180,12 +179,12 @@ def test_gradients_in_hyperparameters(getkey):
 
     values = jnp.array([1.3, 0.4])
     gradient = jax.grad(total)(values)
-    h = 1e-5 if DOUBLE else 1e-2
+    h = 1e-5 if is_double() else 1e-2
     for i in range(2):
         step = jnp.zeros(2).at[i].set(h)
         difference = (total(values + step) - total(values - step)) / (2 * h)
         assert gradient[i] == pytest.approx(
-            float(difference), rel=1e-6 if DOUBLE else 1e-2
+            float(difference), rel=1e-6 if is_double() else 1e-2
         )
     static = eqt.ntk(net_of(1.3, 0.4), x)
     assert_close(eqt.ntk(net_of(*values), x), static, 1e-6)
@@ -267,7 +266,7 @@ def test_repeat_is_its_layer_over_and_over(name, depth, getkey):
     unrolled = nn.Sequential([*[layer] * depth, *head])
     ours, theirs = eqt.kernel(rolled, x), eqt.kernel(unrolled, x)
     assert_close(ours.nngp, theirs.nngp)
-    assert_close(ours.ntk, theirs.ntk, 1e-7 if DOUBLE else 1e-3)
+    assert_close(ours.ntk, theirs.ntk, 1e-7 if is_double() else 1e-3)
     model = rolled.init(shape, key=getkey())
     assert jax.vmap(model)(x).shape == (3, 4)
 

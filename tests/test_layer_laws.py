@@ -13,10 +13,9 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
+from precision import DTYPE, by_precision
 
 
-DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-FLOAT = jnp.float64 if DOUBLE else jnp.float32
 WIDTH, DRAWS = 48, 256
 
 
@@ -216,12 +215,12 @@ each_masked = pytest.mark.parametrize("case", MASKED.values(), ids=MASKED.keys()
 
 MASK = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 1, 1], [1, 1, 0, 0, 0]], bool)
 # Statistics do not depend on the precision: it is enough to sample once.
-in_single_precision = pytest.mark.skipif(DOUBLE, reason="sampled in single precision")
-in_double_precision = pytest.mark.skipif(not DOUBLE, reason="needs double precision")
+in_single_precision = pytest.mark.precision("float32")
+in_double_precision = pytest.mark.precision("float64")  # for finite differences
 
 
 def inputs(case, n, seed=0):
-    return jr.normal(jr.key(seed), (n, *case.shape), FLOAT)
+    return jr.normal(jr.key(seed), (n, *case.shape), DTYPE)
 
 
 def test_every_layer_is_here():
@@ -248,7 +247,7 @@ def test_kernels_are_symmetric_and_positive(case):
     for kernel in (own.nngp, own.ntk):
         np.testing.assert_array_equal(kernel, kernel.T)
         eigenvalues = np.linalg.eigvalsh(np.asarray(kernel, np.float64))
-        rounding = (1e-12 if DOUBLE else 1e-5) * eigenvalues[-1]
+        rounding = by_precision(float64=1e-12, float32=1e-5) * eigenvalues[-1]
         assert -rounding < eigenvalues[0]
     there = eqt.kernel(net, x, x)
     if case.random:  # Two batches pass through a random network apart.
@@ -258,7 +257,6 @@ def test_kernels_are_symmetric_and_positive(case):
     assert_close(there, own)
 
 
-@pytest.mark.exhaustive
 @each
 def test_swapping_batches_transposes(case):
     net, x = case.network(WIDTH), case.signal(inputs(case, 4))
@@ -267,7 +265,8 @@ def test_swapping_batches_transposes(case):
     assert_close(eqt.kernel(net, first, second), jax.tree.map(jnp.transpose, back))
 
 
-def assert_close(actual, expected, rtol=1e-11 if DOUBLE else 2e-5):
+def assert_close(actual, expected):
+    rtol = by_precision(float64=1e-11, float32=2e-5)
     for name in ("nngp", "ntk"):
         a, b = (np.asarray(getattr(k, name)) for k in (actual, expected))
         np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
@@ -341,7 +340,7 @@ def sampled_kernels(net, x, shape):
 def test_gradients_are_finite_and_right(case):
     net, x = case.network(WIDTH), inputs(case, 2)
     special = jnp.stack([x[0], x[0], -x[0], jnp.zeros_like(x[0])])
-    cotangent = jr.normal(jr.key(3), (4, 4), FLOAT)
+    cotangent = jr.normal(jr.key(3), (4, 4), DTYPE)
 
     @eqx.filter_jit
     def slope(x, direction):
@@ -353,7 +352,7 @@ def test_gradients_are_finite_and_right(case):
 
     assert np.all(np.isfinite(slope(special, special)[1]))
     x = inputs(case, 4, seed=4)
-    direction, step = jr.normal(jr.key(5), x.shape, FLOAT), 1e-5
+    direction, step = jr.normal(jr.key(5), x.shape, DTYPE), 1e-5
     above, below = (slope(x + s * step * direction, x)[0] for s in (1, -1))
     expected = (above - below) / (2 * step)
     actual = jnp.sum(slope(x, x)[1] * direction)

@@ -139,39 +139,41 @@ def test_a_model_trains(getkey):
     assert loss(model) < 0.5 * before
 
 
-IMAGES, VECTORS = jnp.ones((2, 3, 8, 8)), jnp.ones((2, 3))
+IMAGES, VECTORS = (2, 3, 8, 8), (2, 3)  # shapes of batches
 CONV = nn.Conv(4, 3)
 
 
-def kernel_of(*layers, x=IMAGES, x2=None):
-    return lambda: eqt.kernel(nn.Sequential(layers), x, x2)
+def kernel_of(*layers, x=IMAGES, x2=None, dtype=float):
+    net = nn.Sequential(layers)
+    batch = lambda shape: None if shape is None else jnp.ones(shape, dtype)
+    return lambda: eqt.kernel(net, batch(x), batch(x2))
 
 
 def model_of(*layers, x=IMAGES):
     net = nn.Sequential(layers)
-    return lambda: net.init(x.shape[1:], key=KEY)(x[0])
+    return lambda: net.init(x[1:], key=KEY)(jnp.ones(x[1:]))
 
 
 REFUSED = {
     "no parameters": (
-        lambda: nn.Sequential([CONV])(IMAGES[0]),
+        lambda: nn.Sequential([CONV])(jnp.ones(IMAGES[1:])),
         r"layers[0] (Conv): has no parameters yet. Call `model = net.init",
     ),
     "no parameters in a repeat": (
-        lambda: nn.Sequential([nn.Repeat(CONV, 2)])(IMAGES[0]),
+        lambda: nn.Sequential([nn.Repeat(CONV, 2)])(jnp.ones(IMAGES[1:])),
         "layers[0] (Repeat): has no parameters",
     ),
     "no key": (
         lambda: nn.Sequential([nn.Relu(), CONV]).init((3, 8, 8)),
         "layers[1] (Conv): `init` draws parameters, but was given no key",
     ),
-    "one axis": (kernel_of(nn.Relu(), x=jnp.ones(3)), "`x1` has shape (3,)"),
+    "one axis": (kernel_of(nn.Relu(), x=(3,)), "`x1` has shape (3,)"),
     "integers": (
-        kernel_of(nn.Linear(1), x=jnp.ones((2, 3), int)),
+        kernel_of(nn.Linear(1), x=VECTORS, dtype=int),
         "floating-point",
     ),
     "channels of x2": (
-        kernel_of(nn.Linear(1), x=VECTORS, x2=jnp.ones((2, 4))),
+        kernel_of(nn.Linear(1), x=VECTORS, x2=(2, 4)),
         "One example of `x1` has shape (3,)",
     ),
     "nonlinearity on the flattened input": (
@@ -201,7 +203,7 @@ REFUSED = {
         "Linear: takes 3 channels",
     ),
     "rank given to a model": (
-        lambda: CONV.init((3, 8, 8), key=KEY)(IMAGES),
+        lambda: CONV.init((3, 8, 8), key=KEY)(jnp.ones(IMAGES)),
         "Conv: takes 3 channels and 2 spatial axes",
     ),
     "shapes of branches": (

@@ -16,15 +16,7 @@ from jax import lax
 
 import eqtangents as eqt
 from eqtangents import nn
-
-
-if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
-    # The same in single precision, which checks types as well.
-    pytestmark = pytest.mark.exhaustive
-
-
-X64 = jax.config.jax_enable_x64
-RTOL = 1e-9 if X64 else 2e-4
+from precision import by_precision
 
 
 def nested(function, center, step, order):
@@ -46,7 +38,7 @@ def sine(x):
 
 sine.defvjp(lambda x: (sine(x), x), lambda x, ct: (ct * jnp.cos(x),))
 
-x = np.array([0.3, -0.7, 1.1], np.float32).astype(np.result_type(jnp.zeros(()).dtype))
+x = np.array([0.3, -0.7, 1.1])
 FUNCTIONS = {
     "relu": lambda w: jax.nn.relu(w @ x),
     "tanh": lambda w: jnp.tanh(w @ jnp.tanh(w @ x)),
@@ -65,7 +57,7 @@ FUNCTIONS = {
     "where": lambda w: jnp.where(w > 0, jnp.exp(w), w),
     "gather": lambda w: (w @ w)[np.array([0, 2, 0])],
     "cumprod": lambda w: jnp.cumprod(w),
-    "inverse": lambda w: jnp.linalg.inv(w + 3 * np.eye(3, dtype=x.dtype)),
+    "inverse": lambda w: jnp.linalg.inv(w + 3 * jnp.eye(3)),
     "scan": lambda w: lax.scan(lambda c, _: (jnp.tanh(w @ c), c), x, None, length=3)[1],
     "loop": lambda w: lax.fori_loop(0, 3, lambda i, c: jnp.sin(w @ c), jnp.asarray(x)),
     "cond": lambda w: lax.cond(w[0, 0] > 0, lambda w: w @ w @ w, jnp.sin, w),
@@ -87,9 +79,9 @@ def test_polynomial_is_that_of_nested_derivatives(name, order, getkey):
     center, step = jr.normal(getkey(), (3, 3)), 0.3 * jr.normal(getkey(), (3, 3))
     expanded = eqt.taylorize(lambda w: function(w), order, center)
     truth = np.asarray(nested(function, center, step, order))
-    scale = np.abs(truth).max()
+    scale, rtol = np.abs(truth).max(), by_precision(float64=1e-9, float32=2e-4)
     np.testing.assert_allclose(
-        expanded(center + step), truth, rtol=0, atol=RTOL * scale
+        expanded(center + step), truth, rtol=0, atol=rtol * scale
     )
 
 
@@ -131,7 +123,7 @@ def test_errors_shrink_with_the_order(getkey):
         xs = jr.normal(jr.key(2), (4, 3))
         errors.append(float(jnp.abs(expanded(xs) - jax.vmap(other)(xs)).max()))
     # Geometric until rounding takes over.
-    floor = 1e-12 if X64 else 1e-5
+    floor = by_precision(float64=1e-12, float32=1e-5)
     assert all(b < max(0.6 * a, floor) for a, b in itertools.pairwise(errors))
 
 

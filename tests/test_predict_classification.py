@@ -12,10 +12,7 @@ from eqtangents.predict import (
     expected_calibration_error,
     sampled_class_probabilities,
 )
-from predict_problems import DTYPE, X64
-
-
-RTOL = 1e-7 if X64 else 1e-4
+from precision import DTYPE, is_double
 
 
 @pytest.mark.usefixtures("without_jaxtyping")
@@ -64,7 +61,7 @@ def test_temperature(getkey):
     samples = jr.normal(getkey(), (7, 3, 4), DTYPE)
     found = sampled_class_probabilities(samples, temperature=0.5)
     expected = jnp.mean(jax.nn.softmax(2 * samples), axis=0)
-    np.testing.assert_allclose(found, expected, rtol=RTOL)
+    np.testing.assert_allclose(found, expected, rtol=1e-7 if is_double() else 1e-4)
 
 
 def test_calibration_error_by_hand():

@@ -16,14 +16,12 @@ from eqtangents.predict import (
     GradientDescentMSE,
     GradientSteps,
 )
-from predict_problems import DTYPE, RTOL, X64, assert_close, assert_gradient, problem
+from precision import DTYPE
+from predict_problems import assert_close, assert_gradient, problem, tolerance
 
 
-if not X64:  # The same laws, with less precision.
-    pytestmark = pytest.mark.exhaustive
-
-
-TIMES = jnp.asarray([0.0, 3.0, 40.0, jnp.inf], DTYPE)
+def times():
+    return jnp.asarray([0.0, 3.0, 40.0, jnp.inf], DTYPE)
 
 
 def _kernels(key, n_train=6, n_test=4):
@@ -63,32 +61,34 @@ def _brute_force(k, star, star_star, gain, noise, target_noise, trained):
 def test_covariance_is_that_of_a_linear_map(getkey, trained, noise, target_noise):
     k, y, star, star_star = _kernels(getkey())
     ensemble = Ensemble(k, y, trained=trained, noise=noise, target_noise=target_noise)
-    covariance = ensemble.covariance(TIMES, star, star_star)
-    variance = ensemble.variance(TIMES, star, jnp.diagonal(star_star))
-    for t, ours, ours_diagonal in zip(TIMES, covariance, variance, strict=True):
+    covariance = ensemble.covariance(times(), star, star_star)
+    variance = ensemble.variance(times(), star, jnp.diagonal(star_star))
+    for t, ours, ours_diagonal in zip(times(), covariance, variance, strict=True):
         gain = lambda x, t=float(t): (1 - np.exp(-t * x / y.size)) / x
         expected = _brute_force(k, star, star_star, gain, noise, target_noise, trained)
-        assert_close(ours, expected, 10 * RTOL)
-        assert_close(ours_diagonal, np.diagonal(expected), 10 * RTOL)
+        assert_close(ours, expected, 10 * tolerance())
+        assert_close(ours_diagonal, np.diagonal(expected), 10 * tolerance())
         np.testing.assert_array_equal(ours, ours.T)
 
 
 def test_noise_may_differ_between_examples(getkey):
     k, y, star, star_star = _kernels(getkey())
     same = [
-        Ensemble(k, y, trained="last", noise=noise).covariance(TIMES, star, star_star)
+        Ensemble(k, y, trained="last", noise=noise).covariance(times(), star, star_star)
         for noise in (0.2, jnp.full(6, 0.2, DTYPE))
     ]
-    assert_close(*same, 10 * RTOL)
+    assert_close(*same, 10 * tolerance())
 
 
 @pytest.mark.parametrize("trained", ["all", "last"])
 def test_training_examples_are_examples(getkey, trained):
     k, y, _, _ = _kernels(getkey())
     ensemble = Ensemble(k, y, trained=trained, noise=0.1, target_noise=0.2)
-    assert_close(ensemble.train_mean(TIMES), ensemble.mean(TIMES, k), 10 * RTOL)
-    covariance = ensemble.covariance(TIMES, k, k.nngp)
-    assert_close(ensemble.train_covariance(TIMES), covariance, 10 * RTOL)
+    assert_close(
+        ensemble.train_mean(times()), ensemble.mean(times(), k), 10 * tolerance()
+    )
+    covariance = ensemble.covariance(times(), k, k.nngp)
+    assert_close(ensemble.train_covariance(times()), covariance, 10 * tolerance())
 
 
 def test_starts_at_the_prior_and_interpolates_in_the_end(getkey):
@@ -99,7 +99,7 @@ def test_starts_at_the_prior_and_interpolates_in_the_end(getkey):
         assert_close(ensemble.covariance(0, star, star_star), star_star)
         assert_close(ensemble.train_mean(jnp.inf), y)
         end = ensemble.train_covariance(jnp.inf)
-        np.testing.assert_allclose(end, 0 * end, atol=100 * RTOL)
+        np.testing.assert_allclose(end, 0 * end, atol=100 * tolerance())
 
 
 def test_the_end_of_training_the_last_layer_is_the_posterior(getkey):
@@ -112,7 +112,7 @@ def test_the_end_of_training_the_last_layer_is_the_posterior(getkey):
     assert_close(
         ensemble.covariance(jnp.inf, star, star_star),
         posterior.covariance(star.nngp, star_star),
-        10 * RTOL,
+        10 * tolerance(),
     )
 
 
@@ -125,7 +125,7 @@ def test_the_end_of_training_all_layers_needs_no_eigenvalues(getkey):
     assert_close(
         posterior.ensemble_covariance(*nngp, star.ntk),
         ensemble.covariance(jnp.inf, star, star_star),
-        10 * RTOL,
+        10 * tolerance(),
     )
 
 
@@ -134,8 +134,8 @@ def test_the_end_of_training_all_layers_needs_no_eigenvalues(getkey):
 def test_covariance_is_positive_semi_definite(seed, last):
     k, y, star, star_star = _kernels(jr.key(seed))
     ensemble = Ensemble(k, y, trained="last" if last else "all")
-    covariance = ensemble.covariance(TIMES, star, star_star)
-    assert jnp.min(jnp.linalg.eigvalsh(covariance)) > -RTOL
+    covariance = ensemble.covariance(times(), star, star_star)
+    assert jnp.min(jnp.linalg.eigvalsh(covariance)) > -tolerance()
 
 
 def test_members_have_these_moments(getkey):
@@ -201,10 +201,10 @@ def test_inputs_are_as_good_as_kernels(getkey):
     ensemble = Ensemble(k, y, noise=0.1)
     wrapped = FromInputs(Ensemble, eqx.Partial(eqt.kernel, NET), x, y, noise=0.1)
     assert_close(wrapped.mean(x_test, 3.0), ensemble.mean(3.0, star))
-    covariance = ensemble.covariance(TIMES, star, star_star)
-    assert_close(wrapped.covariance(x_test, TIMES), covariance)
+    covariance = ensemble.covariance(times(), star, star_star)
+    assert_close(wrapped.covariance(x_test, times()), covariance)
     variance = jax.vmap(jnp.diagonal)(covariance)
-    assert_close(wrapped.variance(x_test, TIMES), variance, 10 * RTOL)
+    assert_close(wrapped.variance(x_test, times()), variance, 10 * tolerance())
 
     posterior = GaussianProcess(k.nngp, y, noise=0.1)
     kernel = eqx.Partial(eqt.nngp, NET)
@@ -219,8 +219,8 @@ def test_inputs_are_as_good_as_kernels(getkey):
 
     training = GradientDescentMSE(k.ntk, y)
     wrapped = FromInputs(GradientDescentMSE, eqx.Partial(eqt.ntk, NET), x, y)
-    outputs = training.test_outputs(TIMES, star.ntk, 0.0, 1.0)
-    assert_close(wrapped.test_outputs(x_test, TIMES, start_test=1.0), outputs)
+    outputs = training.test_outputs(times(), star.ntk, 0.0, 1.0)
+    assert_close(wrapped.test_outputs(x_test, times(), start_test=1.0), outputs)
 
 
 @pytest.mark.parametrize("trained", ["all", "last"])
@@ -231,11 +231,11 @@ def test_spatial_outputs(getkey, trained):
     ensemble = FromInputs(
         Ensemble, eqx.Partial(eqt.kernel, net), x, y, trained=trained, noise=0.1
     )
-    assert ensemble.mean(x_test, TIMES).shape == (4, 2, 4, 2)
-    covariance = ensemble.covariance(x_test, TIMES)
+    assert ensemble.mean(x_test, times()).shape == (4, 2, 4, 2)
+    covariance = ensemble.covariance(x_test, times())
     assert covariance.shape == (4, 2, 2, 4, 4)
     variance = jnp.einsum("tiipp->tip", covariance)
-    assert_close(ensemble.variance(x_test, TIMES), variance, 10 * RTOL)
+    assert_close(ensemble.variance(x_test, times()), variance, 10 * tolerance())
 
 
 # ------------------------------------------------------------------------------------

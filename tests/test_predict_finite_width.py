@@ -1,7 +1,5 @@
 """Predictors against networks that were trained."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,11 +16,11 @@ from eqtangents.predict import (
     half_mean_squared_error,
     max_learning_rate,
 )
-from predict_problems import DTYPE
+from precision import DTYPE
 
 
 WIDTH, NETWORKS, N_TRAIN = 512, 100, 6
-STEPS = jnp.asarray([0.0, 10.0, 60.0], DTYPE)
+STEPS = (0, 10, 60)
 BIAS = 20 / WIDTH  # a finite width's, of standard deviations
 
 
@@ -32,7 +30,6 @@ def _network(width):
     )
 
 
-@functools.cache
 def _data():
     x = jr.normal(jr.key(1), (9, 5), DTYPE)
     labels = jnp.asarray(np.arange(N_TRAIN) % 2)
@@ -59,7 +56,9 @@ def _trained(loss, y, learning_rate):
             params = jax.lax.fori_loop(0, steps, step, params)
             return params, outputs(params)
 
-        return jax.lax.scan(advance, params, jnp.diff(STEPS.astype(int), prepend=0))[1]
+        return jax.lax.scan(
+            advance, params, np.diff(jnp.asarray(STEPS, DTYPE), prepend=0)
+        )[1]
 
     return np.asarray(train(jr.split(jr.key(2), NETWORKS)))
 
@@ -81,14 +80,18 @@ def test_moments_of_an_ensemble_trained_on_the_squared_error():
     ensemble = Ensemble(block(slice(N_TRAIN)), y, rule=GradientSteps(rate))
     # Training outputs hardly vary in the end: look at the test examples.
     star = block(slice(N_TRAIN, None))
-    mean = ensemble.mean(STEPS, star)
-    variance = ensemble.variance(STEPS, star, jnp.diagonal(k.nngp)[N_TRAIN:])
+    mean = ensemble.mean(jnp.asarray(STEPS, DTYPE), star)
+    variance = ensemble.variance(
+        jnp.asarray(STEPS, DTYPE), star, jnp.diagonal(k.nngp)[N_TRAIN:]
+    )
     outputs = _trained(half_mean_squared_error, y, rate)[:, :, N_TRAIN:]
     variance = np.broadcast_to(np.asarray(variance)[..., None], mean.shape)
     _assert_moments(outputs, np.asarray(mean), variance)
     # The law could tell a wrong learning rate.
     wrong = Ensemble(block(slice(N_TRAIN)), y, rule=GradientSteps(rate / 10))
-    error = np.abs(outputs.mean(axis=0) - wrong.mean(STEPS, star)) / np.sqrt(variance)
+    error = np.abs(
+        outputs.mean(axis=0) - wrong.mean(jnp.asarray(STEPS, DTYPE), star)
+    ) / np.sqrt(variance)
     assert error.max() > 4 / NETWORKS**0.5 + BIAS
 
 
@@ -110,7 +113,9 @@ def test_paths_of_networks_trained_on_the_cross_entropy():
     @jax.jit
     @jax.vmap
     def infinite(start):
-        states = training.states(STEPS, training.start(start[:N_TRAIN]))
+        states = training.states(
+            jnp.asarray(STEPS, DTYPE), training.start(start[:N_TRAIN])
+        )
         return training.test_outputs(states, k.ntk[:, :N_TRAIN], start)
 
     paths = np.asarray(infinite(jnp.asarray(outputs[:, 0])))

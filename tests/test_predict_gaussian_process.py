@@ -13,11 +13,8 @@ import pytest
 import scipy.stats
 
 from eqtangents.predict import GaussianProcess
-from predict_problems import DTYPE, RTOL, X64, assert_close, problem
-
-
-if not X64:  # The same laws, with less precision.
-    pytestmark = pytest.mark.exhaustive
+from precision import DTYPE, is_double
+from predict_problems import assert_close, problem, tolerance
 
 
 def _brute_force(k_train_train, y_train, k_test_train, k_test_test, noise):
@@ -94,7 +91,7 @@ def test_without_noise_it_interpolates_the_targets(getkey):
     k, y, _, _ = problem(getkey())
     posterior = GaussianProcess(k, y)
     assert_close(posterior.mean(k), y)
-    atol = 10 * RTOL
+    atol = 10 * tolerance()
     np.testing.assert_allclose(posterior.covariance(k, k), 0 * k, atol=atol)
     np.testing.assert_allclose(posterior.variance(k, jnp.diagonal(k)), 0, atol=atol)
 
@@ -126,22 +123,23 @@ def test_an_observation_never_adds_variance(seed, n_train):
     more = GaussianProcess(k, y).covariance(k_star, k_star_star)
     fewer = GaussianProcess(k[:-1, :-1], y[:-1]).covariance(k_star[:, :-1], k_star_star)
     np.testing.assert_array_equal(more, more.T)
-    assert jnp.min(jnp.linalg.eigvalsh(more)) > -RTOL
-    assert jnp.min(jnp.linalg.eigvalsh(fewer - more)) > -RTOL
+    assert jnp.min(jnp.linalg.eigvalsh(more)) > -tolerance()
+    assert jnp.min(jnp.linalg.eigvalsh(fewer - more)) > -tolerance()
 
 
 def test_variance_is_never_negative():
     # Nearly repeated examples: rounding is then larger than the variance that remains.
     x = jnp.linspace(0, 1, 40, dtype=DTYPE)
     k = jnp.exp(-((x[:, None] - x[None, :]) ** 2))
-    posterior = GaussianProcess(k, x, relative_noise=1e-12 if X64 else 1e-5)
+    posterior = GaussianProcess(k, x, relative_noise=1e-12 if is_double() else 1e-5)
     variance = posterior.variance(k, jnp.diagonal(k))
     assert jnp.all(variance >= 0)
     assert jnp.all(jnp.isfinite(jnp.sqrt(variance)))
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64] if X64 else [jnp.float32])
-def test_keeps_the_dtype_of_the_kernel(getkey, dtype):
+@pytest.mark.parametrize("name", ["float32", "default"])
+def test_keeps_the_dtype_of_the_kernel(getkey, name):
+    dtype = jnp.result_type(jnp.float32 if name == "float32" else float)
     k, k_star = jnp.diag(jnp.arange(1, 6, dtype=dtype)), jnp.ones((2, 5), dtype)
     for y_dtype in (jnp.float16, DTYPE):
         posterior = GaussianProcess(
@@ -200,9 +198,10 @@ def test_correlated_positions_are_examples(getkey):
 # ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("noise", [0.1, jnp.full((1, 3), 0.1, DTYPE)], ids=["", "each"])
+@pytest.mark.parametrize("noise", [0.1, np.full((1, 3), 0.1)], ids=["", "each"])
 def test_samples_have_the_moments_of_the_posterior(getkey, noise):
     k, y, k_star, k_star_star = problem(getkey())
+    noise = jnp.asarray(noise, DTYPE)
     posterior = GaussianProcess(k, y, noise=noise)
     draws = 20_000
     samples = posterior.sample(k_star, k_star_star, (draws // 4, 4), key=getkey())
@@ -314,13 +313,13 @@ def test_gradient_is_that_of_finite_differences(getkey, output, argument):
         moved[argument] = moved[argument] + step * direction
         return jnp.sum(weights * _predict(*moved)[output])
 
-    zero, step = jnp.zeros((), DTYPE), 1e-5 if X64 else 3e-3
+    zero, step = jnp.zeros((), DTYPE), 1e-5 if is_double() else 3e-3
     difference = (along(zero + step) - along(zero - step)) / (2 * step)
     np.testing.assert_allclose(
         jax.grad(along)(zero),
         difference,
-        rtol=1e-6 if X64 else 1e-2,
-        atol=1e-7 if X64 else 1e-2,
+        rtol=1e-6 if is_double() else 1e-2,
+        atol=1e-7 if is_double() else 1e-2,
     )
 
 

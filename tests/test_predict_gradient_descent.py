@@ -15,17 +15,26 @@ from eqtangents.predict import (
     cross_entropy,
     half_mean_squared_error,
 )
-from predict_problems import DTYPE, X64, assert_close, assert_gradient, problem
+from precision import DTYPE, by_precision, is_double
+from predict_problems import assert_close, assert_gradient, problem
 
 
-if not X64:  # The same laws, with less precision.
-    pytestmark = pytest.mark.exhaustive
+def times():
+    return jnp.asarray([0.0, 1.0, 7.0, 50.0], DTYPE)
 
 
-TIMES = jnp.asarray([0.0, 1.0, 7.0, 50.0], DTYPE)
-TIGHT = {"rtol": 1e-9, "atol": 1e-9} if X64 else {"rtol": 1e-5, "atol": 1e-5}
-RTOL = 1e-7 if X64 else 1e-3
-LABELS = jnp.asarray([0, 2, 1, 1, 0, 2])
+def labels():
+    return jnp.asarray([0, 2, 1, 1, 0, 2])
+
+
+def tight():
+    """Options of a solve that is nearly exact."""
+    return dict.fromkeys(("rtol", "atol"), by_precision(float64=1e-9, float32=1e-5))
+
+
+def tolerance():
+    """The relative error of what such a solve gives."""
+    return by_precision(float64=1e-7, float32=1e-3)
 
 
 def test_squared_error_is_the_closed_form(getkey):
@@ -33,23 +42,29 @@ def test_squared_error_is_the_closed_form(getkey):
     start, start_star = jr.normal(getkey(), (2, 6, 3), DTYPE)
     start_star = start_star[:4]
     training = GradientDescent(
-        half_mean_squared_error, k, y, learning_rate=1.5, weight_decay=0.02, **TIGHT
+        half_mean_squared_error, k, y, learning_rate=1.5, weight_decay=0.02, **tight()
     )
-    states = training.states(TIMES, training.start(start))
+    states = training.states(times(), training.start(start))
     rule = GradientFlow(1.5, weight_decay=0.02)
     closed = GradientDescentMSE(k, y, rule=rule)
-    assert_close(states.outputs, closed.train_outputs(TIMES, start), RTOL)
-    assert_close(states.weights, closed.weights(TIMES, start), RTOL)
+    assert_close(states.outputs, closed.train_outputs(times(), start), tolerance())
+    assert_close(states.weights, closed.weights(times(), start), tolerance())
     outputs = training.test_outputs(states, k_star, start_star)
-    assert_close(outputs, closed.test_outputs(TIMES, k_star, start, start_star), RTOL)
-    end = training.converged(training.start(start), tolerance=1e-7 if X64 else 1e-3)
+    assert_close(
+        outputs, closed.test_outputs(times(), k_star, start, start_star), tolerance()
+    )
+    end = training.converged(
+        training.start(start), tolerance=1e-7 if is_double() else 1e-3
+    )
     expected = closed.train_outputs(jnp.inf, start)
-    assert_close(end.outputs, expected, 1e-5 if X64 else 1e-2)
+    assert_close(end.outputs, expected, 1e-5 if is_double() else 1e-2)
     trajectory = training.trajectory(50.0, training.start(start))
-    for i, t in enumerate(TIMES):
+    for i, t in enumerate(times()):
         # Interpolation is of lower order than the steps.
         assert_close(
-            trajectory(t).outputs, states.outputs[i], 1e4 * RTOL if X64 else 1e-2
+            trajectory(t).outputs,
+            states.outputs[i],
+            1e4 * tolerance() if is_double() else 1e-2,
         )
 
 
@@ -58,7 +73,7 @@ def test_momentum_is_that_of_many_small_steps(getkey):
     k, y, k_star, _ = problem(getkey())
     errors = []
     training = GradientDescent(
-        half_mean_squared_error, k, y, momentum=0.6, learning_rate=0.8, **TIGHT
+        half_mean_squared_error, k, y, momentum=0.6, learning_rate=0.8, **tight()
     )
     states = training.states(12.0)
     for h in (1 / 16, 1 / 32):
@@ -72,17 +87,17 @@ def test_momentum_is_that_of_many_small_steps(getkey):
 
 def _logistic(k, y, **options):
     return GradientDescent(
-        cross_entropy, k, y, output_shape=(3,), learning_rate=3.0, **TIGHT, **options
+        cross_entropy, k, y, output_shape=(3,), learning_rate=3.0, **tight(), **options
     )
 
 
 def test_cross_entropy_is_that_of_training_a_linear_model(getkey):
     features, features_star = (jr.normal(getkey(), (n, 9), DTYPE) for n in (6, 4))
-    training = _logistic(features @ features.T, LABELS)
+    training = _logistic(features @ features.T, labels())
     states = training.states(20.0)
 
     loss = lambda params: jnp.mean(
-        optax.softmax_cross_entropy_with_integer_labels(features @ params, LABELS)
+        optax.softmax_cross_entropy_with_integer_labels(features @ params, labels())
     )
     rate = 1 / 200
     params = jax.lax.fori_loop(
@@ -99,52 +114,52 @@ def test_cross_entropy_is_that_of_training_a_linear_model(getkey):
 
 def test_labels_may_be_integers_or_one_hot(getkey):
     k, _, _, _ = problem(getkey())
-    one_hot = jax.nn.one_hot(LABELS, 3, dtype=DTYPE)
-    states = [_logistic(k, y).states(TIMES) for y in (LABELS, one_hot)]
+    one_hot = jax.nn.one_hot(labels(), 3, dtype=DTYPE)
+    states = [_logistic(k, y).states(times()) for y in (labels(), one_hot)]
     assert_close(states[0].outputs, states[1].outputs)
 
 
 @pytest.mark.parametrize("momentum", [None, 0.7])
 def test_resumes_where_it_was(getkey, momentum):
     k, _, k_star, _ = problem(getkey())
-    training = _logistic(k, LABELS, momentum=momentum)
-    states = training.states(TIMES)
-    resumed = training.states(TIMES[2:], training.states(TIMES[1]))
+    training = _logistic(k, labels(), momentum=momentum)
+    states = training.states(times())
+    resumed = training.states(times()[2:], training.states(times()[1]))
     for whole, parts in zip(
         jax.tree.leaves(states), jax.tree.leaves(resumed), strict=True
     ):
-        assert_close(parts, whole[2:], 10 * RTOL)
+        assert_close(parts, whole[2:], 10 * tolerance())
     outputs = training.test_outputs(states, k_star)
-    assert_close(training.test_outputs(resumed, k_star), outputs[2:], 10 * RTOL)
+    assert_close(training.test_outputs(resumed, k_star), outputs[2:], 10 * tolerance())
     assert outputs.shape == (4, 4, 3)
 
 
 def test_velocities_are_derivatives(getkey):
     k, _, k_star, _ = problem(getkey())
-    training = _logistic(k, LABELS, momentum=0.7)
+    training = _logistic(k, labels(), momentum=0.7)
     start = training.start(0.3, jr.normal(getkey(), (6, 3), DTYPE))
     speed_star = jr.normal(getkey(), (4, 3), DTYPE)
-    step = 1e-3 if X64 else 3e-2
+    step = 1e-3 if is_double() else 3e-2
     states = training.states(jnp.asarray([5 - step, 5, 5 + step], DTYPE), start)
     slope = (states.outputs[2] - states.outputs[0]) / (2 * step)
-    assert_close(states.outputs_velocity[1], slope, 1e-5 if X64 else 1e-2)
+    assert_close(states.outputs_velocity[1], slope, 1e-5 if is_double() else 1e-2)
     # The start of the test examples moves on by itself, ever more slowly.
     outputs = training.test_outputs(states, k_star, 0.0, speed_star)
     coasted = outputs - training.test_outputs(states, k_star)
     distance = (1 - np.exp(-0.3 * 5)) / 0.3
-    assert_close(coasted[1], distance * speed_star, 10 * RTOL)
+    assert_close(coasted[1], distance * speed_star, 10 * tolerance())
 
 
 def test_converges_to_the_minimum(getkey):
     k, _, _, _ = problem(getkey())
     decay = 0.05
     for momentum in (None, 0.7):
-        training = _logistic(k, LABELS, weight_decay=decay, momentum=momentum)
-        end = training.converged(tolerance=1e-7 if X64 else 1e-3)
-        assert_close(end.outputs, k @ end.weights, RTOL if X64 else 1e-2)
-        gradient = jax.grad(cross_entropy)(end.outputs, LABELS)
+        training = _logistic(k, labels(), weight_decay=decay, momentum=momentum)
+        end = training.converged(tolerance=1e-7 if is_double() else 1e-3)
+        assert_close(end.outputs, k @ end.weights, tolerance() if is_double() else 1e-2)
+        gradient = jax.grad(cross_entropy)(end.outputs, labels())
         left = gradient + decay * end.weights
-        np.testing.assert_allclose(left, 0, atol=1e-7 if X64 else 1e-3)
+        np.testing.assert_allclose(left, 0, atol=1e-7 if is_double() else 1e-3)
 
 
 def test_says_when_it_does_not_converge(getkey):
@@ -172,10 +187,10 @@ def test_times_must_increase(getkey, times):
 
 def test_any_solver_and_progress(getkey, capsys):
     k, y, _, _ = problem(getkey())
-    training = GradientDescent(half_mean_squared_error, k, y, **TIGHT)
+    training = GradientDescent(half_mean_squared_error, k, y, **tight())
     other = eqx.tree_at(lambda t: t.solver, training, diffrax.Dopri8())
-    outputs = other.states(TIMES, progress=diffrax.TextProgressMeter()).outputs
-    assert_close(outputs, training.states(TIMES).outputs, RTOL)
+    outputs = other.states(times(), progress=diffrax.TextProgressMeter()).outputs
+    assert_close(outputs, training.states(times()).outputs, tolerance())
     assert "100" in capsys.readouterr().out
 
 
@@ -187,17 +202,17 @@ def test_gradient_is_that_of_finite_differences(getkey, index):
         training = GradientDescent(
             cross_entropy,
             (k + k.T) / 2,
-            LABELS,
+            labels(),
             output_shape=(3,),
             learning_rate=rate,
             max_steps=1000,
-            **TIGHT,
+            **tight(),
         )
         return jnp.sum(jnp.sin(training.test_outputs(training.states(5.0), k_star)))
 
     arguments = (k, k_star, jnp.asarray(2.0, DTYPE))
     direction = jr.normal(getkey(), arguments[index].shape, DTYPE)
-    rtol = 1e-5 if X64 else 3e-2
+    rtol = 1e-5 if is_double() else 3e-2
     assert_gradient(function, arguments, index, direction, rtol=rtol)
 
 
@@ -205,9 +220,9 @@ def test_gradient_is_that_of_finite_differences(getkey, index):
 def test_what_does_not_fit_is_refused(getkey):
     k, y, k_star, _ = problem(getkey())
     with pytest.raises(ValueError, match=r"is int.*`output_shape=\(n_classes,\)`"):
-        GradientDescent(cross_entropy, k, LABELS)
+        GradientDescent(cross_entropy, k, labels())
     with pytest.raises(ValueError, match=r"`y_train` has shape \(4,\).*as many"):
-        GradientDescent(cross_entropy, k, LABELS[:4], output_shape=(3,))
+        GradientDescent(cross_entropy, k, labels()[:4], output_shape=(3,))
     training = GradientDescent(half_mean_squared_error, k, y)
     with pytest.raises(ValueError, match="without momentum has none"):
         training.start(0.0, y)

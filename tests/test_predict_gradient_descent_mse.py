@@ -14,33 +14,37 @@ from eqtangents.predict import (
     GradientSteps,
     max_learning_rate,
 )
-from predict_problems import DTYPE, RTOL, X64, assert_close, assert_gradient, problem
+from precision import DTYPE, is_double
+from predict_problems import assert_close, assert_gradient, problem, tolerance
 
 
-if not X64:  # The same laws, with less precision.
-    pytestmark = pytest.mark.exhaustive
+def times():
+    return jnp.asarray([0.0, 1.0, 7.0, 50.0], DTYPE)
 
-
-TIMES = jnp.asarray([0.0, 1.0, 7.0, 50.0], DTYPE)
 
 # One rule of each kind; learning rates are far below the largest for the problems here.
 RULES = {
-    "flow": GradientFlow(2.0),
-    "flow, schedule": GradientFlow(jnp.asarray([3.0, 0.0, 1.0, 2.0], DTYPE)),
-    "flow, decay": GradientFlow(2.0, weight_decay=0.05),
-    "steps": GradientSteps(2.0),
-    "steps, schedule": GradientSteps(jnp.asarray([3.0, 0.0, 1.0, 2.0], DTYPE)),
-    "steps, decay": GradientSteps(2.0, weight_decay=0.05),
-    "momentum": GradientSteps(1.0, momentum=0.8),
-    "momentum, decay": GradientSteps(1.0, momentum=0.8, weight_decay=0.05),
-    "Nesterov": GradientSteps(1.0, momentum=0.8, nesterov=True),
-    "Nesterov, schedule": GradientSteps(
+    "flow": lambda: GradientFlow(2.0),
+    "flow, schedule": lambda: GradientFlow(jnp.asarray([3.0, 0.0, 1.0, 2.0], DTYPE)),
+    "flow, decay": lambda: GradientFlow(2.0, weight_decay=0.05),
+    "steps": lambda: GradientSteps(2.0),
+    "steps, schedule": lambda: GradientSteps(jnp.asarray([3.0, 0.0, 1.0, 2.0], DTYPE)),
+    "steps, decay": lambda: GradientSteps(2.0, weight_decay=0.05),
+    "momentum": lambda: GradientSteps(1.0, momentum=0.8),
+    "momentum, decay": lambda: GradientSteps(1.0, momentum=0.8, weight_decay=0.05),
+    "Nesterov": lambda: GradientSteps(1.0, momentum=0.8, nesterov=True),
+    "Nesterov, schedule": lambda: GradientSteps(
         jnp.asarray([3.0, 0.5, 1.0], DTYPE), momentum=0.8, nesterov=True
     ),
 }
-each_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES.keys())
+each_rule = pytest.mark.parametrize("rule", RULES, indirect=True)
 FEW = ("flow, decay", "Nesterov, schedule")
-few_rules = pytest.mark.parametrize("rule", [RULES[name] for name in FEW], ids=FEW)
+few_rules = pytest.mark.parametrize("rule", FEW, indirect=True)
+
+
+@pytest.fixture
+def rule(request):
+    return RULES[request.param]()
 
 
 # ------------------------------------------------------------------------------------
@@ -76,28 +80,28 @@ def _trained(rule, jacobian, y, steps):
 def test_steps_are_those_of_optax(getkey, name):
     features, features_test = (jr.normal(getkey(), (n, 9), DTYPE) for n in (6, 4))
     y = jr.normal(getkey(), (6, 2), DTYPE)
-    training = GradientDescentMSE(features @ features.T, y, rule=RULES[name])
+    training = GradientDescentMSE(features @ features.T, y, rule=RULES[name]())
     for steps in (1, 2, 20):
-        params = _trained(RULES[name], features, y, steps)
+        params = _trained(RULES[name](), features, y, steps)
         # Rounding is of the size of what is learned, which may be small.
         expected = features_test @ params
         outputs = training.test_outputs(steps, features_test @ features.T)
-        assert_close(outputs, expected, 10 * RTOL)
+        assert_close(outputs, expected, 10 * tolerance())
         # Between steps nothing happens.
         later = training.test_outputs(steps + 0.7, features_test @ features.T)
         np.testing.assert_array_equal(later, outputs)
-        assert_close(training.train_outputs(steps), features @ params, 10 * RTOL)
+        assert_close(training.train_outputs(steps), features @ params, 10 * tolerance())
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if "flow" in name])
 def test_flow_solves_its_equation(getkey, name):
     k, y, k_star, _ = problem(getkey())
-    rule = RULES[name]
-    outputs = GradientDescentMSE(k, y, rule=rule).test_outputs(TIMES, k_star)
+    rule = RULES[name]()
+    outputs = GradientDescentMSE(k, y, rule=rule).test_outputs(times(), k_star)
     # d/dt of the weights is -rate ((K / N + decay) w - y / N), at any time.
     rates = np.atleast_1d(rule.learning_rate)
     matrix = np.asarray(k, float) / y.size + float(rule.weight_decay) * np.eye(len(k))
-    for t, output in zip(TIMES, outputs, strict=True):
+    for t, output in zip(times(), outputs, strict=True):
         spent = np.clip(float(t) - np.arange(len(rates)), 0, 1)
         spent[-1] = max(float(t) - len(rates) + 1, 0)
         forgotten = scipy.linalg.expm(-matrix * float(np.sum(rates * spent)))
@@ -108,11 +112,11 @@ def test_flow_solves_its_equation(getkey, name):
 @each_rule
 def test_gain_at_zero_curvature_is_its_limit(rule):
     gain = eqx.filter_jit(lambda curvature, t: rule.gain(curvature, t))
-    tiny = jnp.asarray([0.0, 1e-12 if X64 else 1e-7], DTYPE)
-    for t in TIMES:
+    tiny = jnp.asarray([0.0, 1e-12 if is_double() else 1e-7], DTYPE)
+    for t in times():
         limit, near = gain(tiny, t)
         np.testing.assert_allclose(limit, near, rtol=1e-4)
-    assert gain(tiny, TIMES[-1])[0] > 0
+    assert gain(tiny, times()[-1])[0] > 0
     decay = float(rule.weight_decay)
     expected = 1 / decay if decay else 0
     np.testing.assert_allclose(gain(tiny, jnp.inf)[0], expected, rtol=1e-6)
@@ -122,7 +126,7 @@ def test_many_small_steps_are_not_lost_in_rounding():
     curvature = jnp.asarray([1e-3, 1.0, 3.0], DTYPE)
     steps = GradientSteps(1e-6).gain(curvature, 1e6)
     flow = GradientFlow(1e-6).gain(curvature, 1e6)
-    np.testing.assert_allclose(steps, flow, rtol=3e-6 if X64 else 1e-4)
+    np.testing.assert_allclose(steps, flow, rtol=3e-6 if is_double() else 1e-4)
 
 
 def test_steps_diverge_exactly_above_the_largest_learning_rate(getkey):
@@ -161,8 +165,10 @@ def test_ends_at_kernel_ridge_regression(getkey, rule):
     ridge = GaussianProcess(k, y - start, noise=rule.weight_decay * y.size)
     for t in (jnp.inf, 1e5):
         outputs = training.test_outputs(t, k_star, start, 0.5)
-        assert_close(outputs, 0.5 + ridge.mean(k_star), 10 * RTOL)
-        assert_close(training.train_outputs(t, start), start + ridge.mean(k), 10 * RTOL)
+        assert_close(outputs, 0.5 + ridge.mean(k_star), 10 * tolerance())
+        assert_close(
+            training.train_outputs(t, start), start + ridge.mean(k), 10 * tolerance()
+        )
 
 
 @few_rules
@@ -171,9 +177,9 @@ def test_training_examples_are_examples(getkey, rule):
     start = jr.normal(getkey(), y.shape, DTYPE)
     for noise in (0.0, 0.3, jnp.linspace(0, 1, 6, dtype=DTYPE)):
         training = GradientDescentMSE(k, y, rule=rule, noise=noise)
-        outputs = training.test_outputs(TIMES, k, start, start)
-        assert_close(training.train_outputs(TIMES, start), outputs, 10 * RTOL)
-        weights = training.weights(TIMES, start)
+        outputs = training.test_outputs(times(), k, start, start)
+        assert_close(training.train_outputs(times(), start), outputs, 10 * tolerance())
+        weights = training.weights(times(), start)
         moved = start[None] + jnp.einsum("ij,tjc->tic", k, weights)
         assert_close(outputs, moved)
 
@@ -186,7 +192,7 @@ def test_noise_is_weight_decay(getkey):
         noisy = GradientDescentMSE(k, y, rule=make(1.5), noise=noise)
         decayed = GradientDescentMSE(k, y, rule=make(1.5, weight_decay=decay))
         assert_close(
-            noisy.test_outputs(TIMES, k_star), decayed.test_outputs(TIMES, k_star)
+            noisy.test_outputs(times(), k_star), decayed.test_outputs(times(), k_star)
         )
 
 
@@ -224,10 +230,10 @@ def test_a_singular_kernel_is_learned_where_it_can_be(getkey):
     expected = y.at[jnp.asarray([0, 4])].set((y[0] + y[4]) / 2)
     expected = expected.at[jnp.asarray([1, 5])].set((y[1] + y[5]) / 2)
     for t in (jnp.inf, 1e4):
-        assert_close(training.train_outputs(t), expected, 100 * RTOL)
+        assert_close(training.train_outputs(t), expected, 100 * tolerance())
     outputs = training.test_outputs(jnp.inf, k_star[:, twice])
     reduced = GaussianProcess(k, expected[:4]).mean(k_star)
-    assert_close(outputs, reduced, 100 * RTOL)
+    assert_close(outputs, reduced, 100 * tolerance())
     assert np.isfinite(training.weights(1e4)).all()
 
 
@@ -237,7 +243,7 @@ def test_slightly_negative_eigenvalues_are_zeros(getkey):
     spoiled = [values.at[0].set(value) for value in (0.0, -1e-7)]
     outputs = [
         GradientDescentMSE((vectors * v[None]) @ vectors.T, y).test_outputs(
-            TIMES, k_star
+            times(), k_star
         )
         for v in spoiled
     ]
@@ -250,7 +256,7 @@ def test_small_eigenvalues_and_long_times_survive_rounding(getkey):
     x = np.asarray(jr.normal(getkey(), (n + 20, 3), DTYPE), float)
     k = np.exp(-np.sum((x[:, None] - x[None]) ** 2, axis=-1) / 8) + 1
     y = np.sin(x[:n, :2])
-    noise = 1e-9 if X64 else 1e-2
+    noise = 1e-9 if is_double() else 1e-2
     times = jnp.geomspace(1, 1e6, 5, dtype=DTYPE)
     training = GradientDescentMSE(
         jnp.asarray(k[:n, :n], DTYPE), jnp.asarray(y, DTYPE), noise=noise
@@ -260,7 +266,7 @@ def test_small_eigenvalues_and_long_times_survive_rounding(getkey):
     for t, ours in zip(times, outputs, strict=True):
         gain = -np.expm1(-float(t) * values / y.size) / values
         expected = k[n:, :n] @ (vectors * gain) @ vectors.T @ y
-        np.testing.assert_allclose(ours, expected, atol=1e-6 if X64 else 5e-3)
+        np.testing.assert_allclose(ours, expected, atol=1e-6 if is_double() else 5e-3)
 
 
 def test_outputs_at_correlated_positions(getkey):
@@ -268,10 +274,10 @@ def test_outputs_at_correlated_positions(getkey):
     flat = GradientDescentMSE(k, y)
     split = lambda k: jnp.moveaxis(k.reshape(-1, 2, 3, 2), 1, 2)
     training = GradientDescentMSE(split(k), y.reshape(3, 2, 3))
-    outputs = training.test_outputs(TIMES, split(k_star))
-    assert_close(outputs, flat.test_outputs(TIMES, k_star).reshape(4, 2, 2, 3))
-    outputs = training.train_outputs(TIMES)
-    assert_close(outputs, flat.train_outputs(TIMES).reshape(4, 3, 2, 3))
+    outputs = training.test_outputs(times(), split(k_star))
+    assert_close(outputs, flat.test_outputs(times(), k_star).reshape(4, 2, 2, 3))
+    outputs = training.train_outputs(times())
+    assert_close(outputs, flat.train_outputs(times()).reshape(4, 3, 2, 3))
 
 
 # ------------------------------------------------------------------------------------
@@ -319,7 +325,9 @@ def test_jit_and_vmap(getkey):
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)
 
     def outputs(k, y, k_star):
-        return GradientDescentMSE(k, y, relative_noise=0.1).test_outputs(TIMES, k_star)
+        return GradientDescentMSE(k, y, relative_noise=0.1).test_outputs(
+            times(), k_star
+        )
 
     for many, one in zip(jax.jit(jax.vmap(outputs))(*stacked), problems, strict=True):
         assert_close(many, outputs(*one))

@@ -12,11 +12,7 @@ from jax.flatten_util import ravel_pytree
 import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.predict import GaussianProcess
-from predict_problems import DTYPE, X64
-
-
-if not X64:  # The same laws, with less precision.
-    pytestmark = pytest.mark.exhaustive
+from precision import DTYPE, is_double
 
 
 class Model(eqx.Module):
@@ -75,14 +71,14 @@ def test_gradient_is_that_of_finite_differences(getkey, name):
     criterion = eqx.filter_jit(lambda flat: CRITERIA[name](unravel(flat), x, y))
     gradient = eqx.filter_jit(eqx.filter_grad(criterion))(flat)
     assert jnp.all(jnp.isfinite(gradient))
-    step = 1e-5 if X64 else 1e-2
+    step = 1e-5 if is_double() else 1e-2
     for i, direction in enumerate(step * np.eye(5, dtype=flat.dtype)):
         difference = criterion(flat + direction) - criterion(flat - direction)
         np.testing.assert_allclose(
             gradient[i],
             difference / (2 * step),
-            rtol=1e-5 if X64 else 5e-2,
-            atol=1e-5 if X64 else 5e-2,
+            rtol=1e-5 if is_double() else 5e-2,
+            atol=1e-5 if is_double() else 5e-2,
         )
 
 

@@ -1,18 +1,12 @@
 """Every call of Neural Tangents' predictors that the reference recorded."""
 
-import jax
 import numpy as np
 import pytest
 
 import predict_cases
-import reference_cases
+from precision import by_precision
 
 
-if not reference_cases.REFERENCE.exists():
-    pytest.skip(reference_cases.MISSING, allow_module_level=True)
-
-X64 = jax.config.read("jax_enable_x64")
-RTOL = 1e-6 if X64 else 1e-3  # of the largest entry
 CASES = predict_cases.cases()
 
 
@@ -23,10 +17,11 @@ def test_agrees_with_the_reference(case):
     assert {where.split(".", 1)[1] for where, *_ in results} == {
         output for output in outputs if not output.endswith("_precise")
     }
+    rtol = by_precision(float64=1e-6, float32=1e-3)  # of the largest entry
     for where, ours, expected in results:
         scale = max(np.max(np.abs(expected)), 1e-2 if "cov" in where else 0)
         np.testing.assert_allclose(
-            ours, expected, rtol=RTOL, atol=RTOL * scale, err_msg=where
+            ours, expected, rtol=rtol, atol=rtol * scale, err_msg=where
         )
 
 

@@ -16,33 +16,37 @@ import brute_force
 import eqtangents as eqt
 import reference_cases
 from eqtangents import nn
+from precision import by_precision
 
-
-if not reference_cases.REFERENCE.exists():
-    pytest.skip(reference_cases.MISSING, allow_module_level=True)
-
-# Relative to the largest entry.
-DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-RTOL = 1e-6 if DOUBLE else 1e-4
 
 TAGS = ("12", "11")  # `x1` with `x2`, and `x1` with itself
 SUPPORTED = reference_cases.supported_cases()
 
 
-def _compared():
-    """All cases; those are exhaustive that show no operation for the first time."""
+def _rtol():
+    """Relative to the largest entry."""
+    return by_precision(float64=1e-6, float32=1e-4)
+
+
+def _first_of_each_operation():
+    """Cases that show some operation for the first time."""
     seen = set()
     for case in SUPPORTED:
-        new = set(case.data.meta["ops"]) - seen
-        seen |= new
-        for tag in TAGS:
-            if not case.expected(tag):
-                continue
-            marks = () if new else pytest.mark.exhaustive
-            yield pytest.param(case, tag, marks=marks)
+        if set(case.data.meta["ops"]) - seen:
+            yield case
+        seen |= set(case.data.meta["ops"])
 
 
-COMPARED = list(_compared())
+FIRST = list(_first_of_each_operation())
+
+
+def _marked(cases):
+    """The others are slow: they combine what those show."""
+    return [
+        case if case in FIRST else pytest.param(case, marks=pytest.mark.slow)
+        for case in cases
+    ]
+
 
 # Where the reference refuses, we raise a `ValueError` that says this, or (`None`) work.
 WHERE_THE_REFERENCE_REFUSES = {
@@ -125,7 +129,7 @@ def _assert_agrees_with_brute_force(case):
         actual, expected = _kernels(case, tag), _brute_force(case, tag)
         for name in ("nngp", "ntk"):
             value = getattr(expected, name)
-            atol = RTOL * np.abs(value).max()
+            atol = _rtol() * np.abs(value).max()
             message = f"{name}_{tag}"
             np.testing.assert_allclose(
                 getattr(actual, name), value, rtol=0, atol=atol, err_msg=message
@@ -162,39 +166,56 @@ def _assert_right(case):
         _assert_agrees_with_drawn_networks(case)
 
 
+def _blocks(case):
+    """The kernels of a case by tag, cut out of one kernel of both batches.
+
+    That compiles once for both. Where the batches cannot be joined, they are apart.
+    """
+    joint = case.joint_inputs()
+    if joint is None:
+        return {tag: _kernels(case, tag) for tag in TAGS}
+    kernels = eqt.kernel(case.build(), jax.tree.map(_of_our_type, joint))
+    n = jax.tree.leaves(case.inputs("11"))[0].shape[0]
+    rows = {"12": np.s_[:n, n:], "11": np.s_[:n, :n]}
+    cut = lambda place: jax.tree.map(lambda k: np.asarray(k)[place], kernels)
+    return {tag: cut(place) for tag, place in rows.items()}
+
+
+@pytest.mark.precision("float64")
 def test_every_supported_case_is_compared():
-    pairs = [param.values for param in COMPARED]
-    left_out = set(SUPPORTED) - {case for case, _ in pairs}
-    assert all(case.data.meta.get("nonfinite") for case in left_out)
-    for case, tag in pairs:
-        names = {array.name.split("_")[0] for array in case.expected(tag)}
+    for case in SUPPORTED:
+        arrays = {tag: case.expected(tag) for tag in TAGS}
         finite = not case.data.meta.get("nonfinite")  # else what is left is compared
-        assert {"nngp", "ntk"} <= names or not finite, case.name
+        assert any(arrays.values()) or not finite, case.name
+        for found in filter(None, arrays.values()):
+            names = {array.name.split("_")[0] for array in found}
+            assert {"nngp", "ntk"} <= names or not finite, case.name
 
 
-@pytest.mark.parametrize(("case", "tag"), COMPARED, ids=_name)
-def test_kernel_is_the_reference_one(case, tag):
-    _assert_agrees(_kernels(case, tag), case.expected(tag), RTOL)
+@pytest.mark.parametrize("case", _marked(SUPPORTED), ids=_name)
+def test_kernel_is_the_reference_one(case):
+    for tag, kernels in _blocks(case).items():
+        _assert_agrees(kernels, case.expected(tag), _rtol())
 
 
-@pytest.mark.exhaustive
-@pytest.mark.skipif(not DOUBLE, reason="brute force is in double precision")
-@pytest.mark.parametrize(
-    ("case", "tag"),
-    [param for param in COMPARED if _by_brute_force(param.values[0])],
-    ids=_name,
-)
-def test_brute_force_is_the_reference_one(case, tag):
+@pytest.mark.parametrize("case", FIRST, ids=_name)
+def test_kernel_of_two_batches_is_the_reference_one(case):
+    _assert_agrees(_kernels(case, "12"), case.expected("12"), _rtol())
+
+
+@pytest.mark.precision("float64")  # NumPy's
+@pytest.mark.parametrize("case", _marked(filter(_by_brute_force, SUPPORTED)), ids=_name)
+def test_brute_force_is_the_reference_one(case):
     # The reference's own rounding, amplified by rectifiers on its diagonal, is 1e-8.
-    _assert_agrees(_brute_force(case, tag), case.expected(tag), 1e-7)
+    for tag in TAGS:
+        if expected := case.expected(tag):
+            _assert_agrees(_brute_force(case, tag), expected, 1e-7)
 
 
 def _judged(status):
     """Cases of that status; to draw networks takes long."""
     return [
-        pytest.param(
-            case, marks=() if _by_brute_force(case) else pytest.mark.exhaustive
-        )
+        pytest.param(case, marks=() if _by_brute_force(case) else pytest.mark.slow)
         for case in reference_cases.cases(status)
     ]
 
