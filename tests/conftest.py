@@ -28,15 +28,19 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 hypothesis.settings.register_profile("eqtangents", deadline=None)
 hypothesis.settings.load_profile("eqtangents")
 
-PRECISIONS = ("float32", "float64")
+PRECISIONS = ("float64", "float32")
 
 
 def pytest_generate_tests(metafunc):
-    """Each test runs in both precisions, or in those that its mark names."""
+    """Each test runs in both precisions, or in those that its mark names.
+
+    Of both, the second is left to those who have the time.
+    """
     mark = metafunc.definition.get_closest_marker("precision")
-    names = PRECISIONS if mark is None else mark.args
-    assert set(names) <= set(PRECISIONS), names
-    metafunc.parametrize("precision", names, indirect=True, scope="session")
+    first, *others = PRECISIONS if mark is None else mark.args
+    assert {first, *others} <= set(PRECISIONS)
+    others = [pytest.param(name, marks=pytest.mark.slow) for name in others]
+    metafunc.parametrize("precision", [first, *others], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)

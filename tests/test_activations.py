@@ -100,13 +100,19 @@ ACTIVATIONS = {
         lambda: nn.Elementwise(jnp.square, dual=lambda k, v1, v2: v1 * v2 + 2 * k * k)
     ),
 }
-each = pytest.mark.parametrize("case", ACTIVATIONS.values(), ids=ACTIVATIONS.keys())
 # Expansions differ in their coefficients alone: of each kind one.
 KINDS = {
     name: case
     for name, case in ACTIVATIONS.items()
     if case.rtol < 1e-6 or name in ("Tanh", "Selu", "Elementwise_jumping")
 }
+each = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=name, marks=() if name in KINDS else pytest.mark.slow)
+        for name, case in ACTIVATIONS.items()
+    ],
+)
 each_kind = pytest.mark.parametrize("case", KINDS.values(), ids=KINDS.keys())
 CORRELATIONS = np.array([-1.0, -0.999, -0.6, 0.0, 0.3, 0.9, 0.99999, 1.0])
 
@@ -224,6 +230,7 @@ def sum_of_values(dual, cov, v1, v2):
 
 
 @each_kind
+@pytest.mark.slow
 def test_derivative_is_that_of_the_value(case):
     """`E f' f' = d K / d k`, and derivatives are those of finite differences."""
     dual, correlations = case.layer.dual, np.array([-0.99, -0.4, 0.0, 0.7, 0.95])
@@ -254,6 +261,7 @@ def test_derivative_is_that_of_the_value(case):
 
 
 @each_kind
+@pytest.mark.slow
 def test_gradients_are_finite_at_special_inputs(case):
     """For equal and opposite inputs, and for those that are zero."""
     v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], DTYPE)
@@ -274,6 +282,7 @@ def test_gradients_are_finite_at_special_inputs(case):
 
 @pytest.mark.precision("float64")  # which it has to be compared with
 @each
+@pytest.mark.slow
 def test_single_precision_is_close_to_double(case):
     double = expectations(case.layer.dual, *moments(case))
     single = expectations(case.layer.dual, *moments(case, dtype=jnp.float32))
@@ -288,7 +297,9 @@ def test_single_precision_is_close_to_double(case):
 WIDTH = 20_000
 
 
+@pytest.mark.precision("float64")  # on which statistics do not depend
 @each
+@pytest.mark.slow
 def test_finite_networks_have_these_kernels(case):
     """Averages over the channels of a wide layer are the kernels, to standard error."""
     scale = 0.4 if max(case.variances) < 10 else 1.0

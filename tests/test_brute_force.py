@@ -6,6 +6,7 @@ import hypothesis as hyp
 import hypothesis.strategies as st
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import brute_force
 import eqtangents as eqt
@@ -49,6 +50,7 @@ def _check_against_brute_force(network: Network, x1: np.ndarray, x2: np.ndarray 
 
 @hyp.given(network=networks(), n1=sizes, n2=sizes, seed=seeds)
 @hyp.settings(deadline=None, max_examples=EXAMPLES)
+@pytest.mark.slow
 def test_cross_kernel_is_the_brute_force_one(network, n1, n2, seed):
     x1, x2 = _batch(network, n1, seed), _batch(network, n2, seed + 1)
     _check_against_brute_force(network, x1, x2)
@@ -56,6 +58,7 @@ def test_cross_kernel_is_the_brute_force_one(network, n1, n2, seed):
 
 @hyp.given(network=networks(), n=sizes, seed=seeds)
 @hyp.settings(deadline=None, max_examples=EXAMPLES)
+@pytest.mark.slow
 def test_gram_matrix_is_the_brute_force_one_and_is_a_gram_matrix(network, n, seed):
     kernel = _check_against_brute_force(network, _batch(network, n, seed), None)
     for name in ("nngp", "ntk"):

@@ -33,6 +33,7 @@ def test_a_missing_name_is_seen():
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+@pytest.mark.slow
 def test_code_runs(path):
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S)
     assert blocks

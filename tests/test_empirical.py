@@ -46,6 +46,8 @@ def case(precision):
 
 @pytest.mark.parametrize("way", ["auto", "structured", "jacobian", "vector_products"])
 @pytest.mark.parametrize("chunk_size", [None, 1, 5, 13])
+@pytest.mark.slow
+@pytest.mark.precision("float64")  # the same steps in each
 def test_chunks_and_ways_do_not_change_the_kernel(case, way, chunk_size):
     model, x1, x2, truth, symmetric = case
     options = {"implementation": way, "chunk_size": chunk_size}
@@ -141,6 +143,7 @@ def test_structure_is_chosen_where_it_is_cheap():
     assert found.choice.cost.peak < jacobian.cost.peak / 10
 
 
+@pytest.mark.slow
 def test_operator_is_the_kernel(case):
     model, x1, x2, truth, symmetric = case
     operator = eqt.NTKOperator(model, x1, x2)

@@ -19,6 +19,9 @@ from eqtangents.empirical._structure import Structure
 from precision import by_precision
 
 
+# Rules act on equations and shapes: they are the same in each precision.
+pytestmark = [pytest.mark.precision("float64"), pytest.mark.slow]
+
 N1, N2 = 3, 2
 REVERSE_ONLY = {"custom_vjp", "custom_vjp_inside"}
 

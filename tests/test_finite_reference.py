@@ -10,8 +10,10 @@ import eqtangents as eqt
 import finite_cases
 import reference_cases
 from eqtangents.nn._inputs import is_signal, values_of
-from precision import by_precision
 
+
+# The numbers are of double precision, and `test_empirical` has both.
+pytestmark = pytest.mark.precision("float64")
 
 CASES = finite_cases.cases()
 VALUES = finite_cases.values()
@@ -29,7 +31,7 @@ class Outputs(eqx.Module):
 
 
 def assert_close(actual, expected, what):
-    rtol = by_precision(float64=1e-9, float32=1e-4)  # of the largest entry
+    rtol = 1e-9  # of the largest entry
     for ours, theirs in zip(actual, expected, strict=True):
         atol = rtol * max(1.0, np.max(np.abs(theirs)))
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol, err_msg=what)
@@ -41,6 +43,7 @@ def test_no_case_is_forgotten():
 
 
 @each
+@pytest.mark.slow
 def test_outputs_and_polynomials(case):
     model, moved = (Outputs(case.model(name)) for name in ("param", "param1"))
     params = eqx.filter(moved, eqx.is_inexact_array)
@@ -60,6 +63,7 @@ def test_outputs_and_polynomials(case):
 
 
 @each
+@pytest.mark.slow
 def test_empirical_kernels(case):
     model = Outputs(case.model("param"))
     x1, x2 = case.batch(1), case.batch(2)
@@ -78,6 +82,7 @@ def test_empirical_kernels(case):
 
 
 @each
+@pytest.mark.slow
 def test_traced_and_diagonal_axes(case):
     model, x1, x2 = Outputs(case.model("param")), case.batch(1), case.batch(2)
     for variant in case.variants:

@@ -92,7 +92,7 @@ WIDTHS = 2 ** np.arange(5, 9)
 SAMPLES = 96
 
 # Statistics do not depend on the precision: it is enough to sample once.
-pytestmark = pytest.mark.precision("float32")
+pytestmark = [pytest.mark.precision("float32"), pytest.mark.slow]
 
 
 def empirical_ntk(net, x, key):

@@ -171,6 +171,7 @@ def test_other_elementwise_functions_are_expanded():
     assert net.fn is jax.nn.log_sigmoid
 
 
+@pytest.mark.slow
 def test_lifts_under_jit():
     model = eqx.nn.MLP(3, 1, 4, 1, jnp.tanh, key=KEY)
     x = jr.normal(KEY, (2, 3))
@@ -349,6 +350,7 @@ def outputs_and_ntk(model, x):
 
 @pytest.mark.precision("float32")  # on which statistics do not depend
 @pytest.mark.parametrize(("make", "shape"), MODELS.values(), ids=MODELS.keys())
+@pytest.mark.slow
 def test_kernels_are_those_of_drawn_models(make, shape, getkey):
     x = jr.normal(getkey(), (3, *shape))
     errors = []

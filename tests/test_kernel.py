@@ -113,6 +113,7 @@ def test_swapping_batches_transposes(net, shape, getkey):
 
 
 @each_network
+@pytest.mark.slow
 def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     x1, x2 = jr.normal(getkey(), (7, *shape)), jr.normal(getkey(), (5, *shape))
     whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
@@ -151,6 +152,7 @@ def test_a_network_of_linear_layers_has_a_linear_kernel(n, depth, seed):
 
 @pytest.mark.precision("float64")  # finite differences need it
 @each_network
+@pytest.mark.slow
 def test_gradients_are_those_of_finite_differences(net, shape, getkey):
     x1, x2 = jr.normal(getkey(), (2, *shape)), jr.normal(getkey(), (3, *shape))
     direction = jr.normal(getkey(), x1.shape)
@@ -208,6 +210,7 @@ def twice(layer, activation, readout):
     ids=["conv", "relu", "leaky_relu", "abs", "erf"],
 )
 @pytest.mark.parametrize("kind", ["coincident", "zero", "antipodal"])
+@pytest.mark.slow
 def test_gradients_are_finite_at_special_inputs(net, kind, getkey):
     x = jr.normal(getkey(), (2, 2, 3, 2))
     other = {"coincident": x, "zero": jnp.zeros_like(x), "antipodal": -x}[kind]
@@ -245,6 +248,7 @@ def test_new_hyperparameter_values_do_not_compile_again(getkey):
 
 @pytest.mark.parametrize("depth", [0, 1, 4])
 @pytest.mark.parametrize("name", ["streamed", "pooled", "dense"])
+@pytest.mark.slow
 def test_repeat_is_its_layer_over_and_over(name, depth, getkey):
     layer, shape = {
         "streamed": (nn.Residual(nn.Sequential([conv(), nn.Relu(), conv()])), (4, 5)),
@@ -284,6 +288,7 @@ def test_repeat_compiles_its_layer_once(getkey):
 
 
 @pytest.mark.parametrize("readout", [nn.GlobalAvgPool(), nn.Flatten()])
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_examples(readout):
     net = nn.Sequential([conv(), nn.Relu(), conv(), nn.Relu(), readout])
 

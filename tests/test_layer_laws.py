@@ -241,6 +241,7 @@ def test_every_layer_is_here():
 
 @in_single_precision
 @each
+@pytest.mark.slow
 def test_kernels_are_symmetric_and_positive(case):
     net, x = case.network(WIDTH), case.signal(inputs(case, 4))
     own = eqt.kernel(net, x)
@@ -257,7 +258,9 @@ def test_kernels_are_symmetric_and_positive(case):
     assert_close(there, own)
 
 
+@in_double_precision
 @each
+@pytest.mark.slow
 def test_swapping_batches_transposes(case):
     net, x = case.network(WIDTH), case.signal(inputs(case, 4))
     first, second = (jax.tree.map(lambda a, s=s: a[s::2], x) for s in (0, 1))
@@ -274,12 +277,14 @@ def assert_close(actual, expected):
 
 @in_single_precision
 @each
+@pytest.mark.slow
 def test_sampled_networks_have_these_kernels(case):
     net, x = case.network(WIDTH), case.signal(inputs(case, 3))
     assert_sampled(net, x, case)
 
 
 @in_single_precision
+@pytest.mark.slow
 def test_sampled_transformer_of_sequences_of_any_length_has_this_kernel():
     case = LAYERS["Transformer"]
     x, mask = inputs(case, 3), jnp.asarray(MASK)
@@ -337,6 +342,7 @@ def sampled_kernels(net, x, shape):
 
 @in_double_precision
 @each
+@pytest.mark.slow
 def test_gradients_are_finite_and_right(case):
     net, x = case.network(WIDTH), inputs(case, 2)
     special = jnp.stack([x[0], x[0], -x[0], jnp.zeros_like(x[0])])
@@ -361,6 +367,7 @@ def test_gradients_are_finite_and_right(case):
 
 @in_single_precision
 @each_masked
+@pytest.mark.slow
 def test_missing_positions_do_not_matter(case):
     net, x = case.network(WIDTH), inputs(case, 3)
     mask = jnp.asarray(MASK)

@@ -73,7 +73,7 @@ FUNCTIONS = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-@pytest.mark.parametrize("order", [0, 1, 4])
+@pytest.mark.parametrize("order", [0, 1, pytest.param(4, marks=pytest.mark.slow)])
 def test_polynomial_is_that_of_nested_derivatives(name, order, getkey):
     function = FUNCTIONS[name]
     center, step = jr.normal(getkey(), (3, 3)), 0.3 * jr.normal(getkey(), (3, 3))
@@ -112,6 +112,7 @@ def at(expanded, model):
     )
 
 
+@pytest.mark.slow
 def test_errors_shrink_with_the_order(getkey):
     model = mlp().init((3,), key=getkey())
     errors = []

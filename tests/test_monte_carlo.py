@@ -54,6 +54,7 @@ KINDS = {
 
 @pytest.mark.parametrize("batches", [1, 2])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_every_input_and_dropped_values(kind, batches, getkey):
     make, layers = KINDS[kind]
     net, x1 = nn.Sequential(layers), make(getkey())

@@ -138,6 +138,7 @@ def test_covariance_is_positive_semi_definite(seed, last):
     assert jnp.min(jnp.linalg.eigvalsh(covariance)) > -tolerance()
 
 
+@pytest.mark.slow
 def test_members_have_these_moments(getkey):
     # Members start at draws of the prior, and train as `GradientDescentMSE` says.
     k, y, star, star_star = _kernels(getkey())
@@ -173,6 +174,7 @@ NAMES = ["nngp", "ntk", "nngp*", "ntk*", "nngp**", "t"]
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
 @pytest.mark.parametrize("repeated", [False, True], ids=["", "repeated eigenvalues"])
+@pytest.mark.slow
 def test_gradient_is_that_of_finite_differences(getkey, index, repeated):
     k, _, star, star_star = _kernels(getkey())
     ntk = jnp.eye(6, dtype=DTYPE).at[0, 0].set(2) if repeated else k.ntk

@@ -41,6 +41,7 @@ def _brute_force(k_train_train, y_train, k_test_train, k_test_test, noise):
     noise=st.sampled_from([0.0, 0.1, 10.0]),
 )
 @hyp.settings(max_examples=10)
+@pytest.mark.slow
 def test_is_the_textbook_formula(outputs, seed, n_train, n_test, noise):
     k, y, k_star, k_star_star = problem(jr.key(seed), n_train, n_test, outputs)
     posterior = GaussianProcess(k, y, noise=noise)
@@ -199,6 +200,7 @@ def test_correlated_positions_are_examples(getkey):
 
 
 @pytest.mark.parametrize("noise", [0.1, np.full((1, 3), 0.1)], ids=["", "each"])
+@pytest.mark.slow
 def test_samples_have_the_moments_of_the_posterior(getkey, noise):
     k, y, k_star, k_star_star = problem(getkey())
     noise = jnp.asarray(noise, DTYPE)
@@ -300,6 +302,7 @@ def test_vmap_over_the_noise_alone(getkey):
 
 @pytest.mark.parametrize("output", range(5), ids=OUTPUTS)
 @pytest.mark.parametrize("argument", range(5), ids=["k", "y", "k*", "k**", "noise"])
+@pytest.mark.slow
 def test_gradient_is_that_of_finite_differences(getkey, output, argument):
     arguments = [*problem(getkey()), jnp.asarray(0.3, DTYPE)]
     weights = jr.normal(getkey(), _predict(*arguments)[output].shape, DTYPE)

@@ -68,6 +68,7 @@ def test_squared_error_is_the_closed_form(getkey):
         )
 
 
+@pytest.mark.slow
 def test_momentum_is_that_of_many_small_steps(getkey):
     # A learning rate h^2 and a friction h for a step of length h.
     k, y, k_star, _ = problem(getkey())
@@ -91,6 +92,7 @@ def _logistic(k, y, **options):
     )
 
 
+@pytest.mark.slow
 def test_cross_entropy_is_that_of_training_a_linear_model(getkey):
     features, features_star = (jr.normal(getkey(), (n, 9), DTYPE) for n in (6, 4))
     training = _logistic(features @ features.T, labels())
@@ -120,6 +122,7 @@ def test_labels_may_be_integers_or_one_hot(getkey):
 
 
 @pytest.mark.parametrize("momentum", [None, 0.7])
+@pytest.mark.slow
 def test_resumes_where_it_was(getkey, momentum):
     k, _, k_star, _ = problem(getkey())
     training = _logistic(k, labels(), momentum=momentum)
@@ -134,6 +137,7 @@ def test_resumes_where_it_was(getkey, momentum):
     assert outputs.shape == (4, 4, 3)
 
 
+@pytest.mark.slow
 def test_velocities_are_derivatives(getkey):
     k, _, k_star, _ = problem(getkey())
     training = _logistic(k, labels(), momentum=0.7)
@@ -150,6 +154,7 @@ def test_velocities_are_derivatives(getkey):
     assert_close(coasted[1], distance * speed_star, 10 * tolerance())
 
 
+@pytest.mark.slow
 def test_converges_to_the_minimum(getkey):
     k, _, _, _ = problem(getkey())
     decay = 0.05
@@ -185,6 +190,7 @@ def test_times_must_increase(getkey, times):
         training.states(jnp.asarray(times, DTYPE))
 
 
+@pytest.mark.slow
 def test_any_solver_and_progress(getkey, capsys):
     k, y, _, _ = problem(getkey())
     training = GradientDescent(half_mean_squared_error, k, y, **tight())
@@ -195,6 +201,7 @@ def test_any_solver_and_progress(getkey, capsys):
 
 
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["k", "k*", "learning rate"])
+@pytest.mark.slow
 def test_gradient_is_that_of_finite_differences(getkey, index):
     k, _, k_star, _ = problem(getkey())
 

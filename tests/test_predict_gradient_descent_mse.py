@@ -77,6 +77,7 @@ def _trained(rule, jacobian, y, steps):
 
 
 @pytest.mark.parametrize("name", [name for name in RULES if "flow" not in name])
+@pytest.mark.slow
 def test_steps_are_those_of_optax(getkey, name):
     features, features_test = (jr.normal(getkey(), (n, 9), DTYPE) for n in (6, 4))
     y = jr.normal(getkey(), (6, 2), DTYPE)
@@ -298,6 +299,7 @@ NAMES = ["k", "y", "k*", "start", "t", "learning rate", "weight decay"]
 
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
 @pytest.mark.parametrize("repeated", [False, True], ids=["", "repeated eigenvalues"])
+@pytest.mark.slow
 def test_gradient_of_the_flow_is_that_of_finite_differences(getkey, index, repeated):
     k, y, k_star, _ = problem(getkey())
     if repeated:
@@ -311,6 +313,7 @@ def test_gradient_of_the_flow_is_that_of_finite_differences(getkey, index, repea
 
 
 @pytest.mark.parametrize("index", [0, 5], ids=["k", "learning rate"])
+@pytest.mark.slow
 def test_gradient_of_steps_is_that_of_finite_differences(getkey, index):
     k, y, k_star, _ = problem(getkey())
     start = jr.normal(getkey(), y.shape, DTYPE)

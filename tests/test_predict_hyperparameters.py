@@ -65,6 +65,7 @@ CRITERIA = {
 
 
 @pytest.mark.parametrize("name", CRITERIA)
+@pytest.mark.slow
 def test_gradient_is_that_of_finite_differences(getkey, name):
     x, y = _data(getkey())
     flat, unravel = ravel_pytree(_model())
@@ -82,6 +83,7 @@ def test_gradient_is_that_of_finite_differences(getkey, name):
         )
 
 
+@pytest.mark.slow
 def test_learning_compiles_once_and_stays_finite(getkey):
     x, y = _data(getkey())
     model, optimiser = _model(), optax.adam(0.1)

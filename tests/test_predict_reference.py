@@ -10,6 +10,7 @@ from precision import by_precision
 CASES = predict_cases.cases()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_agrees_with_the_reference(case):
     results = case.results()

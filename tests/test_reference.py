@@ -38,6 +38,8 @@ def _first_of_each_operation():
 
 
 FIRST = list(_first_of_each_operation())
+NAMED = [case for case in SUPPORTED if case.name.startswith("named__")]
+RANDOM = [case for case in SUPPORTED if case not in NAMED]
 
 
 def _marked(cases):
@@ -192,19 +194,33 @@ def test_every_supported_case_is_compared():
             assert {"nngp", "ntk"} <= names or not finite, case.name
 
 
-@pytest.mark.parametrize("case", _marked(SUPPORTED), ids=_name)
+@pytest.mark.parametrize("case", _marked(NAMED), ids=_name)
 def test_kernel_is_the_reference_one(case):
+    _assert_blocks_agree(case)
+
+
+# They combine what the named cases show one by one, and those in both precisions.
+@pytest.mark.precision("float64")
+@pytest.mark.slow
+@pytest.mark.parametrize("case", RANDOM, ids=_name)
+def test_kernel_of_a_random_network_is_the_reference_one(case):
+    _assert_blocks_agree(case)
+
+
+def _assert_blocks_agree(case):
     for tag, kernels in _blocks(case).items():
         _assert_agrees(kernels, case.expected(tag), _rtol())
 
 
 @pytest.mark.parametrize("case", FIRST, ids=_name)
+@pytest.mark.slow
 def test_kernel_of_two_batches_is_the_reference_one(case):
     _assert_agrees(_kernels(case, "12"), case.expected("12"), _rtol())
 
 
 @pytest.mark.precision("float64")  # NumPy's
 @pytest.mark.parametrize("case", _marked(filter(_by_brute_force, SUPPORTED)), ids=_name)
+@pytest.mark.slow
 def test_brute_force_is_the_reference_one(case):
     # The reference's own rounding, amplified by rectifiers on its diagonal, is 1e-8.
     for tag in TAGS:
@@ -233,5 +249,6 @@ def test_where_the_reference_refuses_we_explain_or_work(case):
 
 
 @pytest.mark.parametrize("case", _judged("defect"), ids=_name)
+@pytest.mark.slow
 def test_where_the_reference_is_wrong_others_decide(case):
     _assert_right(case)
