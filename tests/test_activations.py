@@ -131,22 +131,32 @@ def normal(z: np.ndarray) -> np.ndarray:
     return np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
 
 
-def expectation(f: Callable, std1: float, std2: float, correlation: float) -> float:
-    """`E f(u) f(v)`, where `f` may jump at zero, inside out: `v = s' (r z + q y)`."""
+def expectations_by_quadrature(f: Callable, std: np.ndarray) -> np.ndarray:
+    """`E f(u) f(v)` for all pairs of `std` and each of `CORRELATIONS`, by their axes.
+
+    `f` may jump at zero. Inside out: `v = s' (r z + q y)`.
+    """
     outer = [np.array([-12.0, -3, -0.5, -0.02]), np.array([-3.0, -0.5, -0.02, 0.0])]
     low, high = (np.concatenate([a, -b[::-1]]) for a, b in (outer, outer[::-1]))
     z, weight = (a.ravel() for a in legendre(low, high, 40))
-    u = f(std1 * z)
+    u = weight * normal(z) * f(std[:, None] * z)
+    pairs = np.stack([u @ given(f, std, z, r).T for r in CORRELATIONS], -1)
+    above = np.triu(np.ones((std.size, std.size), bool))[..., None]
+    return np.where(above, pairs, pairs.swapaxes(0, 1))
+
+
+def given(f: Callable, std: np.ndarray, z: np.ndarray, correlation: float):
+    """`E f(v)` given `z`, for each of `std` and of `z`."""
     rest = np.sqrt((1 - correlation) * (1 + correlation))
     if rest == 0:
-        return np.sum(weight * normal(z) * u * f(correlation * std2 * z))
+        return f(std[:, None] * correlation * z)
     zero = np.clip(-correlation * z / rest, -12, 12)
-    inner = 0.0
+    total = 0.0
     for low, high in ((np.full_like(zero, -12), zero), (zero, np.full_like(zero, 12))):
-        y, inner_weight = legendre(low, high, 160)
-        v = f(std2 * (correlation * z[:, None] + rest * y))
-        inner = inner + np.sum(inner_weight * normal(y) * v, 1)
-    return float(np.sum(weight * normal(z) * u * inner))
+        y, weight = legendre(low, high, 160)
+        v = f(std[:, None, None] * (correlation * z[:, None] + rest * y))
+        total = total + np.sum(weight * normal(y) * v, -1)
+    return total
 
 
 def function(layer: nn.AbstractActivation) -> Callable:
@@ -194,10 +204,7 @@ def _by_quadrature(layer: nn.AbstractActivation, variances, double: bool):
     std = np.sqrt(variances)
     results = []
     for f in (function(layer), slope(layer)):
-        pairs = np.zeros((std.size, std.size, CORRELATIONS.size))
-        for i, j in zip(*np.triu_indices(std.size), strict=True):
-            pair = [expectation(f, std[i], std[j], r) for r in CORRELATIONS]
-            pairs[i, j] = pairs[j, i] = pair
+        pairs = expectations_by_quadrature(f, std)
         own = np.sqrt(np.abs(pairs[np.arange(std.size), np.arange(std.size), -1]))
         scale = np.broadcast_to((own[:, None] * own)[..., None], pairs.shape)
         results += [pairs.ravel(), scale.ravel()]

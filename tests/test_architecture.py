@@ -12,6 +12,8 @@ import equinox as eqx
 import pytest
 
 
+pytestmark = pytest.mark.precision("float32")
+
 ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 
 # Each part of the package (a module `name.py` or `_name.py`, or a folder), and the

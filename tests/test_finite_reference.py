@@ -106,6 +106,7 @@ def test_traced_and_diagonal_axes(case):
 @pytest.mark.parametrize(
     "case", [c for c in CASES if "ntk_vp" in c.arrays], ids=lambda case: case.name
 )
+@pytest.mark.slow
 def test_products_with_vectors(case):
     operator = eqt.NTKOperator(
         Outputs(case.model("param")), case.batch(1), case.batch(2)

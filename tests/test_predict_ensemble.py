@@ -175,6 +175,7 @@ NAMES = ["nngp", "ntk", "nngp*", "ntk*", "nngp**", "t"]
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
 @pytest.mark.parametrize("repeated", [False, True], ids=["", "repeated eigenvalues"])
 @pytest.mark.slow
+@pytest.mark.precision("float64")  # finite differences need it
 def test_gradient_is_that_of_finite_differences(getkey, index, repeated):
     k, _, star, star_star = _kernels(getkey())
     ntk = jnp.eye(6, dtype=DTYPE).at[0, 0].set(2) if repeated else k.ntk

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
@@ -18,6 +19,8 @@ from eqtangents.predict import (
 )
 from precision import DTYPE
 
+
+pytestmark = pytest.mark.slow
 
 WIDTH, NETWORKS, N_TRAIN = 512, 100, 6
 STEPS = (0, 10, 60)

@@ -303,6 +303,7 @@ def test_vmap_over_the_noise_alone(getkey):
 @pytest.mark.parametrize("output", range(5), ids=OUTPUTS)
 @pytest.mark.parametrize("argument", range(5), ids=["k", "y", "k*", "k**", "noise"])
 @pytest.mark.slow
+@pytest.mark.precision("float64")  # finite differences need it
 def test_gradient_is_that_of_finite_differences(getkey, output, argument):
     arguments = [*problem(getkey()), jnp.asarray(0.3, DTYPE)]
     weights = jr.normal(getkey(), _predict(*arguments)[output].shape, DTYPE)
@@ -316,13 +317,13 @@ def test_gradient_is_that_of_finite_differences(getkey, output, argument):
         moved[argument] = moved[argument] + step * direction
         return jnp.sum(weights * _predict(*moved)[output])
 
-    zero, step = jnp.zeros((), DTYPE), 1e-5 if is_double() else 3e-3
+    zero, step = jnp.zeros(()), 1e-5
     difference = (along(zero + step) - along(zero - step)) / (2 * step)
     np.testing.assert_allclose(
         jax.grad(along)(zero),
         difference,
-        rtol=1e-6 if is_double() else 1e-2,
-        atol=1e-7 if is_double() else 1e-2,
+        rtol=1e-6,
+        atol=1e-7,
     )
 
 

@@ -300,6 +300,7 @@ NAMES = ["k", "y", "k*", "start", "t", "learning rate", "weight decay"]
 @pytest.mark.parametrize("index", range(len(NAMES)), ids=NAMES)
 @pytest.mark.parametrize("repeated", [False, True], ids=["", "repeated eigenvalues"])
 @pytest.mark.slow
+@pytest.mark.precision("float64")  # finite differences need it
 def test_gradient_of_the_flow_is_that_of_finite_differences(getkey, index, repeated):
     k, y, k_star, _ = problem(getkey())
     if repeated:
@@ -314,6 +315,7 @@ def test_gradient_of_the_flow_is_that_of_finite_differences(getkey, index, repea
 
 @pytest.mark.parametrize("index", [0, 5], ids=["k", "learning rate"])
 @pytest.mark.slow
+@pytest.mark.precision("float64")  # finite differences need it
 def test_gradient_of_steps_is_that_of_finite_differences(getkey, index):
     k, y, k_star, _ = problem(getkey())
     start = jr.normal(getkey(), y.shape, DTYPE)
