@@ -11,6 +11,9 @@ import jaxtyping
 import pytest
 
 
+# Processes of `pytest-xdist` inherit this: BLAS threads of theirs would wait for cores.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # Programs run once here, so that to optimise them costs more time than it saves. These
 # flags halve the time to compile; XLA refuses to start with flags it does not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):

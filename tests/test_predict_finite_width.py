@@ -27,6 +27,10 @@ STEPS = (0, 10, 60)
 BIAS = 20 / WIDTH  # a finite width's, of standard deviations
 
 
+def steps():
+    return jnp.asarray(STEPS, DTYPE)
+
+
 def _network(width):
     return nn.Sequential(
         [nn.Linear(width, weight_std=1.4, bias_std=0.1), nn.Relu(), nn.Linear(2)]
@@ -59,9 +63,7 @@ def _trained(loss, y, learning_rate):
             params = jax.lax.fori_loop(0, steps, step, params)
             return params, outputs(params)
 
-        return jax.lax.scan(
-            advance, params, np.diff(jnp.asarray(STEPS, DTYPE), prepend=0)
-        )[1]
+        return jax.lax.scan(advance, params, np.diff(STEPS, prepend=0))[1]
 
     return np.asarray(train(jr.split(jr.key(2), NETWORKS)))
 
@@ -83,18 +85,14 @@ def test_moments_of_an_ensemble_trained_on_the_squared_error():
     ensemble = Ensemble(block(slice(N_TRAIN)), y, rule=GradientSteps(rate))
     # Training outputs hardly vary in the end: look at the test examples.
     star = block(slice(N_TRAIN, None))
-    mean = ensemble.mean(jnp.asarray(STEPS, DTYPE), star)
-    variance = ensemble.variance(
-        jnp.asarray(STEPS, DTYPE), star, jnp.diagonal(k.nngp)[N_TRAIN:]
-    )
+    mean = ensemble.mean(steps(), star)
+    variance = ensemble.variance(steps(), star, jnp.diagonal(k.nngp)[N_TRAIN:])
     outputs = _trained(half_mean_squared_error, y, rate)[:, :, N_TRAIN:]
     variance = np.broadcast_to(np.asarray(variance)[..., None], mean.shape)
     _assert_moments(outputs, np.asarray(mean), variance)
     # The law could tell a wrong learning rate.
     wrong = Ensemble(block(slice(N_TRAIN)), y, rule=GradientSteps(rate / 10))
-    error = np.abs(
-        outputs.mean(axis=0) - wrong.mean(jnp.asarray(STEPS, DTYPE), star)
-    ) / np.sqrt(variance)
+    error = np.abs(outputs.mean(axis=0) - wrong.mean(steps(), star)) / np.sqrt(variance)
     assert error.max() > 4 / NETWORKS**0.5 + BIAS
 
 
@@ -116,9 +114,7 @@ def test_paths_of_networks_trained_on_the_cross_entropy():
     @jax.jit
     @jax.vmap
     def infinite(start):
-        states = training.states(
-            jnp.asarray(STEPS, DTYPE), training.start(start[:N_TRAIN])
-        )
+        states = training.states(steps(), training.start(start[:N_TRAIN]))
         return training.test_outputs(states, k.ntk[:, :N_TRAIN], start)
 
     paths = np.asarray(infinite(jnp.asarray(outputs[:, 0])))
