@@ -5,8 +5,11 @@ from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._kernel import (
     Kernel as Kernel,
     kernel as kernel,
+    kernel_diagonal as kernel_diagonal,
     nngp as nngp,
+    nngp_diagonal as nngp_diagonal,
     ntk as ntk,
+    ntk_diagonal as ntk_diagonal,
 )
 from eqtangents._linearization import linearize as linearize, taylorize as taylorize
 from eqtangents._monte_carlo import (

@@ -42,6 +42,7 @@ from eqtangents.covariance._normalised import (
     Modulated as Modulated,
     Normalised as Normalised,
 )
+from eqtangents.covariance._pair import Moments as Moments, Pair as Pair
 from eqtangents.covariance._pointwise import (
     AbstractDual as AbstractDual,
     Affine as Affine,
@@ -61,6 +62,7 @@ from eqtangents.covariance._pooled import Pooled as Pooled
 from eqtangents.covariance._readout import (
     Flattened as Flattened,
     Total as Total,
+    bounded as bounded,
     dense as dense,
 )
 from eqtangents.covariance._rectified import (

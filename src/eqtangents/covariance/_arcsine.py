@@ -1,13 +1,74 @@
-"""Duals of functions made of the error function."""
+r"""Duals of functions made of the error function, and what others share with them.
+
+With $u$ a multiple of the variance and $e = \sqrt{1 + u}$, they are functions of
+$\rho = m / (e e')$, where $m$ is the same multiple of the covariance, and of
+
+$$1 - \rho^2 = \frac{1 + u + u' + (u u' - m^2)}{e^2 e'^2}.$$
+
+For large variances the first three terms are less than the rounding of the fourth, if
+that is formed from its products; it is $z (2 - z)\, u u'$ with the deficit $z$ of the
+correlation. The ratios $u / e^2$ and $1 / e^2$ keep all of it from overflowing.
+"""
 
 import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._elementary import arcsin, at_least, constants
-from eqtangents.covariance._pointwise import AbstractDual
+from eqtangents.covariance._elementary import (
+    arcsin,
+    constants,
+    reciprocal,
+    safe_sqrt,
+    valued,
+)
+from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
+from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
+
+
+class Spread(NamedTuple):
+    """`u / e**2`, `1 / e**2` and `1 / e` of one end of a pair, and its deviation."""
+
+    share: Float[Array, "..."]
+    rest: Float[Array, "..."]
+    reciprocal: Float[Array, "..."]
+    deviation: Deviation
+
+
+class Mixture(NamedTuple):
+    """`rho`, the part `(u u' - m**2) / (e e')**2` of `1 - rho**2`, and the whole."""
+
+    correlation: Float[Array, "..."]
+    minor: Float[Array, "..."]
+    determinant: Float[Array, "..."]
+
+
+def spread(variance: Float[Array, "*s"], factor: Float[Array, ""] | float) -> Spread:
+    """One end, for `u = factor * variance`; `1 / e` is zero unless `1 + u > 0`."""
+    inverse = reciprocal(safe_sqrt(1 + factor * variance))
+    rest = inverse * inverse
+    # Of an infinite variance nothing is left but this ratio.
+    bounded = jnp.where(jnp.isinf(variance), 0, variance)
+    share = jnp.where(jnp.isinf(variance), 1, bounded * rest * factor)
+    return Spread(share, rest, inverse, deviation(variance))
+
+
+def mixed(
+    pair: Pair, left: Spread, right: Spread, factor: Float[Array, ""] | float
+) -> Mixture:
+    """What both ends and the covariance give."""
+    correlation = factor * pair.cov * left.reciprocal * right.reciprocal
+    shares = left.share * right.share
+    z = lax.stop_gradient(pair.deficit(left.deviation, right.deviation))
+    minor = valued(
+        z * (2 - z) * lax.stop_gradient(shares), shares - correlation * correlation
+    )
+    rests = left.rest * right.rest
+    crossed = left.share * right.rest + left.rest * right.share
+    return Mixture(correlation, minor, rests + crossed + minor)
 
 
 class ErfDual(AbstractDual):
@@ -17,34 +78,65 @@ class ErfDual(AbstractDual):
     b: Scalar
     c: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""$\sqrt{1 + 2 b^2 v}$."""
+    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+        r"""Those of $u = 2 b^2 v$."""
         (b,) = constants(variance, self.b)
-        return jnp.sqrt(1 + 2 * b * b * variance)
+        return spread(variance, 2 * b * b)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-        r"""$a^2 \frac{2}{\pi} \arcsin\rho + c^2$ with $\rho = 2 b^2 k / (e e')$."""
-        a, b, c = constants(cov, self.a, self.b, self.c)
-        size, twice = left * right, 2 * b * b * cov
-        value = a * a * (2 / math.pi) * arcsin(twice / size) + c * c
-        root = jnp.sqrt(_determinant(size, twice))
-        return value, a * a * b * b * (4 / math.pi) / root
+    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
+        r"""$a^2 \frac{2}{\pi} \arcsin\rho + c^2$, and its derivative in $k$."""
+        a, b, c = constants(pair.cov, self.a, self.b, self.c)
+        mixture = mixed(pair, left, right, 2 * b * b)
+        angle = arcsin(mixture.correlation, mixture.determinant)
+        inverse = left.reciprocal / jnp.sqrt(mixture.determinant) * right.reciprocal
+        distance = None
+        if pair.gap is not None:
+            distance = lax.stop_gradient(
+                a * a * (2 / math.pi) * _mean_angle_less(angle, mixture, left, right)
+            )
+        return Moments(
+            a * a * (2 / math.pi) * angle + c * c,
+            a * a * b * b * (4 / math.pi) * inverse,
+            distance=distance,
+        )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
-        ends = self.ends(variance)
-        return self(variance, ends, ends)[0]
+        return at_equal_inputs(self, variance).value
+
+
+def _mean_angle_less(
+    angle: Float[Array, "..."], mixture: Mixture, left: Spread, right: Spread
+) -> Float[Array, "..."]:
+    r"""$M - \phi$, where $M$ is the mean of $A$ and $A'$, with $\sin A = u / e^2$.
+
+    $\sin (M - \phi)$ is $\sin^2 M - \sin^2 \phi$ over a sum, and the former is
+    $\sin^2 \frac{A - A'}{2} + (u u' - m^2) / (e e')^2$: no two nearly equal numbers are
+    subtracted. For a negative $\phi$ they are not nearly equal.
+    """
+    sines, cosines = zip(*map(_half_angle, (left, right)), strict=True)
+    sine = sines[0] * cosines[1] + cosines[0] * sines[1]
+    cosine = cosines[0] * cosines[1] - sines[0] * sines[1]
+    difference = sines[0] * cosines[1] - cosines[0] * sines[1]
+    numerator = difference * difference + mixture.minor
+    rho, root = jnp.abs(mixture.correlation), jnp.sqrt(mixture.determinant)
+    ratio = numerator * reciprocal(sine * root + cosine * rho)
+    near = arcsin(ratio, (1 - ratio) * (1 + ratio))
+    far = arcsin(sine, cosine * cosine) - angle
+    return jnp.where((angle < 0) | (ratio > 0.7), far, near)
+
+
+def _half_angle(end: Spread) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The sine and the cosine of half of the angle whose sine is the share."""
+    cosine = jnp.sqrt(end.rest * (1 + end.share))
+    half = jnp.sqrt(0.5 * (1 + cosine))
+    return 0.5 * end.share / half, half
 
 
 class GeluDual(AbstractDual):
     r"""Dual of $f(x) = x\, \Phi(x)$, with $\Phi$ the normal distribution function.
 
-    With $e = \sqrt{1 + v}$, $D = e^2 e'^2 - k^2$ and $\phi = \arcsin(k / (e e'))$,
+    With $u = v$, $D = e^2 e'^2 (1 - \rho^2)$ and $\phi = \arcsin\rho$,
 
     $$E f f = \frac{k}{4} + \frac{1}{2\pi}
     \Big( k \phi + \frac{k^2 + v v' D}{e^2 e'^2 \sqrt{D}} \Big), \qquad
@@ -54,38 +146,30 @@ class GeluDual(AbstractDual):
     (Tsuchida et al. 2021, arXiv:2002.08517; the second is the derivative of the first).
     """
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""$\sqrt{1 + v}$."""
-        return jnp.sqrt(1 + variance)
+    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+        r"""Those of $u = v$."""
+        return spread(variance, 1.0)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-        """The two expectations."""
-        size = left * right
-        square, determinant = size * size, _determinant(size, cov)
-        root = jnp.sqrt(determinant)
-        angle = arcsin(cov / size)
-        variances = (left - 1) * (left + 1) * ((right - 1) * (right + 1))
-        value = cov * angle + (cov * cov / determinant + variances) * root / square
-        bracket = 1 + 1 / determinant + (1 - variances) / square
-        derivative = angle + cov / root * bracket
-        return (
-            0.25 * cov + value / (2 * math.pi),
+    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
+        """The two expectations, in ratios that stay bounded."""
+        rho, _, determinant = mixed(pair, left, right, 1.0)
+        angle, root = arcsin(rho, determinant), jnp.sqrt(determinant)
+        shares = root * _deviation_share(left) * _deviation_share(right)
+        inverse = left.reciprocal * right.reciprocal
+        value = pair.cov * angle + rho * rho / root * inverse + shares
+        rests = left.rest * right.rest
+        bracket = rests / determinant + (left.rest + right.rest)
+        derivative = angle + rho / root * bracket
+        return Moments(
+            0.25 * pair.cov + value / (2 * math.pi),
             0.25 + derivative / (2 * math.pi),
         )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
-        ends = self.ends(variance)
-        return self(variance, ends, ends)[0]
+        return at_equal_inputs(self, variance).value
 
 
-def _determinant(
-    size: Float[Array, "..."], cov: Float[Array, "..."]
-) -> Float[Array, "..."]:
-    """`size**2 - cov**2`, which is at least 1 for covariances."""
-    return at_least((size - cov) * (size + cov), 0.5)
+def _deviation_share(end: Spread) -> Float[Array, "..."]:
+    """`u / e`."""
+    return end.share / end.reciprocal

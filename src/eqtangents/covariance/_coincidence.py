@@ -26,7 +26,8 @@ class Thinned(AbstractCovariance):
         """Divide where both examples and positions coincide."""
         upstream, scope = frame.bind(self.upstream), frame.scope
         if not frame.same and scope.identical is None:
-            return upstream
+            # Variances are no longer what the gap was measured to.
+            return lambda at: at(upstream)._replace(gap=None)
         dropped = jnp.asarray(True) if frame.same else scope.identical
         assert dropped is not None
         rank = self.outline.rank
@@ -47,7 +48,7 @@ class Thinned(AbstractCovariance):
 
         def rule(at: Evaluation) -> Block:
             _, share = at.fields[handle]
-            return jax.tree.map(lambda leaf: share * leaf, at(upstream))
+            return at(upstream)._replace(gap=None).scaled(share)
 
         return rule
 
@@ -112,7 +113,6 @@ class Everywhere(AbstractCovariance):
             leaf = leaf.reshape(*pairs, *(1,) * len(canvas))
             return jnp.broadcast_to(leaf, (*pairs, *canvas))
 
-        handle = frame.plan.add_field(
-            jax.tree.map(spread, block), (), lambda moving, d: moving
-        )
+        spread_block = jax.tree.map(spread, block._replace(gap=None))
+        handle = frame.plan.add_field(spread_block, (), lambda moving, d: moving)
         return lambda at: at.fields[handle][0]

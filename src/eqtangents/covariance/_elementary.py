@@ -11,12 +11,13 @@ $$\theta = \sqrt{z} \sum_k p_k z^k, \qquad
 The second is the integral of the first, so that it is not a difference of nearly equal
 numbers where two inputs nearly coincide.
 
-Bounds that hold but for rounding are enforced by `at_least` and `at_most`, which keep
-the derivative at the bound itself, where `jnp.maximum` would halve it. They also keep
-the unused entries of a canvas finite.
+Where the obvious formula of a quantity loses digits, its value comes from another one
+and its derivatives, of every order, from the obvious formula: `valued` joins the two.
+Bounds that hold but for rounding are enforced the same way.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +61,20 @@ def _horner(coefficients: np.ndarray, z: Float[Array, "*s"]) -> Float[Array, "*s
 
 
 @jax.custom_jvp
+def valued(
+    value: Float[Array, "*s"], formula: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """A value, differentiated as the formula that it is an accurate value of."""
+    del formula  # Where nothing is differentiated, it is never computed.
+    return value
+
+
+@valued.defjvp
+def _valued_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    return valued(*primals), tangents[1]
+
+
+@jax.custom_jvp
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Square root, zero for negative input, whose derivative at zero counts as zero."""
     return jnp.sqrt(jnp.maximum(x, 0))
@@ -78,36 +93,39 @@ def reciprocal(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 
 
 @jax.custom_jvp
-def arcsin(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Inverse sine, vectorised on every device; its derivative at +-1 counts as 0."""
-    size = jnp.minimum(jnp.abs(x), 1)
+def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """Inverse sine, given the square of the cosine too, vectorised on every device.
+
+    The angle keeps its digits near +-1 if `square` does. Where that is zero, the
+    derivative counts as zero.
+    """
+    size = jnp.minimum(jnp.abs(sine), 1)
     small = size < 0.7
-    z = jnp.where(small, 2 * x * x, 1 - size)
+    z = jnp.where(small, 2 * size * size, jnp.maximum(square, 0) / (1 + size))
     polynomial, _ = angle_polynomials(z)
     angle = jnp.where(
         small,
         size * polynomial * (1 / math.sqrt(2)),
-        math.pi / 2 - safe_sqrt(z) * polynomial,
+        math.pi / 2 - jnp.sqrt(z) * polynomial,
     )
-    return jnp.where(x < 0, -angle, angle)
+    return jnp.where(sine < 0, -angle, angle)
 
 
 @arcsin.defjvp
 def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    (x,) = primals
-    return arcsin(x), tangents[0] * reciprocal(safe_sqrt((1 - x) * (1 + x)))
+    """The cosine's square follows from the sine, so that it has no say of its own."""
+    return arcsin(*primals), tangents[0] * reciprocal(safe_sqrt(primals[1]))
 
 
-def at_least(x: Float[Array, "*s"], bound: float) -> Float[Array, "*s"]:
-    """`x`, or a bound where it is below."""
-    return jnp.where(x < bound, jnp.asarray(bound, x.dtype), x)
+def constants(like: Float[Array, "..."], *values: Scalar) -> list[Any]:
+    """Hyperparameters: arrays in the type of another one, Python's numbers as floats.
 
-
-def at_most(x: Float[Array, "*s"], bound: float) -> Float[Array, "*s"]:
-    """`x`, or a bound where it is above."""
-    return jnp.where(x > bound, jnp.asarray(bound, x.dtype), x)
-
-
-def constants(like: Float[Array, "..."], *values: Scalar) -> list[Float[Array, ""]]:
-    """Hyperparameters in the type of an array."""
-    return [jnp.asarray(value, like.dtype) for value in values]
+    What is computed of the latter alone is rounded to the type of arrays once, at the
+    end. Deep networks raise such roundings to the power of their depth.
+    """
+    return [
+        float(value)
+        if isinstance(value, int | float)
+        else jnp.asarray(value, like.dtype)
+        for value in values
+    ]

@@ -1,31 +1,59 @@
 """Duals of functions made of exponentials, sines and cosines."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._elementary import (
-    at_least,
-    at_most,
-    constants,
-    reciprocal,
-    safe_sqrt,
-)
-from eqtangents.covariance._pointwise import AbstractDual
+from eqtangents.covariance._arcsine import Spread, mixed, spread
+from eqtangents.covariance._elementary import constants, valued
+from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
+from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
+
+
+def _distance(
+    pair: Pair, left: "HalfVariance", right: "HalfVariance"
+) -> Float[Array, "..."]:
+    r"""$\frac{v + v'}{2} - |k|$, which is half of a squared distance."""
+    stds = left.deviation.std, right.deviation.std
+    difference = stds[0] - stds[1]
+    z = pair.deficit(left.deviation, right.deviation)
+    value = stds[0] * stds[1] * z + 0.5 * difference * difference
+    formula = left.half + right.half - _size(pair.cov)
+    return valued(lax.stop_gradient(value), formula)
+
+
+def _size(cov: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`|cov|`, with one slope at zero for all who add it up and subtract it again."""
+    return jnp.where(cov < 0, -cov, cov)
 
 
 def _sine_and_cosine(
-    cov: Float[Array, "..."], mean_variance: Float[Array, "..."]
+    cov: Float[Array, "..."], distance: Float[Array, "..."]
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""$E \sin u \sin v$ and $E \cos u \cos v$; the mixed expectations are zero.
 
     They are $e^{-m} \sinh k$ and $e^{-m} \cosh k$ with $m$ the mean of the two
-    variances, written such that nothing overflows and no digits of small $k$ are lost.
+    variances, written such that nothing overflows and no digits of small $k$ are lost:
+    the distance is $m - |k|$.
     """
-    size = jnp.where(cov < 0, -cov, cov)
-    peak = jnp.exp(at_most(size - mean_variance, 1e-3))
-    odd = -0.5 * peak * jnp.expm1(-2 * size)
+    peak = jnp.exp(-distance)
+    odd = -0.5 * peak * jnp.expm1(-2 * _size(cov))
     return jnp.where(cov < 0, -odd, odd), peak - odd
+
+
+class HalfVariance(NamedTuple):
+    """Half of the variance of one end of a pair, and its deviation."""
+
+    half: Float[Array, "..."]
+    deviation: Deviation
+
+    @classmethod
+    def of(cls, variance: Float[Array, "*s"]) -> "HalfVariance":
+        """Of one end."""
+        return cls(0.5 * variance, deviation(variance))
 
 
 class SineDual(AbstractDual):
@@ -41,28 +69,22 @@ class SineDual(AbstractDual):
     b: Scalar
     c: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""$b^2 v / 2$."""
-        (b,) = constants(variance, self.b)
-        return 0.5 * b * b * variance
+    def ends(self, variance: Float[Array, "*s"]) -> HalfVariance:
+        """Half of the variance, and the deviation."""
+        return HalfVariance.of(variance)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
         """Products of sines and of cosines, weighted."""
-        a, b, c = constants(cov, self.a, self.b, self.c)
-        sine, cosine = _sine_and_cosine(b * b * cov, left + right)
+        a, b, c = constants(pair.cov, self.a, self.b, self.c)
+        distance = b * b * _distance(pair, left, right)
+        sine, cosine = _sine_and_cosine(b * b * pair.cov, distance)
         straight, turned = (a * jnp.cos(c)) ** 2, (a * jnp.sin(c)) ** 2
         derivative = b * b * (straight * cosine + turned * sine)
-        return straight * sine + turned * cosine, derivative
+        return Moments(straight * sine + turned * cosine, derivative)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
-        ends = self.ends(variance)
-        return self(variance, ends, ends)[0]
+        return at_equal_inputs(self, variance).value
 
 
 class RbfDual(AbstractDual):
@@ -73,20 +95,18 @@ class RbfDual(AbstractDual):
 
     gamma: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Half of the variance."""
-        return 0.5 * variance
+    def ends(self, variance: Float[Array, "*s"]) -> HalfVariance:
+        """Half of the variance, and the deviation."""
+        return HalfVariance.of(variance)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
         r"""The kernel, and $2 \gamma$ times it."""
-        (gamma,) = constants(cov, self.gamma)
-        value = jnp.exp(2 * gamma * at_most(cov - (left + right), 1e-3))
-        return value, 2 * gamma * value
+        (gamma,) = constants(pair.cov, self.gamma)
+        # The distance is that of the inputs, or of one and minus the other.
+        opposite = jnp.where(pair.cov < 0, -2 * pair.cov, 0)
+        distance = _distance(pair, left, right) + opposite
+        value = jnp.exp(-2 * gamma * distance)
+        return Moments(value, 2 * gamma * value)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """One."""
@@ -104,15 +124,12 @@ class ExpDual(AbstractDual):
         return 0.5 * variance
 
     def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        self, pair: Pair, left: Float[Array, "..."], right: Float[Array, "..."]
+    ) -> Moments:
         """The kernel, and $b^2$ times it."""
-        a, b = constants(cov, self.a, self.b)
-        value = a * a * jnp.exp(b * b * (cov + left + right))
-        return value, b * b * value
+        a, b = constants(pair.cov, self.a, self.b)
+        value = a * a * jnp.exp(b * b * (pair.cov + left + right))
+        return Moments(value, b * b * value)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
@@ -132,24 +149,15 @@ class ExpNormalizedDual(AbstractDual):
     gamma: Scalar
     shift: Scalar
 
-    def ends(
-        self, variance: Float[Array, "*s"]
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
         """The standard deviation and its reciprocal, which is zero for zero."""
-        std = safe_sqrt(variance)
-        return std, reciprocal(std)
+        return deviation(variance)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: tuple[Float[Array, "..."], Float[Array, "..."]],
-        right: tuple[Float[Array, "..."], Float[Array, "..."]],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """The kernel, and its derivative in the covariance."""
-        gamma, shift = constants(cov, self.gamma, self.shift)
-        correlation = at_most(cov * (left[1] * right[1]), 1.001)
-        exponential = jnp.exp(gamma * (correlation + shift))
-        return left[0] * right[0] * exponential, gamma * exponential
+        gamma, shift = constants(pair.cov, self.gamma, self.shift)
+        exponential = jnp.exp(gamma * (pair.correlation(left, right) + shift))
+        return Moments(left.std * right.std * exponential, gamma * exponential)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The variance, times a constant."""
@@ -168,31 +176,27 @@ class GaussianDual(AbstractDual):
     a: Scalar
     b: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""$\sqrt{1 - 2 b v}$."""
+    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+        r"""Those of $u = -2 b v$."""
         (b,) = constants(variance, self.b)
-        return safe_sqrt(1 - 2 * b * variance)
+        return spread(variance, -2 * b)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         """The two expectations."""
-        a, b = constants(cov, self.a, self.b)
-        size, twice = left * right, 2 * b * cov
-        determinant = (size - twice) * (size + twice)
-        # It is at least 1 unless `b` is positive.
-        bound = jnp.where(b > 0, 0, jnp.asarray(0.5, cov.dtype))
-        determinant = jnp.where(determinant < bound, bound, determinant)
-        value = a * a / jnp.sqrt(determinant)
-        return value, 2 * b * twice * value / determinant
+        a, b = constants(pair.cov, self.a, self.b)
+        rho, _, determinant = mixed(pair, left, right, -2 * b)
+        inverse = left.reciprocal * right.reciprocal
+        exists = (determinant > 0) & (inverse > 0)
+        root = jnp.sqrt(jnp.where(exists, determinant, jnp.ones_like(determinant)))
+        infinity = jnp.asarray(jnp.inf, root.dtype)
+        value = jnp.where(exists, a * a * inverse / root, infinity)
+        # 4 b**2 k / D is -2 b rho, divided by what is left of D.
+        derivative = -2 * b * rho * inverse * value / (root * root)
+        return Moments(value, jnp.where(exists, derivative, infinity))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
-        ends = self.ends(variance)
-        return self(variance, ends, ends)[0]
+        return at_equal_inputs(self, variance).value
 
 
 class GaborDual(AbstractDual):
@@ -209,27 +213,25 @@ class GaborDual(AbstractDual):
     the latter by Stein's lemma.
     """
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The variance."""
-        return variance
+    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+        r"""Those of $u = 2 v$."""
+        return spread(variance, 2.0)
 
-    def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         """The two expectations."""
-        gap = at_least(left * right - cov * cov, -0.01)
-        determinant = 1 + 2 * (left + right) + 4 * gap
-        scale = 1 / determinant
-        q, v1, v2 = (scale * x for x in (cov, left + 2 * gap, right + 2 * gap))
-        sine, cosine = _sine_and_cosine(q, 0.5 * (v1 + v2))
-        norm = jnp.sqrt(scale)
+        rho, minor, determinant = mixed(pair, left, right, 2.0)
+        scale, inverse = 0.5 / determinant, left.reciprocal * right.reciprocal
+        q = scale * rho * inverse
+        v1, v2 = (
+            scale * (one.share * other.rest + minor)
+            for one, other in ((left, right), (right, left))
+        )
+        sine, cosine = _sine_and_cosine(q, 0.5 * (v1 + v2) - _size(q))
+        norm = inverse / jnp.sqrt(determinant)
         even = 1 - 2 * (v1 + v2) + 4 * (v1 * v2 + q * q)
         derivative = even * cosine + 4 * q * (2 - v1 - v2) * sine
-        return norm * sine, norm * derivative
+        return Moments(norm * sine, norm * derivative)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
-        return self(variance, variance, variance)[0]
+        return at_equal_inputs(self, variance).value

@@ -15,8 +15,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from eqtangents.covariance._elementary import valued
 from eqtangents.covariance._lattice import (
     doubled,
     materialised,
@@ -24,6 +26,7 @@ from eqtangents.covariance._lattice import (
     rolled,
     where,
 )
+from eqtangents.covariance._pair import deviation, measured_gap, rounding
 
 
 class Block(NamedTuple):
@@ -31,16 +34,27 @@ class Block(NamedTuple):
 
     The pairs are `n1 n2` for every example of one batch with every example of the
     other, or `n` for each example with itself. `ntk` is `None` where it is zero or
-    not wanted.
+    not wanted. `gap` is what `nngp` lacks to the product of the standard deviations,
+    where that is known (`_pair`); it carries no derivative.
     """
 
     nngp: Float[Array, "*pairs_and_canvas"]
     ntk: Float[Array, "*pairs_and_canvas"] | None
+    gap: Float[Array, "*pairs_and_canvas"] | None = None
 
     def with_ntk(self) -> "Block":
         """The block with its tangent kernel as an array, zeros where there is none."""
         ntk = jnp.zeros_like(self.nngp) if self.ntk is None else self.ntk
-        return Block(self.nngp, ntk)
+        return self._replace(ntk=ntk)
+
+    def scaled(self, factor: Float[Array, "..."]) -> "Block":
+        """The block of outputs times numbers that are not negative."""
+        fixed = lax.stop_gradient(factor)
+        return Block(
+            factor * self.nngp,
+            None if self.ntk is None else factor * self.ntk,
+            None if self.gap is None else fixed * self.gap,
+        )
 
 
 class Values(NamedTuple):
@@ -53,7 +67,7 @@ class Values(NamedTuple):
 class Evaluation:
     """One displacement's run through the rules; every rule is run once."""
 
-    def __init__(self, values: Values, carried: Block | None):
+    def __init__(self, values: Values, carried: Any):
         """Start with nothing computed but the block that a slot stands for."""
         self.fields, self.masks = values
         self.carried = carried
@@ -235,6 +249,13 @@ class Frame:
         """Whether rules have to track the tangent kernel; variances need none."""
         return self.scope.wants_ntk and not self.same
 
+    def tracks_gaps(self, node: Any) -> bool:
+        """Whether blocks of a node tell their gaps: where there are no positions.
+
+        Sums over positions would have to subtract, and gain nothing.
+        """
+        return self.canvas is None and not self.same and not node.outline.rank
+
     def bind(self, node: Any) -> Rule:
         """The rule of a node in this frame."""
         rule = self._once(node, lambda: node.bind(self))
@@ -242,9 +263,12 @@ class Frame:
             return self._once(rule, lambda: self._masked(rule, node.outline))
         return rule
 
-    def _once(self, owner: Any, build: Callable[[], Any]) -> Any:
-        """`build()` the first time that it is asked for in this frame."""
-        key = (id(owner), self.same, self.canvas, self.scale)
+    def _once(self, owner: Any, build: Callable[[], Any], *what: Hashable) -> Any:
+        """`build()` the first time that it is asked for in this frame.
+
+        `what`: which of several things that belong to one owner.
+        """
+        key = (id(owner), self.same, self.canvas, self.scale, *what)
         if key not in self.plan.rules:  # The owner is kept, or its `id` might recur.
             self.plan.rules[key] = (owner, build())
         return self.plan.rules[key][1]
@@ -302,6 +326,48 @@ class Frame:
 
         return self.plan.add_field(left, right, look)
 
+    def deviations(self, node: Any) -> int:
+        """Register a node's standard deviations, where positions play no part."""
+        build = lambda: self.ends(deviation(self.scope.variance(node)).std, 0, 1.0)
+        return self._once(node, build, "deviations")
+
+    def with_gaps(self, node: Any) -> Callable[[Evaluation, Block], Block]:
+        """Complete blocks of a node by their gaps, measured where they are not known.
+
+        The covariance becomes what follows from the gap, so that it stays within its
+        bounds, and chains of layers need not keep both.
+        """
+        deviations, tolerance = self.deviations(node), self.tolerance(0)
+
+        def complete(at: Evaluation, block: Block) -> Block:
+            left, right = at.fields[deviations]
+            gap = block.gap
+            if gap is None:
+                gap = measured_gap(block.nngp, left, right, tolerance(at))
+            nngp = valued(lax.stop_gradient(left * right - gap), block.nngp)
+            return Block(nngp, block.ntk, gap)
+
+        return complete
+
+    def tolerance(self, rank: int) -> Callable[[Evaluation], Array | None]:
+        """Find how small `1 - |correlation|` may be and still be rounding (`Pair`).
+
+        One example at one position is one Gaussian, whatever the rounding.
+        """
+        identical = np.bool_(True) if self.same else self.scope.identical
+        if identical is None:
+            return lambda at: None
+
+        def limit(coincide: Bool[Array, ""] | bool) -> Float[Array, "..."]:
+            one = identical.reshape(*identical.shape, *(1,) * rank) & coincide
+            return jnp.where(one, jnp.inf, rounding(self.scope.dtype))
+
+        if self.canvas is None:
+            return lambda at: limit(True)
+        key = ("tolerance", self.same, rank)
+        key = self.mask(key, lambda here: limit(jnp.all(here == 0)))
+        return lambda at: at.masks[key]
+
     def split(self, field: PyTree[Array]) -> tuple[PyTree[Array], PyTree[Array]]:
         """The field of the first and of the second example of each pair."""
         if self.same:
@@ -313,7 +379,7 @@ class Frame:
         )
 
     def mask(
-        self, key: Hashable, look: Callable[[Int[Array, " rank"]], Bool[Array, "..."]]
+        self, key: Hashable, look: Callable[[Int[Array, " rank"]], Shaped[Array, "..."]]
     ) -> Hashable:
         """Register a mask over positions that depends on the displacement here."""
         key = (key, self.canvas, self.scale)

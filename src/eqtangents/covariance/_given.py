@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents.covariance._pair import Moments, Pair
 from eqtangents.covariance._pointwise import AbstractDual
 
 
@@ -24,17 +25,16 @@ class GivenDual(AbstractDual):
         return variance
 
     def __call__(
-        self,
-        cov: Float[Array, "*s"],
-        left: Float[Array, "..."],
-        right: Float[Array, "..."],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        self, pair: Pair, left: Float[Array, "..."], right: Float[Array, "..."]
+    ) -> Moments:
         """Call the functions on arrays of one shape."""
+        cov = pair.cov
         left, right = (jnp.broadcast_to(v, cov.shape) for v in (left, right))
         if self.derivative is not None:
-            return self.value(cov, left, right), self.derivative(cov, left, right)
+            value = self.value(cov, left, right)
+            return Moments(value, self.derivative(cov, left, right))
         one = jnp.ones_like(cov)
-        return jax.jvp(lambda k: self.value(k, left, right), (cov,), (one,))
+        return Moments(*jax.jvp(lambda k: self.value(k, left, right), (cov,), (one,)))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The value at equal inputs."""

@@ -4,13 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from eqtangents.covariance._elementary import at_most, reciprocal, safe_sqrt
+from eqtangents.covariance._elementary import reciprocal, safe_sqrt
 from eqtangents.covariance._expansion import (
     BEST_NODES,
     Expansion,
@@ -20,9 +19,10 @@ from eqtangents.covariance._expansion import (
     quadrature,
     slope,
 )
-from eqtangents.covariance._pointwise import AbstractDual, unstacked
-from eqtangents.covariance._polynomial import power_series
-from eqtangents.covariance._rectified import Deviation, arc_cosine
+from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
+from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
+from eqtangents.covariance._polynomial import gap_of_power_series, power_series
+from eqtangents.covariance._rectified import arc_cosine
 
 
 class HermiteEnds(NamedTuple):
@@ -63,13 +63,20 @@ class ExpandedDual(AbstractDual):
 
     def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
         """The coefficients of the function and of its slope."""
-        std = safe_sqrt(variance)
+        std, nodes = safe_sqrt(variance), self.expansion.nodes
+        values, slopes = (
+            _Samples.of(fn, std, nodes) for fn in (self.fn, slope(self.fn))
+        )
         jumps_of_value, jumps_of_slope = self._jumps(std.dtype)
-        value, of_slope = self.expansion.value, self.expansion.slope
+        if self.expansion.jumps or nodes == BEST_NODES:
+            value = values.projected(_parities(self.expansion.value))
+        else:  # The slope has no jumps but at zero: its quadrature is accurate, too.
+            value = _by_slope(self.expansion.value, values, slopes, std)
+        of_slope = slopes.projected(_parities(self.expansion.slope))
         return HermiteEnds(
-            self._coefficients(self.fn, value, std, jumps_of_value),
-            self._coefficients(slope(self.fn), of_slope, std, jumps_of_slope),
-            Deviation(std, reciprocal(std)),
+            self._checked(self.expansion.value, value, values, std, jumps_of_value),
+            self._checked(self.expansion.slope, of_slope, slopes, std, jumps_of_slope),
+            deviation(variance),
         )
 
     def _jumps(self, dtype: np.dtype) -> tuple[Jumps, Jumps]:
@@ -78,30 +85,16 @@ class ExpandedDual(AbstractDual):
         kink = kink if self.expansion.kinks else None
         return Jumps(jump if self.expansion.jumps else None, kink), Jumps(kink, None)
 
-    def _coefficients(
+    def _checked(
         self,
-        fn: Callable,
         series: Series,
+        coefficients: Float[Array, "terms n *size"],
+        samples: "_Samples",
         std: Float[Array, "n *size"],
         at_zero: Jumps,
     ) -> Float[Array, "n terms *size"]:
-        """`sqrt(w_l) r_l`, not numbers where their squares add up to something else."""
-        z, _ = quadrature(self.expansion.nodes)
-        matrix = projections(self.expansion.nodes)
-        x = jnp.multiply.outer(std, jnp.asarray(z, std.dtype))
-        above, below = fn(x), fn(-x)
-        parts = []
-        for half, terms in zip(
-            (above + below, above - below), _parities(series), strict=True
-        ):
-            rows = [matrix[l] * np.sqrt(weight) for l, weight in terms]
-            weights = jnp.asarray(np.reshape(rows, (-1, z.size)), std.dtype)
-            parts.append(
-                jnp.einsum("n...q,tq->tn...", half, weights, precision="highest")
-            )
-        coefficients = jnp.concatenate(parts)
-        squares = above * above + below * below
-        wrong = self._wrong(series, coefficients, squares, std, at_zero)
+        """The coefficients; not numbers where the squares have another sum."""
+        wrong = self._wrong(series, coefficients, samples.squares, std, at_zero)
         coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
         # In memory terms come first, so that each lies in a row.
         return jnp.moveaxis(coefficients, 0, 1)
@@ -126,13 +119,9 @@ class ExpandedDual(AbstractDual):
         # Inputs that are zero see one side of a jump alone.
         return (gap > self.expansion.allowed * whole) & (std > 0)
 
-    def __call__(
-        self, cov: Float[Array, "*s"], left: HermiteEnds, right: HermiteEnds
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: HermiteEnds, right: HermiteEnds) -> Moments:
         """The sum of the terms, and what they leave out of jumps."""
-        per_size = left.deviation.reciprocal * right.deviation.reciprocal
-        near_one = 1 + 1e-4
-        correlation = -at_most(-at_most(cov * per_size, near_one), near_one)
+        correlation = pair.correlation(left.deviation, right.deviation)
         value, derivative = (
             _sum(series, [a * b for a, b in zip(x, y, strict=True)], correlation)
             for series, x, y in (
@@ -141,16 +130,31 @@ class ExpandedDual(AbstractDual):
             )
         )
         if not self.expansion.jumps and not self.expansion.kinks:
-            return value, derivative
+            distance = self._distance(pair, left, right)
+            return Moments(value, derivative, distance=distance)
 
-        rectifier, step = arc_cosine(cov, left.deviation, right.deviation)
+        rectifier, step = arc_cosine(pair, left.deviation, right.deviation)
         known = Known(step, rectifier, left.deviation.std * right.deviation.std)
-        of_value, of_slope = self._jumps(cov.dtype)
+        of_value, of_slope = self._jumps(pair.cov.dtype)
         series = self.expansion.value, self.expansion.slope
-        return (
+        return Moments(
             value + self._left_out(series[0], of_value, correlation, known),
             derivative + self._left_out(series[1], of_slope, correlation, known),
         )
+
+    def _distance(
+        self, pair: Pair, left: HermiteEnds, right: HermiteEnds
+    ) -> Float[Array, "..."] | None:
+        r"""$\sum_l \frac{1}{2} (a_l - b_l)^2 + a_l b_l (1 - \rho^l)$ of the ends' terms."""
+        if pair.gap is None:
+            return None
+        z = pair.deficit(left.deviation, right.deviation)
+        deficit = jnp.where(pair.cov < 0, 2 - z, z)
+        terms = list(zip(left.value, right.value, strict=True))
+        apart = [0.5 * (a - b) * (a - b) for a, b in terms]
+        exponents = [l for half in _parities(self.expansion.value) for l, _ in half]
+        lost = gap_of_power_series(exponents, [a * b for a, b in terms], deficit)
+        return lax.stop_gradient(sum(apart, lost))
 
     def _left_out(
         self,
@@ -192,16 +196,7 @@ class ExpandedDual(AbstractDual):
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         """The same at equal inputs, to rounding: that is where angles are zero."""
-        return self._at_equal_inputs(variance)[0]
-
-    def _at_equal_inputs(
-        self, variance: Float[Array, "n *size"]
-    ) -> tuple[Float[Array, "n *size"], Float[Array, "n *size"]]:
-        ends = jax.tree.map(
-            lambda end: end if end.ndim == variance.ndim else unstacked(end, 1),
-            self.ends(variance),
-        )
-        return self(variance, ends, ends)
+        return at_equal_inputs(self, variance).value
 
     def errors(
         self, variance: Float[Array, " n"]
@@ -210,7 +205,7 @@ class ExpandedDual(AbstractDual):
 
         By comparison with a finer quadrature that expands nothing.
         """
-        value, derivative = self._at_equal_inputs(variance)
+        value, derivative, *_ = at_equal_inputs(self, variance)
         std = safe_sqrt(variance)
         exact, slope_exact = (
             _mean_square(fn, std, BEST_NODES) for fn in (self.fn, slope(self.fn))
@@ -219,6 +214,70 @@ class ExpandedDual(AbstractDual):
             jnp.abs(value - exact) * reciprocal(exact),
             jnp.abs(derivative - slope_exact) * reciprocal(slope_exact),
         )
+
+
+class _Samples(NamedTuple):
+    """A function at the nodes of the quadrature, on either side of zero."""
+
+    above: Float[Array, "n *size nodes"]
+    below: Float[Array, "n *size nodes"]
+    at_zero: Float[Array, ""]
+
+    @classmethod
+    def of(cls, fn: Callable, std: Float[Array, "n *size"], nodes: int) -> "_Samples":
+        """Of `fn(s z)`."""
+        z, _ = quadrature(nodes)
+        x = jnp.multiply.outer(std, jnp.asarray(z, std.dtype))
+        at_zero = fn(jnp.zeros((), std.dtype))
+        finite = jnp.isfinite(at_zero)
+        return cls(fn(x), fn(-x), jnp.where(finite, at_zero, jnp.zeros_like(at_zero)))
+
+    @property
+    def squares(self) -> Float[Array, "n *size nodes"]:
+        """The sum of both squares."""
+        return self.above * self.above + self.below * self.below
+
+    def projected(
+        self, halves: Sequence[Sequence[tuple[int, float]]]
+    ) -> Float[Array, "terms n *size"]:
+        r"""$\sqrt{w}\, \mathbb{E} f(s z) h_l(z)$ for lists of terms of one parity each.
+
+        The value at zero is taken off first, and added to the mean: of inputs with a
+        small variance nearly nothing else is left to be rounded.
+        """
+        matrix = projections(self.above.shape[-1])
+        centred = self.above - self.at_zero, self.below - self.at_zero
+        parts = []
+        for terms in halves:
+            odd = bool(terms) and terms[0][0] % 2
+            half = centred[0] - centred[1] if odd else centred[0] + centred[1]
+            rows = [matrix[l] * np.sqrt(weight) for l, weight in terms]
+            rows = np.reshape(rows, (-1, matrix.shape[1]))
+            mean = np.reshape([(l == 0) * np.sqrt(weight) for l, weight in terms], -1)
+            rows, mean = (jnp.asarray(c, half.dtype) for c in (rows, mean))
+            part = jnp.einsum("n...q,tq->tn...", half, rows, precision="highest")
+            mean = mean.reshape(-1, *(1,) * (part.ndim - 1))
+            parts.append(part + self.at_zero * mean)
+        return jnp.concatenate(parts)
+
+
+def _by_slope(
+    series: Series, values: _Samples, slopes: _Samples, std: Float[Array, "n *size"]
+) -> Float[Array, "terms n *size"]:
+    r"""The coefficients of a function without jumps, by those of its slope.
+
+    $r_l(s) = \frac{s}{\sqrt l}\, \mathbb{E} f'(s z) h_{l-1}(z)$ for $l > 0$ (Stein's
+    lemma). Functions that are linear at zero are known there by their slopes to more
+    digits than by their values, whose rounding depends on the machine: over thousands
+    of layers it adds up.
+    """
+    constant = [[term for term in _parities(series)[0] if term[0] == 0]]
+    lowered = [
+        [(l - 1, weight / l) for l, weight in terms if l] for terms in _parities(series)
+    ]
+    return jnp.concatenate(
+        [values.projected(constant), std * slopes.projected(lowered)]
+    )
 
 
 def _parities(series: Series) -> list[list[tuple[int, float]]]:

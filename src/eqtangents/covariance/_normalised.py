@@ -1,12 +1,12 @@
 """Normalisation by what the infinitely many channels of one example average to."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import AbstractCovariance
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule, Scope
+from eqtangents.covariance._pair import Pair
 from eqtangents.covariance._pointwise import Nonlinear
 
 
@@ -32,7 +32,7 @@ class Normalised(AbstractCovariance):
 
         def rule(at: Evaluation) -> Block:
             left, right = at.fields[handle]
-            return jax.tree.map(lambda leaf: left * right * leaf, at(upstream))
+            return at(upstream).scaled(left * right)
 
         return rule
 
@@ -68,8 +68,8 @@ class Centred(AbstractCovariance):
         upstream, ends = frame.bind(self.upstream), self.upstream.ends(frame)
 
         def rule(at: Evaluation) -> Block:
-            nngp, ntk = at(upstream)
-            product, _ = self.upstream.dual(jnp.zeros_like(nngp), *ends(at))
+            nngp, ntk, _ = at(upstream)
+            product = self.upstream.dual(Pair(jnp.zeros_like(nngp)), *ends(at)).value
             return Block(nngp - product, ntk)
 
         return rule
@@ -98,10 +98,9 @@ class Modulated(AbstractCovariance):
             return upstream
 
         def rule(at: Evaluation) -> Block:
-            nngp, ntk = at(upstream)
-            ntk = jnp.zeros_like(nngp) if ntk is None else ntk
-            if self.gain:
-                ntk = ntk + nngp
-            return Block(nngp, ntk + 1 if self.offset else ntk)
+            block = at(upstream).with_ntk()
+            assert block.ntk is not None
+            ntk = block.ntk + block.nngp if self.gain else block.ntk
+            return block._replace(ntk=ntk + 1 if self.offset else ntk)
 
         return rule

@@ -21,6 +21,7 @@ from eqtangents.covariance._covariance import (
 )
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import on_common_canvas
+from eqtangents.covariance._pair import Moments, Pair, summed_gap
 
 
 class AbstractDual(eqx.Module):
@@ -40,8 +41,8 @@ class AbstractDual(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, cov: Float[Array, "*s"], left: PyTree[Array], right: PyTree[Array]
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        self, pair: Pair, left: PyTree[Array], right: PyTree[Array]
+    ) -> Moments:
         """`E[f(u) f(v)]` and `E[f'(u) f'(v)]` for centred Gaussian `u, v`."""
 
     @abc.abstractmethod
@@ -88,9 +89,11 @@ class Affine(AbstractCovariance):
     def bind(self, frame: Frame) -> Rule:
         """Apply entry by entry."""
         upstream = frame.bind(self.upstream)
+        gap_of = self._gap_rule(frame)
 
         def rule(at: Evaluation) -> Block:
-            nngp, ntk = at(upstream)
+            block = at(upstream)
+            nngp, ntk = block.nngp, block.ntk
             scale, shift, weight_gradient, bias_gradient = (
                 jnp.asarray(constant, nngp.dtype)
                 for constant in (
@@ -103,7 +106,34 @@ class Affine(AbstractCovariance):
             if frame.wants_ntk:
                 fresh = weight_gradient * nngp + bias_gradient
                 ntk = fresh if ntk is None else scale * ntk + fresh
-            return Block(scale * nngp + shift, ntk)
+            return Block(scale * nngp + shift, ntk, gap_of(at, block))
+
+        return rule
+
+    def _gap_rule(
+        self, frame: Frame
+    ) -> Callable[[Evaluation, Block], Float[Array, "..."] | None]:
+        """The gap of the sum of the scaled input and a constant, the bias."""
+        if not frame.tracks_gaps(self):
+            return lambda at, block: None
+        biased = eqx.is_array(self.shift) or self.shift != 0
+        before, after = (
+            frame.deviations(node) if biased else None for node in (self.upstream, self)
+        )
+
+        def rule(at: Evaluation, block: Block) -> Float[Array, "..."] | None:
+            if block.gap is None:
+                return None
+            scale, shift = (
+                lax.stop_gradient(jnp.asarray(c, block.gap.dtype))
+                for c in (self.scale, self.shift)
+            )
+            gap = scale * block.gap
+            if before is None or after is None:
+                return gap
+            root, bias = jnp.sqrt(scale), jnp.sqrt(shift)
+            left, right = (root * std for std in at.fields[before])
+            return summed_gap([gap], [(left, right), (bias, bias)], at.fields[after])
 
         return rule
 
@@ -129,7 +159,7 @@ class Scaled(AbstractCovariance):
 
             def scalar_rule(at: Evaluation) -> Block:
                 factor = jnp.asarray(self.factor, frame.scope.dtype)
-                return jax.tree.map(lambda leaf: factor * factor * leaf, at(upstream))
+                return at(upstream).scaled(factor * factor)
 
             return scalar_rule
 
@@ -140,7 +170,8 @@ class Scaled(AbstractCovariance):
 
         def rule(at: Evaluation) -> Block:
             left, right = at.fields[handle]
-            return jax.tree.map(lambda leaf: left * right * leaf, at(upstream))
+            block = at(upstream)._replace(gap=None)  # Some factors may be negative.
+            return block.scaled(left * right)
 
         return rule
 
@@ -173,18 +204,40 @@ class Nonlinear(AbstractCovariance):
             upstream, ends = frame.bind(self.upstream), self.ends(frame)
         else:
             ends, upstream = self.ends(frame), frame.bind(self.upstream)
-        gained = self.upstream.outline.gained
+        tolerance = frame.tolerance(self.outline.rank)
 
-        def rule(at: Evaluation) -> Block:
-            nngp, ntk = at(upstream)
-            value, derivative = self.dual(nngp, *ends(at))
-            if ntk is None:
-                return Block(value, None)
-            if gained:  # By E u f'(u) v f'(v) = E f(u) f(v), for homogeneous functions.
-                return Block(value, derivative * (ntk - nngp) + value)
-            return Block(value, derivative * ntk)
+        def moments(at: Evaluation, block: Block) -> Moments:
+            return self.dual(Pair(block.nngp, block.gap, tolerance(at)), *ends(at))
 
-        return rule
+        if not frame.tracks_gaps(self):
+
+            def rule(at: Evaluation) -> Block:
+                block = at(upstream)
+                return self._image(block, moments(at, block), None)
+
+            return rule
+
+        before, after = frame.with_gaps(self.upstream), frame.with_gaps(self)
+        deviations = frame.deviations(self)
+
+        def rule_with_gap(at: Evaluation) -> Block:
+            block = before(at, at(upstream))
+            found = moments(at, block)
+            gap = found.gap_between(*at.fields[deviations])
+            return after(at, self._image(block, found, gap))
+
+        return rule_with_gap
+
+    def _image(
+        self, block: Block, moments: Moments, gap: Float[Array, "..."] | None
+    ) -> Block:
+        value, derivative, *_ = moments
+        if block.ntk is None:
+            return Block(value, None, gap)
+        if not self.upstream.outline.gained:
+            return Block(value, derivative * block.ntk, gap)
+        # By E u f'(u) v f'(v) = E f(u) f(v), for homogeneous functions.
+        return Block(value, derivative * (block.ntk - block.nngp) + value, gap)
 
     def ends(self, frame: Frame) -> Callable[[Evaluation], tuple[Any, Any]]:
         """Register what the dual knows of the variances, and how to find it again."""
@@ -200,6 +253,16 @@ class Nonlinear(AbstractCovariance):
             )
 
         return look
+
+
+def at_equal_inputs(dual: AbstractDual, variance: Float[Array, "n *size"]) -> Moments:
+    """The expectations of `f(u)**2` and `f'(u)**2`, by those of pairs."""
+    ends = jax.tree.map(
+        lambda end: end if end.ndim == variance.ndim else unstacked(end, 1),
+        dual.ends(variance),
+    )
+    one = Pair(variance, tolerance=jnp.asarray(jnp.inf, variance.dtype))
+    return dual(one, ends, ends)
 
 
 def unstacked(stack: Float[Array, "..."], axis: int) -> list[Float[Array, "..."]]:
@@ -223,15 +286,7 @@ class Sum(AbstractCovariance):
 
     def bind(self, frame: Frame) -> Rule:
         """Add blocks."""
-        rules = [frame.bind(branch) for branch in self.branches]
-
-        def rule(at: Evaluation) -> Block:
-            blocks = [at(upstream) for upstream in rules]
-            nngp = functools.reduce(operator.add, [block.nngp for block in blocks])
-            ntks = [block.ntk for block in blocks if block.ntk is not None]
-            return Block(nngp, functools.reduce(operator.add, ntks) if ntks else None)
-
-        return rule
+        return _sum_rule(self, frame, self.branches, [1.0] * len(self.branches))
 
 
 class Product(AbstractCovariance):
@@ -258,7 +313,11 @@ class Product(AbstractCovariance):
                 if ntk is not None
             ]
             ntk = functools.reduce(operator.add, terms) if terms else None
-            return Block(a.nngp * b.nngp, ntk)
+            gap = None
+            if a.gap is not None and b.gap is not None:  # Of k l and (k + g) (l + h).
+                product = lax.stop_gradient(a.nngp) * b.gap + a.gap * b.nngp
+                gap = lax.stop_gradient(product + a.gap * b.gap)
+            return Block(a.nngp * b.nngp, ntk, gap)
 
         return lambda at: functools.reduce(multiply, [at(rule) for rule in rules])
 
@@ -280,23 +339,47 @@ class ChannelConcat(AbstractCovariance):
 
     def bind(self, frame: Frame) -> Rule:
         """Average blocks, weighted by the branches' shares of the channels."""
-        rules = [frame.bind(branch) for branch in self.branches]
         shares = [b.outline.channels / self.outline.channels for b in self.branches]
+        return _sum_rule(self, frame, self.branches, shares)
 
-        def rule(at: Evaluation) -> Block:
-            blocks = [at(upstream) for upstream in rules]
-            nngp = [s * b.nngp for s, b in zip(shares, blocks, strict=True)]
-            ntk = [
-                s * b.ntk
-                for s, b in zip(shares, blocks, strict=True)
-                if b.ntk is not None
-            ]
-            return Block(
-                functools.reduce(operator.add, nngp),
-                functools.reduce(operator.add, ntk) if ntk else None,
-            )
 
-        return rule
+def _sum_rule(
+    node: AbstractCovariance,
+    frame: Frame,
+    branches: Sequence[AbstractCovariance],
+    shares: Sequence[float],
+) -> Rule:
+    """Add the blocks of branches, in some proportions."""
+    rules = [frame.bind(branch) for branch in branches]
+    deviations = None
+    if frame.tracks_gaps(node):
+        deviations = [frame.deviations(one) for one in (*branches, node)]
+
+    def gap_of(at: Evaluation, gaps: list[Any]) -> Float[Array, "..."] | None:
+        if deviations is None or any(gap is None for gap in gaps):
+            return None
+        *stds, total = (at.fields[handle] for handle in deviations)
+        roots = [share**0.5 for share in shares]
+        stds = [(r * a, r * b) for r, (a, b) in zip(roots, stds, strict=True)]
+        return summed_gap(weighted(gaps), stds, total)
+
+    def weighted(leaves: list[Any]) -> list[Any]:
+        return [
+            leaf if share == 1 else share * leaf
+            for share, leaf in zip(shares, leaves, strict=True)
+            if leaf is not None
+        ]
+
+    def rule(at: Evaluation) -> Block:
+        nngps, ntks, gaps = map(list, zip(*(at(one) for one in rules), strict=True))
+        ntks = weighted(ntks)
+        return Block(
+            functools.reduce(operator.add, weighted(nngps)),
+            functools.reduce(operator.add, ntks) if ntks else None,
+            gap_of(at, gaps),
+        )
+
+    return rule
 
 
 def _joined(outlines: Sequence[Outline]) -> Outline:

@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._elementary import constants
-from eqtangents.covariance._pointwise import AbstractDual, unstacked
+from eqtangents.covariance._pair import Moments, Pair
+from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
 
 
 def power_series(
@@ -48,14 +49,43 @@ def _both(
     exponents: Sequence[int],
     products: Sequence[Float[Array, "..."]],
     cov: Float[Array, "*s"],
-) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+) -> Moments:
     """A power series in the covariance, and its derivative."""
     terms = [(l - 1, l * c) for l, c in zip(exponents, products, strict=True) if l > 0]
     lowered, multiplied = zip(*terms, strict=True) if terms else ((), ())
-    return (
+    return Moments(
         power_series(exponents, products, cov),
         power_series(lowered, multiplied, cov),
     )
+
+
+def gap_of_power_series(
+    exponents: Sequence[int],
+    coefficients: Sequence[Float[Array, "..."] | float],
+    deficit: Float[Array, "*s"],
+) -> Float[Array, "*s"]:
+    r"""By how much the sum falls short of that of its coefficients at `1 - deficit`.
+
+    $\sum_l c_l (1 - x^l)$, by Horner's rule for what is lost: with $u_n = 1 - x^n$, in
+    which $u_{m+n} = u_m + x^m u_n$, a factor of $x^n$ loses $u_n$ of all that is there
+    and passes on $x^n$ of what was lost before. Nothing is subtracted.
+    """
+    powers = {1: (1 - deficit, deficit)}
+
+    def power(n: int) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+        if n not in powers:
+            (x1, u1), (x2, u2) = power(n // 2), power(n - n // 2)
+            powers[n] = x1 * x2, u1 + x1 * u2
+        return powers[n]
+
+    lost, total, highest = jnp.zeros_like(deficit), 0.0, None
+    terms = sorted(zip(exponents, coefficients, strict=True), key=lambda t: -t[0])
+    for exponent, coefficient in (*terms, (0, 0.0)):
+        if highest is not None and highest > exponent:
+            x, u = power(highest - exponent)
+            lost = lost * x + total * u
+        total, highest = total + coefficient, exponent
+    return lost
 
 
 class PolynomialDual(AbstractDual):
@@ -94,18 +124,17 @@ class PolynomialDual(AbstractDual):
 
     def __call__(
         self,
-        cov: Float[Array, "*s"],
+        pair: Pair,
         left: Sequence[Float[Array, "..."]],
         right: Sequence[Float[Array, "..."]],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    ) -> Moments:
         """The power series, and its derivative."""
         products = [a * b for a, b in zip(left, right, strict=True)]
-        return _both(self._exponents, products, cov)
+        return _both(self._exponents, products, pair.cov)
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         """The power series at equal inputs."""
-        ends = unstacked(self.ends(variance), 1)
-        return self(variance, ends, ends)[0]
+        return at_equal_inputs(self, variance).value
 
 
 class HermiteDual(AbstractDual):
@@ -134,18 +163,17 @@ class HermiteDual(AbstractDual):
 
     def __call__(
         self,
-        cov: Float[Array, "*s"],
+        pair: Pair,
         left: Sequence[Float[Array, "..."]],
         right: Sequence[Float[Array, "..."]],
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    ) -> Moments:
         """The power series, and its derivative."""
         products = [a * b for a, b in zip(left, right, strict=True)]
-        return _both(self._exponents, products, cov)
+        return _both(self._exponents, products, pair.cov)
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         """The power series at equal inputs."""
-        ends = unstacked(self.ends(variance), 1)
-        return self(variance, ends, ends)[0]
+        return at_equal_inputs(self, variance).value
 
 
 def _is_zero(coefficient: Scalar) -> bool:

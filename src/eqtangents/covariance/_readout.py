@@ -43,7 +43,11 @@ class Flattened(AbstractCovariance):
             return jax.tree.map(lambda leaf: leaf.mean(axes), block)
 
         key = ("flattened", id(self), frame.same)
-        return fixed_rule(frame, frame.scope.once(key, self, build))
+        rule = fixed_rule(frame, frame.scope.once(key, self, build))
+        if not frame.tracks_gaps(self):
+            return rule
+        complete = frame.with_gaps(self)
+        return lambda at: complete(at, at(rule))
 
 
 class Total(AbstractCovariance):
@@ -112,3 +116,25 @@ def dense(scope: Scope, node: AbstractCovariance, *, same: bool = False) -> Bloc
         return jnp.moveaxis(entries, range(-pairs, 0), range(pairs))
 
     return jax.tree.map(pick, tabulate(scope, node, canvas, same=same))
+
+
+def bounded(scope: Scope, node: AbstractCovariance, block: Block) -> Block:
+    """The entries of all pairs, with what is known of them in spite of rounding.
+
+    The covariance of an example with itself is its variance, and where a variance
+    overflowed the entries did too. Only where variances cost little: without positions.
+    """
+    if block.gap is None:
+        return block
+    variance = scope.variance(node)
+    left, right = variance[: scope.n1, None], variance[None, scope.n1 :]
+    overflown = jnp.isinf(left) | jnp.isinf(right)
+
+    def infinite(leaf: Float[Array, "n1 n2"]) -> Float[Array, "n1 n2"]:
+        return jnp.where(overflown, jnp.asarray(jnp.inf, leaf.dtype), leaf)
+
+    nngp = block.nngp
+    if scope.identical is not None:
+        nngp = jnp.where(scope.identical, left, nngp)
+    ntk = None if block.ntk is None else infinite(block.ntk)
+    return Block(infinite(nngp), ntk)

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -16,26 +15,15 @@ from eqtangents.covariance._elementary import (
     constants,
     reciprocal,
     safe_sqrt,
+    valued,
 )
+from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
 from eqtangents.covariance._pointwise import AbstractDual
-
-
-class Deviation(NamedTuple):
-    """Standard deviations, and their reciprocals; both zero where an input is."""
-
-    std: Float[Array, "..."]
-    reciprocal: Float[Array, "..."]
-
-
-def deviation(variance: Float[Array, "*s"]) -> Deviation:
-    """The standard deviation and its reciprocal, from which no gradient flows."""
-    std = safe_sqrt(variance)
-    return Deviation(std, lax.stop_gradient(reciprocal(std)))
 
 
 @jax.custom_jvp
 def arc_cosine(
-    cov: Float[Array, "..."], left: Deviation, right: Deviation
+    pair: Pair, left: Deviation, right: Deviation
 ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     r"""Arc-cosine kernels of order 1 and 0 (Cho & Saul 2009, eq. 3 to 6).
 
@@ -43,7 +31,7 @@ def arc_cosine(
     $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
     $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
-    z = _one_minus_correlation(cov, left, right)
+    cov, z = pair.cov, pair.deficit(left, right)
     root = jnp.sqrt(z)
     angle, integral = angle_polynomials(z)
     size = (0.5 / math.pi) * (left.std * right.std)
@@ -52,30 +40,37 @@ def arc_cosine(
     return value, lax.select(cov > 0, 0.5 - acute, acute)
 
 
-def _one_minus_correlation(
-    cov: Float[Array, "..."], left: Deviation, right: Deviation
-) -> Float[Array, "..."]:
-    """$1 - |k| / (s s')$, and exactly zero where rounding cannot tell it from that.
-
-    An angle goes like its root: without this, rounding would turn an input away from
-    itself by an angle of `sqrt(eps)`.
-    """
-    z = 1 - lax.abs(cov) * (left.reciprocal * right.reciprocal)
-    return lax.select(z > 8 * jnp.finfo(z.dtype).eps, z, jnp.zeros_like(z))
-
-
 @arc_cosine.defjvp
 def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    cov, left, right = primals
-    d_cov, (d_left, _), (d_right, _) = tangents
-    value, derivative = arc_cosine(cov, left, right)
-    d_size = d_left * right.std + left.std * d_right
+    """What it is built from is differentiable in turn, so that this rule is, too."""
+    (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
+    value, derivative = arc_cosine(*primals)
+    d_size = d_left.std * right.std + left.std * d_right.std
     per_size = left.reciprocal * right.reciprocal
-    z = _one_minus_correlation(cov, left, right)
+    z = pair.deficit(left, right)
     sine = safe_sqrt(z * (2 - z))
-    d_value = derivative * d_cov + (0.5 / math.pi) * sine * d_size
-    d_angle = reciprocal(sine) * per_size * (d_cov - cov * per_size * d_size)
-    return (value, derivative), (d_value, (0.5 / math.pi) * d_angle)
+    d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * d_size
+    d_angle = d_pair.cov - pair.cov * per_size * d_size
+    d_derivative = (0.5 / math.pi) * reciprocal(sine) * per_size * d_angle
+    return (value, derivative), (d_value, d_derivative)
+
+
+def rectified_gap(
+    pair: Pair, left: Deviation, right: Deviation
+) -> Float[Array, "..."] | None:
+    r"""The gap of the arc-cosine kernel of order 1, if that of the inputs is known.
+
+    $\frac{g}{2} - \frac{s s'}{2\pi} (\sin\theta - \theta \cos\theta)$, whose
+    second term is of higher order, and $\frac{s s'}{2}$ in the place of the first
+    beyond right angles, with the angle to $\pi$ in the second.
+    """
+    if pair.gap is None:
+        return None
+    z = lax.stop_gradient(pair.deficit(left, right))
+    _, integral = angle_polynomials(z)
+    size = left.std * right.std
+    bent = (0.5 / math.pi) * size * (z * jnp.sqrt(z) * integral)
+    return lax.stop_gradient(0.5 * lax.min(pair.gap, size) - bent)
 
 
 class ReluDual(AbstractDual):
@@ -92,17 +87,20 @@ class ReluDual(AbstractDual):
         """The standard deviation and its reciprocal."""
         return deviation(variance)
 
-    def __call__(
-        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """Rectifier and linear part, weighted."""
-        value, derivative = arc_cosine(cov, left, right)
+        value, derivative = arc_cosine(pair, left, right)
+        gap = rectified_gap(pair, left, right)
         slopes = (self.negative_slope, self.positive_slope)
         if not any(map(eqx.is_array, slopes)) and slopes == (0.0, 1.0):
-            return value, derivative
-        a, b = constants(cov, self.negative_slope, self.positive_slope)
+            return Moments(value, derivative, gap)
+        a, b = constants(pair.cov, self.negative_slope, self.positive_slope)
         bend, line = (b - a) * (b - a), a * b
-        return bend * value + line * cov, bend * derivative + line
+        return Moments(
+            bend * value + line * pair.cov,
+            bend * derivative + line,
+            None if gap is None else lax.stop_gradient(bend * gap + line * pair.gap),
+        )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         r"""$\frac{\alpha^2 + \beta^2}{2} v$."""
@@ -112,7 +110,7 @@ class ReluDual(AbstractDual):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def arc_cosine_of_degree(
-    degree: int, cov: Float[Array, "..."], left: Deviation, right: Deviation
+    degree: int, pair: Pair, left: Deviation, right: Deviation
 ) -> Float[Array, "..."]:
     r"""$K_n = E u_+^n v_+^n$, the arc-cosine kernel of order $n$ but for scale.
 
@@ -122,20 +120,20 @@ def arc_cosine_of_degree(
     $(1 - c^2) F_{n+1} = (2n + 1)\, c F_n + n^2 F_{n-1}$ for $n \ge 1$, and
     $2\pi K_n = (s s')^n \sin^{2n+1}\theta\, F_n$.
     """
-    above, below = arc_cosine(cov, left, right)
+    above, below = arc_cosine(pair, left, right)
     if degree == 0:
         return below
-    gap = _gap(cov, left, right)
+    minor = _minor(pair, left, right)
     for n in range(1, degree):
-        above, below = (2 * n + 1) * cov * above + n * n * gap * below, above
+        above, below = (2 * n + 1) * pair.cov * above + n * n * minor * below, above
     return above
 
 
-def _gap(
-    cov: Float[Array, "..."], left: Deviation, right: Deviation
-) -> Float[Array, "..."]:
-    size = left.std * right.std
-    return (size - cov) * (size + cov)
+def _minor(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]:
+    r"""$s^2 s'^2 - k^2$."""
+    size, z = left.std * right.std, lax.stop_gradient(pair.deficit(left, right))
+    formula = (size - pair.cov) * (size + pair.cov)
+    return valued(lax.stop_gradient(size * size) * (z * (2 - z)), formula)
 
 
 @arc_cosine_of_degree.defjvp
@@ -146,14 +144,13 @@ def _arc_cosine_of_degree_jvp(
     if degree < 2:
         values, d_values = jax.jvp(arc_cosine, primals, tangents)
         return values[1 - degree], d_values[1 - degree]
-    cov, left, right = primals
-    d_cov, (d_left, _), (d_right, _) = tangents
+    (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     n = degree
     below, lowest = (arc_cosine_of_degree(n - i, *primals) for i in (1, 2))
-    d_size = d_left * right.std + left.std * d_right
+    d_size = d_left.std * right.std + left.std * d_right.std
     per_size = left.reciprocal * right.reciprocal
-    along_size = cov * below + (n - 1) * _gap(*primals) * lowest
-    tangent = n * n * below * d_cov + n * (n - 1) * per_size * along_size * d_size
+    along_size = pair.cov * below + (n - 1) * _minor(*primals) * lowest
+    tangent = n * n * below * d_pair.cov + n * (n - 1) * per_size * along_size * d_size
     return arc_cosine_of_degree(n, *primals), tangent
 
 
@@ -170,15 +167,13 @@ class RectifiedMonomialDual(AbstractDual):
         """The standard deviation and its reciprocal."""
         return deviation(variance)
 
-    def __call__(
-        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """Arc-cosine kernels of order $n$ and $n - 1$."""
-        value = arc_cosine_of_degree(self.degree, cov, left, right)
+        value = arc_cosine_of_degree(self.degree, pair, left, right)
         if self.degree == 0:
-            return value, jnp.zeros_like(value)
-        below = arc_cosine_of_degree(self.degree - 1, cov, left, right)
-        return value, self.degree**2 * below
+            return Moments(value, jnp.zeros_like(value))
+        below = arc_cosine_of_degree(self.degree - 1, pair, left, right)
+        return Moments(value, self.degree**2 * below)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         r"""$\frac{1}{2} (2n - 1)!!\, v^n$."""
@@ -195,12 +190,10 @@ class SignDual(AbstractDual):
         """The standard deviation and its reciprocal."""
         return deviation(variance)
 
-    def __call__(
-        self, cov: Float[Array, "*s"], left: Deviation, right: Deviation
-    ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """Twice a step, less one."""
-        _, step = arc_cosine(cov, left, right)
-        return 4 * step - 1, jnp.zeros_like(cov)
+        _, step = arc_cosine(pair, left, right)
+        return Moments(4 * step - 1, jnp.zeros_like(step))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """One, but zero for zero."""

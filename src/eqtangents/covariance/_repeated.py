@@ -1,7 +1,7 @@
 """One layer many times over, compiled once."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from eqtangents.covariance._covariance import (
     new_source,
     tabulate,
 )
+from eqtangents.covariance._elementary import valued
 from eqtangents.covariance._frame import (
     Block,
     Evaluation,
@@ -111,15 +112,18 @@ class Repeated(AbstractCovariance):
             return fixed_rule(frame, Block(last, None))
 
         upstream = frame.bind(self.upstream)
-        bound: list[tuple[Rule, list[Any]]] = []
+        packed, unpacked = _packing(frame, self.upstream), _unpacking(frame, self)
+        bound: list[tuple[Callable[[Evaluation], Any], list[Any]]] = []
 
         def bind_step(
             variance: Float[Array, "..."], _: None
         ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
             inner = frame.nested(scope.nested(self.slot, variance))
-            rule = inner.bind(self.body)
+            rule, pack = inner.bind(self.body), _packing(inner, self.body)
             fields = inner.plan.fields
-            bound.append((rule, [field.look for field in fields]))
+            bound.append(
+                (lambda at: pack(at, at(rule)), [field.look for field in fields])
+            )
             arrays = [(field.fixed, field.moving) for field in fields]
             return inner.scope.variance(self.body), arrays
 
@@ -139,14 +143,16 @@ class Repeated(AbstractCovariance):
         handle = frame.plan.add_field(fixed, moving, look_at_all_depths)
 
         def rule(at: Evaluation) -> Block:
-            def step(block: Block, fields: Any) -> tuple[Block, None]:
+            def step(carried: Any, fields: Any) -> tuple[Any, None]:
                 values = Values(list(zip(*fields, strict=True)), at.masks)
-                return Evaluation(values, block)(inner_rule), None
+                return inner_rule(Evaluation(values, carried)), None
 
             block = at(upstream)
             if frame.wants_ntk and self.slot.outline.trainable:
                 block = block.with_ntk()
-            return lax.scan(step, block, at.fields[handle], length=self.n)[0]
+            carried = packed(at, block)
+            last, _ = lax.scan(step, carried, at.fields[handle], length=self.n)
+            return unpacked(at, last)
 
         return rule
 
@@ -172,6 +178,46 @@ class Repeated(AbstractCovariance):
         return Stored(tables, self.outline).bind(frame)
 
 
+class _Packed(NamedTuple):
+    """What one depth hands to the next where gaps are known: covariances follow."""
+
+    gap: Float[Array, "*pairs"]
+    ntk: Float[Array, "*pairs"] | None
+
+
+def _packing(
+    frame: Frame, node: AbstractCovariance
+) -> Callable[[Evaluation, Block], Block | _Packed]:
+    """Register what it takes to pack a block of a node."""
+    if not frame.tracks_gaps(node):
+        return lambda at, block: block
+    complete, deviations = frame.with_gaps(node), frame.deviations(node)
+
+    def pack(at: Evaluation, block: Block) -> _Packed:
+        left, right = at.fields[deviations]
+        nngp, ntk, gap = complete(at, block)
+        assert gap is not None
+        return _Packed(valued(gap, left * right - nngp), ntk)
+
+    return pack
+
+
+def _unpacking(
+    frame: Frame, node: AbstractCovariance
+) -> Callable[[Evaluation, Any], Block]:
+    """Register what it takes to undo the packing."""
+    if not frame.tracks_gaps(node):
+        return lambda at, block: block
+    deviations = frame.deviations(node)
+
+    def unpack(at: Evaluation, packed: _Packed) -> Block:
+        left, right = at.fields[deviations]
+        nngp = left * right - packed.gap
+        return Block(nngp, packed.ntk, lax.stop_gradient(packed.gap))
+
+    return unpack
+
+
 class ShapeChange(ValueError):
     """A layer that cannot follow itself."""
 
@@ -191,9 +237,11 @@ class Slot(AbstractCovariance):
         if frame != frame.scope.home:
             raise _AskedElsewhere
 
+        unpacked = _unpacking(frame, self)
+
         def rule(at: Evaluation) -> Block:
             assert at.carried is not None, "a repeated layer runs on a carried block"
-            return at.carried
+            return unpacked(at, at.carried)
 
         return rule
 

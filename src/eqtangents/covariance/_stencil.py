@@ -52,7 +52,7 @@ class Stencil(AbstractCovariance):
             return block
 
         def rule(at: Evaluation) -> Block:
-            nngp, ntk = at(upstream)
+            nngp, ntk, _ = at(upstream)
             return Block(total(nngp, at), None if ntk is None else total(ntk, at))
 
         return rule
