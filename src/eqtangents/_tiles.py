@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from eqtangents.covariance import (
@@ -35,10 +36,59 @@ class Entries(NamedTuple):
 def evaluate(
     net: AbstractLayer, x1: Inputs, x2: Inputs | None, *, wants_ntk: bool
 ) -> PyTree[Entries]:
-    """The kernels of all pairs of examples, a tile of them at a time."""
+    """The kernels of all pairs of examples, a tile of them at a time.
+
+    Examples that are split over a mesh with explicit axes stay so: each device computes
+    the rows and columns of its own.
+    """
+    rows, columns = (() if x is None else _split_over(x) for x in (x1, x2))
+    columns = () if set(rows) & set(columns) else columns
+    if not rows and not columns:
+        return _evaluate(net, x1, x2, wants_ntk=wants_ntk)
+    mesh = jax.typeof(jax.tree.leaves((x1, x2))[0]).sharding.mesh
+    arrays, rest = eqx.partition(net, eqx.is_array)
+    second = x1 if x2 is None else x2
+    own = lambda axes: PartitionSpec(axes or None)
+
+    def part(arrays: PyTree[Array], x1: Inputs, second: Inputs) -> PyTree[Entries]:
+        first = None
+        if x2 is None:  # The row of the whole that this part begins with.
+            first = lax.axis_index(rows) * _count(x1)
+        net = eqx.combine(arrays, rest)
+        return _evaluate(net, x1, second, wants_ntk=wants_ntk, first_row=first)
+
+    specs = PartitionSpec(), own(rows), own(columns)
+    placed = [
+        jax.tree.map(lambda a, s=s: jax.reshard(a, NamedSharding(mesh, s)), tree)
+        for s, tree in zip(specs, (arrays, x1, second), strict=True)
+    ]
+    out_specs = PartitionSpec(rows or None, columns or None)
+    return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=out_specs)(*placed)
+
+
+def _split_over(x: Inputs) -> tuple[str, ...]:
+    """The explicit axes of a mesh that examples are split over."""
+    spec = jax.typeof(jax.tree.leaves(x)[0]).sharding.spec
+    names = spec[0] if spec else None
+    return names if isinstance(names, tuple) else () if names is None else (names,)
+
+
+def _evaluate(
+    net: AbstractLayer,
+    x1: Inputs,
+    x2: Inputs | None,
+    *,
+    wants_ntk: bool,
+    first_row: Int[Array, ""] | None = None,
+) -> PyTree[Entries]:
+    """The kernels of all pairs, on one device.
+
+    `first_row`: if `x1` is a part of `x2`, where that begins.
+    """
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
     n1, n2 = map(_count, (x1, x2))
+    offset = jnp.zeros((), jnp.int32) if symmetric else first_row
 
     @jax.checkpoint
     def tile(
@@ -49,18 +99,23 @@ def evaluate(
     if not n1 or not n2:
         return _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
     t1, t2 = _tile_sizes(x1, n1, n2, symmetric)
+
+    def identical(
+        row: Int[Array, ""] | int, column: Int[Array, ""] | int
+    ) -> Bool[Array, "t1 t2"] | None:
+        if offset is None:
+            return None
+        first, second = jnp.arange(t1, dtype=jnp.int32), jnp.arange(t2, dtype=jnp.int32)
+        return (offset + row + first)[:, None] == (column + second)[None]
+
     if not symmetric and (t1, t2) == (n1, n2):
-        return tile(x1, x2)
+        return tile(x1, x2, identical(0, 0))
 
     def step(
         result: PyTree[Array], start: Int[Array, " 2"]
     ) -> tuple[PyTree[Array], None]:
         tile1, tile2 = _rows(x1, start[0], t1), _rows(x2, start[1], t2)
-        identical = None
-        if symmetric:
-            row, column = (s + jnp.arange(t1, dtype=start.dtype) for s in start)
-            identical = row[:, None] == column[None]
-        block = tile(tile1, tile2, identical)
+        block = tile(tile1, tile2, identical(*start))
         return jax.tree.map(lambda r, b: _place(r, b, start), result, block), None
 
     result = _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
@@ -105,11 +160,10 @@ def _tile(
     wants_ntk: bool,
 ) -> PyTree[Entries]:
     """The kernels of all pairs of a few examples."""
-    first, second = (jax.tree.leaves(x)[0] for x in (x1, x2))
     scope = Scope(
-        first.shape[0],
-        second.shape[0],
-        first.dtype,
+        _count(x1),
+        _count(x2),
+        _zero(net, x1, x2),
         wants_ntk=wants_ntk,
         identical=identical,
     )
@@ -133,21 +187,26 @@ def _is_covariance(node: object) -> bool:
 def _zeros(
     net: AbstractLayer, x1: Inputs, x2: Inputs, n: tuple[int, ...], *, wants_ntk: bool
 ) -> PyTree[Entries]:
-    """Zeros of the shape of the kernels, for so many pairs of examples or examples.
-
-    Inside of `jax.shard_map` they vary over the axes that anything they may hold does.
-    """
-    arrays = [leaf for leaf in jax.tree.leaves((net, x1, x2)) if eqx.is_array(leaf)]
-    dtype = jax.tree.leaves(x1)[0].dtype
-    zero = sum(jnp.zeros_like(leaf, dtype=dtype, shape=()) for leaf in arrays)
+    """Zeros of the shape of the kernels, for so many pairs of examples or examples."""
+    zero = _zero(net, x1, x2)
 
     def empty(node: AbstractCovariance) -> Entries:
         size = node.outline.size * len(n)
-        zeros = jnp.broadcast_to(jnp.asarray(zero), (*n, *size))
+        zeros = jnp.broadcast_to(zero, (*n, *size))
         return Entries(zeros, zeros if wants_ntk else None)
 
     outputs = _outputs(net, _like_one(x1), _like_one(x2))
     return jax.tree.map(empty, outputs, is_leaf=_is_covariance)
+
+
+def _zero(net: AbstractLayer, x1: Inputs, x2: Inputs) -> Float[Array, ""]:
+    """A zero that varies over all axes of a mesh that any of the arguments does."""
+    dtype = values_of(jax.tree.leaves(x1, is_leaf=is_signal)[0]).dtype
+    arrays = [leaf for leaf in jax.tree.leaves((net, x1, x2)) if eqx.is_array(leaf)]
+    return sum(
+        (jnp.zeros_like(leaf, dtype=dtype, shape=()) for leaf in arrays),
+        jnp.zeros((), dtype),
+    )
 
 
 def _count(x: Inputs) -> int:

@@ -167,17 +167,20 @@ class Scope:
         self,
         n1: int,
         n2: int,
-        dtype: np.dtype,
+        zero: Float[Array, ""],
         *,
         wants_ntk: bool,
         identical: Bool[Array, "n1 n2"] | None = None,
     ):
         """A tile with `n1` examples of one batch and `n2` of the other.
 
-        `identical` says which pairs are one example, and pass through the network
-        together; by default there are none.
+        `zero` is one of the type of the kernel. Inside of `jax.shard_map` it varies
+        over all axes of the mesh that the kernel may vary over, and whatever a loop
+        starts with is made to do so by it. `identical` says which pairs are one
+        example, and pass through the network together; by default there are none.
         """
-        self.n1, self.n2, self.dtype, self.wants_ntk = n1, n2, dtype, wants_ntk
+        self.n1, self.n2, self.wants_ntk = n1, n2, wants_ntk
+        self.zero, self.dtype = zero, zero.dtype
         self.identical = identical
         self.home: Frame | None = None  # of a `Repeat`: where its layer is asked for
         self.memo: dict[Hashable, tuple[Any, Any]] = {}
@@ -216,7 +219,7 @@ class Scope:
         return Scope(
             self.n1,
             self.n2,
-            self.dtype,
+            self.zero,
             wants_ntk=self.wants_ntk,
             identical=self.identical,
         )

@@ -145,7 +145,7 @@ class ExpandedDual(AbstractDual):
     def _distance(
         self, pair: Pair, left: HermiteEnds, right: HermiteEnds
     ) -> Float[Array, "..."] | None:
-        r"""$\sum_l \frac{1}{2} (a_l - b_l)^2 + a_l b_l (1 - \rho^l)$ of the ends' terms."""
+        r"""$\sum_l \frac{1}{2} (a_l - b_l)^2 + a_l b_l (1 - \rho^l)$, over all terms."""
         if pair.gap is None:
             return None
         z = pair.deficit(left.deviation, right.deviation)

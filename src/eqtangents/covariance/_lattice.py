@@ -121,7 +121,7 @@ def materialised(
     if not jax.tree.leaves(shapes):
         return build()
 
-    def absent() -> PyTree[Array]:
-        return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    def absent() -> PyTree[Array]:  # Varying over the same axes of a mesh.
+        return jax.tree.map(jnp.zeros_like, shapes)
 
     return lax.cond(index.ravel()[0] >= 0, build, absent)

@@ -86,7 +86,7 @@ class Pooled(AbstractCovariance):
             return jax.tree.map(lambda a, b: _add_at(a, b, group), tables, slabs), None
 
         rows = tuple(axis.groups + len(axis.terms) - 1 for axis in axes)
-        empty = jnp.zeros((*rows, *sweep.pairs, *canvas), scope.dtype)
+        empty = jnp.broadcast_to(scope.zero, (*rows, *sweep.pairs, *canvas))
         wants_ntk = scope.wants_ntk and not same and self.outline.trainable
         tables = Block(empty, empty if wants_ntk else None)
         groups = np.array([*np.ndindex(*(axis.groups for axis in axes))], np.int32)

@@ -107,7 +107,7 @@ class Repeated(AbstractCovariance):
             ) -> tuple[Float[Array, "..."], None]:
                 return scope.nested(self.slot, variance).variance(self.body), None
 
-            start = scope.variance(self.upstream)
+            start = scope.variance(self.upstream) + scope.zero
             last, _ = lax.scan(variance_step, start, None, length=self.n)
             return fixed_rule(frame, Block(last, None))
 
@@ -127,7 +127,7 @@ class Repeated(AbstractCovariance):
             arrays = [(field.fixed, field.moving) for field in fields]
             return inner.scope.variance(self.body), arrays
 
-        start = scope.variance(self.upstream)
+        start = scope.variance(self.upstream) + scope.zero
         _, stacked = lax.scan(bind_step, start, None, length=self.n)
         inner_rule, looks = bound[-1]
 
@@ -150,7 +150,7 @@ class Repeated(AbstractCovariance):
             block = at(upstream)
             if frame.wants_ntk and self.slot.outline.trainable:
                 block = block.with_ntk()
-            carried = packed(at, block)
+            carried = jax.tree.map(lambda leaf: leaf + scope.zero, packed(at, block))
             last, _ = lax.scan(step, carried, at.fields[handle], length=self.n)
             return unpacked(at, last)
 
@@ -172,6 +172,7 @@ class Repeated(AbstractCovariance):
 
         def build() -> dict[bool, Block]:
             start = tables_of(scope, self.upstream)
+            start = jax.tree.map(lambda leaf: leaf + scope.zero, start)
             return lax.scan(step, start, None, length=self.n)[0]
 
         tables = scope.once(("repeated", id(self)), self, build)
