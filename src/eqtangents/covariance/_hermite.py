@@ -145,7 +145,7 @@ class ExpandedDual(AbstractDual):
     def _distance(
         self, pair: Pair, left: HermiteEnds, right: HermiteEnds
     ) -> Float[Array, "..."] | None:
-        r"""$\sum_l \frac{1}{2} (a_l - b_l)^2 + a_l b_l (1 - \rho^l)$, over all terms."""
+        r"""$\sum_l \frac{1}{2} (a_l - b_l)^2 + a_l b_l (1 - \rho^l)$ over all terms."""
         if pair.gap is None:
             return None
         z = pair.deficit(left.deviation, right.deviation)
@@ -276,7 +276,7 @@ def _by_slope(
         [(l - 1, weight / l) for l, weight in terms if l] for terms in _parities(series)
     ]
     return jnp.concatenate(
-        [values.projected(constant), std * slopes.projected(lowered)]
+        [values.projected(constant), std[None] * slopes.projected(lowered)]
     )
 
 
