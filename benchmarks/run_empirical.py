@@ -62,7 +62,9 @@ def gflop(apply, way, params, x1, x2):
     """Operations that the way takes, by the library's own count."""
     import eqtangents as eqt  # the other environment has none
 
-    explained = eqt.explain_empirical_ntk(apply, x1, x2, params, implementation=way)
+    explained = eqt.explain_empirical_ntk(
+        apply, x1, x2, params, trace_axes=(), implementation=way
+    )
     return explained.choice.cost.flops / 1e9
 
 
@@ -70,7 +72,7 @@ def ours(apply, way):
     import eqtangents as eqt  # nor here
 
     return lambda params, x1, x2: eqt.empirical_ntk(
-        apply, x1, x2, params, implementation=way
+        apply, x1, x2, params, trace_axes=(), implementation=way
     )
 
 

@@ -52,7 +52,7 @@ def test_chunks_and_ways_do_not_change_the_kernel(case, way, chunk_size):
     model, x1, x2, truth, symmetric = case
     options = {"implementation": way, "chunk_size": chunk_size}
     np.testing.assert_allclose(
-        eqt.empirical_ntk(model, x1, x2, **options), truth, atol=tolerance()
+        eqt.empirical_ntk(model, x1, x2, trace_axes=(), **options), truth, atol=tolerance()
     )
     averaged = jnp.einsum("ijabad->ijbd", symmetric) / 3
     np.testing.assert_allclose(
@@ -87,32 +87,34 @@ def test_axes(case, trace_axes, diagonal_axes, equation, size):
 
 def test_leaves_add_up(case):
     model, x1, x2, truth, _ = case
-    by_leaf = eqt.empirical_ntk_by_leaf(model, x1, x2)
+    by_leaf = eqt.empirical_ntk_by_leaf(model, x1, x2, trace_axes=())
     parts = jax.tree.leaves(by_leaf)
     assert len(parts) == 3
     np.testing.assert_allclose(sum(parts), truth, atol=tolerance())
     spec = eqx.tree_at(
         lambda m: m.layers[0].bias, jax.tree.map(lambda _: False, model), True
     )
-    alone = eqt.empirical_ntk(model, x1, x2, trainable=spec)
+    alone = eqt.empirical_ntk(model, x1, x2, trainable=spec, trace_axes=())
     np.testing.assert_allclose(by_leaf.layers[0].bias, alone, atol=tolerance())
 
 
 def test_complex_parameters_are_two_real_ones(getkey):
     real, imaginary, xs = (jr.normal(getkey(), (n, 3)) for n in (4, 4, 2))
     function = lambda w, x: jnp.abs(w @ lax.complex(x, 0.0 * x)) ** 2
-    found = eqt.empirical_ntk(function, xs, None, lax.complex(real, imaginary))
+    found = eqt.empirical_ntk(
+        function, xs, None, lax.complex(real, imaginary), trace_axes=()
+    )
     split = lambda p, x: (p[0] @ x) ** 2 + (p[1] @ x) ** 2
-    truth = eqt.empirical_ntk(split, xs, None, (real, imaginary))
+    truth = eqt.empirical_ntk(split, xs, None, (real, imaginary), trace_axes=())
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-5)
 
 
 def test_half_precision_sums_in_single(getkey):
     w, xs = jr.normal(getkey(), (2, 512)), jr.normal(getkey(), (3, 512))
     function = lambda w, x: jnp.tanh(w @ x / 16)
-    truth = eqt.empirical_ntk(function, xs, None, w)
+    truth = eqt.empirical_ntk(function, xs, None, w, trace_axes=())
     half = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (xs, w))
-    found = eqt.empirical_ntk(function, half[0], None, half[1])
+    found = eqt.empirical_ntk(function, half[0], None, half[1], trace_axes=())
     assert found.dtype == jnp.bfloat16
     scale = float(jnp.abs(truth).max())
     assert float(jnp.abs(found.astype(truth.dtype) - truth).max()) < 0.05 * scale
@@ -121,7 +123,7 @@ def test_half_precision_sums_in_single(getkey):
 def test_batch_as_one_example(getkey):
     w, xs = jr.normal(getkey(), (3, 2)), jr.normal(getkey(), (4, 3))
     normed = lambda w, batch: jax.nn.standardize(batch @ w, axis=0)
-    found = eqt.empirical_ntk(normed, xs[None], None, w)
+    found = eqt.empirical_ntk(normed, xs[None], None, w, trace_axes=())
     jacobian = jax.jacrev(lambda w: normed(w, xs))(w)
     truth = jnp.einsum("iapq,jbpq->iajb", jacobian, jacobian)
     np.testing.assert_allclose(found[0, 0], truth, rtol=1e-4, atol=1e-5)

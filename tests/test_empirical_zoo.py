@@ -3,7 +3,6 @@
 import functools
 import math
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -12,8 +11,9 @@ import pytest
 
 import eqtangents as eqt
 from empirical_zoo import ZOO
+from eqtangents.empirical._batches import example_of
 from eqtangents.empirical._compute import from_rows
-from eqtangents.empirical._network import Network, example_of
+from eqtangents.empirical._network import Network
 from eqtangents.empirical._pairing import pairing
 from eqtangents.empirical._structure import Structure
 from precision import by_precision
@@ -59,7 +59,7 @@ def brute_force(call, params, x1, x2):
 
 def by_structure(call, params, x1, x2):
     """With the structure of all parameters used, whether that is cheap or not."""
-    network = Network(call, params, eqx.is_inexact_array)
+    network = Network(call, params)
     structure = Structure(network, example_of(x1), frozenset())
     kernels = []
     for i, output in enumerate(structure.outputs):
@@ -81,7 +81,7 @@ def all_kernels(call, reverse_only, params, x1, x2):
     ways = ["jacobian"] if reverse_only else ["jacobian", "vector_products"]
     kernels = {
         way: jax.tree.leaves(
-            eqt.empirical_ntk(call, x1, x2, params, implementation=way)
+            eqt.empirical_ntk(call, x1, x2, params, trace_axes=(), implementation=way)
         )
         for way in ways
     }

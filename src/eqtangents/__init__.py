@@ -11,14 +11,19 @@ from eqtangents._kernel import (
     ntk as ntk,
     ntk_diagonal as ntk_diagonal,
 )
-from eqtangents._linearization import linearize as linearize, taylorize as taylorize
+from eqtangents._linearization import (
+    TaylorFunction as TaylorFunction,
+    TaylorModel as TaylorModel,
+    linearize as linearize,
+    taylorize as taylorize,
+)
 from eqtangents._monte_carlo import (
     monte_carlo as monte_carlo,
     running_monte_carlo as running_monte_carlo,
 )
 from eqtangents.empirical import (
-    EmpiricalKernel as EmpiricalKernel,
     Estimate as Estimate,
+    Explanation as Explanation,
     NTKOperator as NTKOperator,
     empirical_kernel as empirical_kernel,
     empirical_nngp as empirical_nngp,

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._tiles import Entries, Inputs, evaluate, evaluate_diagonal
 from eqtangents.nn import AbstractLayer, Graph, Masked
 from eqtangents.nn._inputs import (
@@ -14,16 +15,6 @@ from eqtangents.nn._inputs import (
     with_equal_edges,
 )
 
-
-class Kernel(eqx.Module):
-    """The two kernels of an infinitely wide network.
-
-    For networks with a readout the axes are those of the examples, `(n1, n2)`; where
-    spatial axes remain, those of both positions follow, `(n1, n2, *size, *size)`.
-    """
-
-    nngp: Float[Array, "*n_and_positions"]
-    ntk: Float[Array, "*n_and_positions"]
 
 
 @eqx.filter_jit

@@ -1,82 +1,132 @@
 """Networks replaced by their Taylor polynomials in the parameters."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeVar, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Inexact, PyTree, UInt
+from jaxtyping import Array, Inexact, PRNGKeyArray, PyTree, UInt
 
+from eqtangents._in_words import check_whole, in_words
+from eqtangents._parameters import (
+    Trainable,
+    call,
+    check_called,
+    check_trained,
+    is_state,
+    marked,
+    missing_state,
+    needs_state,
+    params_of,
+)
 from eqtangents._series import taylor
+from eqtangents._trees import One, difference
 
 
-# Which leaves of a module are trainable: a test of leaves, or a tree of booleans with
-# the module's structure or a prefix of it.
-Trainable: TypeAlias = Callable[[Any], bool] | PyTree[bool]
+Model = TypeVar("Model", bound=Callable[..., Any])
 
 
-class TaylorModel(eqx.Module):
-    """A module replaced by its Taylor polynomial in its trainable leaves.
+class TaylorModel(eqx.Module, Generic[Model]):
+    """A module replaced by its Taylor polynomial in its parameters.
 
-    It is called as the module was. The trainable leaves, `params`, move: optimisers
-    train them as they would train those of the module. The point of expansion and all
-    other leaves stay, and are held where no optimiser, weight decay or cast finds them.
+    It is called as the module was, but without the state, if that was given. The
+    parameters, `params`, move: optimisers train them as they would train those of the
+    module. The point of expansion, the state and all other leaves stay, and are held
+    where no optimiser, weight decay or cast finds them.
     """
 
     params: PyTree[Array]
     center: PyTree
+    state: PyTree
     order: int = eqx.field(static=True)
 
     @property
-    def model(self) -> Any:
+    def model(self) -> Model:
         """The module itself, not expanded, with the parameters as they are now."""
         return eqx.combine(self.params, _released(self.center))
 
+    @overload
+    def __call__(self, x: One, /, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the polynomial; arguments are those of the module."""
-        moving = jax.tree.map(
-            lambda leaf: leaf is not None,
-            self.params,
-            is_leaf=lambda leaf: leaf is None,
-        )
-        start, rest = eqx.partition(_released(self.center), moving)
+        start, rest = eqx.partition(_released(self.center), marked(self.params))
+        given = [node for node in (*args, *kwargs.values()) if is_state(node)]
+        if self.state is None and not given and needs_state(self.model):
+            raise missing_state(self.model)
 
-        def call(params: PyTree[Array]) -> Any:
-            return eqx.combine(params, rest)(*args, **kwargs)
+        def outputs(params: PyTree[Array]) -> Any:
+            model = eqx.combine(params, rest)
+            return call(model, _released(self.state), *args, **kwargs)
 
-        return _expanded(call, start, self.params, self.order)
+        return _expanded(outputs, start, self.params, self.order)
 
 
 class TaylorFunction(eqx.Module):
     """A function of parameters and inputs replaced by a polynomial in the former.
 
-    It is called as the function was, with parameters first. Those that are not
-    floating-point or complex stay as they were at the point of expansion.
+    It is called as the function was, with parameters first, but without the state, if
+    that was given. Those that are not trainable stay as they were at the point of
+    expansion.
     """
 
     function: Callable[..., Any]
-    center: PyTree
+    start: PyTree
+    rest: PyTree
+    state: PyTree
     order: int = eqx.field(static=True)
 
+    @overload
+    def __call__(
+        self, params: PyTree, x: One, /, *, key: PRNGKeyArray | None = None
+    ) -> Array: ...
+    @overload
+    def __call__(self, params: PyTree, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, params: PyTree, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the polynomial; arguments are those of the function."""
-        start, rest = eqx.partition(_released(self.center), eqx.is_inexact_array)
-        params = eqx.filter(params, eqx.is_inexact_array)
+        start, rest = _released(self.start), _released(self.rest)
+        try:
+            moving = eqx.filter(params, marked(start))
+        except ValueError:
+            unlike = difference(params, eqx.combine(start, rest))
+            raise ValueError(
+                f"`params` is {in_words(params)}, which {unlike}, compared with the "
+                "parameters at the point of expansion. Pass a tree like those."
+            ) from None
 
-        def call(params: PyTree[Array]) -> Any:
-            return self.function(eqx.combine(params, rest), *args, **kwargs)
+        def outputs(moved: PyTree[Array]) -> Any:
+            whole = eqx.combine(moved, rest)
+            return call(self.function, _released(self.state), whole, *args, **kwargs)
 
-        return _expanded(call, start, params, self.order)
+        return _expanded(outputs, start, moving, self.order)
 
 
+@overload
+def linearize(
+    model: Model,
+    params: None = None,
+    *,
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+) -> TaylorModel[Model]: ...
+@overload
+def linearize(
+    model: Callable[..., Any],
+    params: PyTree,
+    *,
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+) -> TaylorFunction: ...
 def linearize(
     model: Callable[..., Any],
     params: PyTree | None = None,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-) -> TaylorModel | TaylorFunction:
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+) -> TaylorModel[Any] | TaylorFunction:
     r"""The network that is linear in its parameters, tangent to a given one.
 
     $$f^{\mathrm{lin}}_\theta(x) = f_{\theta_0}(x)
@@ -89,16 +139,35 @@ def linearize(
 
     **Source:** Lee et al. 2019, arXiv:1902.06720.
     """
-    return taylorize(model, 1, params, trainable=trainable)
+    return taylorize(model, 1, params, trainable=trainable, state=state)
 
 
+@overload
+def taylorize(
+    model: Model,
+    order: int,
+    params: None = None,
+    *,
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+) -> TaylorModel[Model]: ...
+@overload
+def taylorize(
+    model: Callable[..., Any],
+    order: int,
+    params: PyTree,
+    *,
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+) -> TaylorFunction: ...
 def taylorize(
     model: Callable[..., Any],
     order: int,
     params: PyTree | None = None,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-) -> TaylorModel | TaylorFunction:
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+) -> TaylorModel[Any] | TaylorFunction:
     r"""The network that is a polynomial in its parameters, tangent to a given one.
 
     $$f^{(d)}_\theta(x) = \sum_{k=0}^d \frac{1}{k!}
@@ -111,9 +180,14 @@ def taylorize(
         are given, a function `f(params, ...)`.
     - `order`: the degree $d$; 0 is the network as it is, 1 linear in its parameters.
     - `params`: the parameters $\theta_0$ of a function.
-    - `trainable`: which leaves of a module are parameters: a test of leaves, or a tree
-        of booleans. Of those it picks, floating-point and complex arrays are; all
-        others stay fixed. Parameters of a function are all of its `params`.
+    - `trainable`: which leaves of the module, or of `params`, are parameters: a test of
+        leaves, or a tree of booleans. Of those it picks, floating-point and complex
+        arrays are; all others stay fixed. By default all are but hyperparameters of
+        layers of `eqtangents.nn`, such as a `weight_std` that is an array;
+        `eqx.is_inexact_array` picks these too.
+    - `state`: of a model with state, that of its layers, as came from
+        `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, with
+        this state always, and what it makes of the state is dropped.
 
     **Returns:** a `TaylorModel` that is called as the module is, and holds the
     parameters that move; for a function a `TaylorFunction`, called as the function is.
@@ -124,68 +198,58 @@ def taylorize(
     outputs = jax.vmap(tangent)(xs)  # those of the model, until `tangent` is trained
     ```
 
-    **Raises:** `ValueError` if the order is negative, if there is nothing to train, or
-    if what is given cannot be called.
+    **Raises:** `ValueError` if the order is negative, if there is nothing to train, if
+    what is given cannot be called, or has state that is not given; `TypeError` if an
+    argument is of another kind.
 
     **Cost:** polynomial in the order: layers pay a few times `order`, products of two
     activations and nonlinearities its square, and rarely its cube.
 
     **Source:** Bai et al. 2020, arXiv:2002.04010.
     """
-    if order < 0:
-        raise ValueError(
-            f"`order` is {order}, but the degree of a polynomial must not be negative. "
-            "1 gives the linearized network, 0 the network as it is."
-        )
-    if not callable(model):
-        raise ValueError(
-            f"`model` is a {type(model).__name__}, which cannot be called. Give a "
-            "module, or a function of parameters and inputs together with `params`."
-        )
-    start = params_of(model, trainable) if params is None else params
-    if not jax.tree.leaves(eqx.filter(start, eqx.is_inexact_array)):
-        raise ValueError(nothing_trainable(model, params))
-    if params is None:
-        return TaylorModel(start, _fixed(model), order)
-    return TaylorFunction(model, _fixed(params), order)
-
-
-def params_of(model: Any, trainable: Trainable) -> PyTree[Array]:
-    """The parameters of a module, with `None` in place of its other leaves."""
-    return eqx.filter(eqx.filter(model, trainable), eqx.is_inexact_array)
-
-
-def nothing_trainable(model: Any, params: PyTree | None) -> str:
-    """What to say of a network without parameters."""
-    if params is not None:
-        return (
-            "`params` has no floating-point or complex arrays, so there is nothing to "
-            "differentiate in. Convert integer parameters, or check the argument order."
-        )
-    return (
-        f"No leaf of the {type(model).__name__} is trainable: `trainable` must pick at "
-        "least one floating-point or complex array. A network of `eqtangents.nn` has "
-        "parameters after `init`; for a plain function pass its `params`."
+    order = check_whole(
+        "order",
+        order,
+        0,
+        "the degree of a polynomial must not be negative. 1 gives the linearized "
+        "network, 0 the network as it is.",
     )
+    # Without its state here, a model may still be called with it later.
+    check_called(model, model if params is None else params, state)
+    whole = model if params is None else params
+    start = params_of(whole, trainable)
+    check_trained(model, params, start)
+    if params is None:
+        return TaylorModel(start, _fixed(model), _fixed(state), order)
+    rest = eqx.filter(params, marked(start), inverse=True)
+    return TaylorFunction(model, _fixed(start), _fixed(rest), _fixed(state), order)
 
 
 def _expanded(
-    call: Callable[[PyTree[Array]], Any],
+    outputs: Callable[[PyTree[Array]], Any],
     start: PyTree[Array],
     params: PyTree[Array],
     order: int,
 ) -> Any:
-    """The polynomial of `call` around `start`, at `params`."""
-    if jax.tree.structure(start) != jax.tree.structure(params):
+    """The polynomial of `outputs` around `start`, at `params`."""
+    if unlike := difference(params, start):
         raise ValueError(
-            f"The parameters are now a {jax.tree.structure(params)}, but were a "
-            f"{jax.tree.structure(start)} at the point of expansion."
+            f"The tree of parameters now {unlike}, compared with that at the point of "
+            "expansion. Change values alone."
         )
+    for now, before in zip(
+        jax.tree.leaves(params), jax.tree.leaves(start), strict=True
+    ):
+        if jnp.shape(now) != before.shape:
+            raise ValueError(
+                f"A parameter now has shape {jnp.shape(now)}, but had {before.shape} "
+                "at the point of expansion. Change values alone."
+            )
     step = jax.tree.map(lambda a, b: a - b, params, start)
     static = []
 
     def arrays(params: PyTree[Array]) -> PyTree[Array]:
-        found, rest = eqx.partition(call(params), eqx.is_array)
+        found, rest = eqx.partition(outputs(params), eqx.is_array)
         static.append(rest)
         return found
 

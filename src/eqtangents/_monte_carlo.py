@@ -1,7 +1,7 @@
 """Kernels by sampling networks of finite width."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack, get_args, overload
 
 import equinox as eqx
 import jax
@@ -10,32 +10,104 @@ import jax.random as jr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
-from eqtangents._linearization import Trainable
-from eqtangents.empirical import EmpiricalKernel, Estimate, empirical_kernel
-from eqtangents.empirical._network import size_of
-from eqtangents.nn import AbstractLayer
+from eqtangents._in_words import check_choice, check_key, check_whole, in_words
+from eqtangents._kernel_pair import Kernel
+from eqtangents._parameters import (
+    Trainable,
+    check_trained,
+    is_network,
+    is_state,
+    marked,
+    params_of,
+)
+from eqtangents._trees import Batch, One, Tree
+from eqtangents.empirical import (
+    Estimate,
+    empirical_kernel,
+    empirical_nngp,
+    empirical_ntk,
+)
+from eqtangents.empirical._batches import checked_axes, checked_batches, size_of
+from eqtangents.nn import AbstractLayer, Graph, Masked
 from eqtangents.nn._inputs import is_signal, values_of
 from eqtangents.nn._layer import Example
 
 
-Batch: TypeAlias = PyTree[Shaped[Array, "..."]]
+Net: TypeAlias = AbstractLayer | Callable[[PRNGKeyArray], Any]
+Kernels: TypeAlias = Literal["both", "nngp", "ntk"]
 
 
+class _Options(TypedDict, total=False):
+    """What is compared, and how the samples are taken."""
+
+    trainable: Trainable
+    trace_axes: int | Sequence[int] | None
+    diagonal_axes: int | Sequence[int]
+    batch_size: int
+    mesh: Mesh | None
+    progress: Callable[[int], None] | None
+
+
+@overload
 def monte_carlo(
-    net: AbstractLayer | Callable[[PRNGKeyArray], Any],
+    net: Net,
+    x1: One | Masked | Graph,
+    x2: One | Masked | Graph | None,
+    key: PRNGKeyArray,
+    n_samples: int,
+    *,
+    kernels: Literal["both"] = "both",
+    **options: Unpack[_Options],
+) -> Estimate[Kernel]: ...
+@overload
+def monte_carlo(
+    net: Net,
+    x1: One | Masked | Graph,
+    x2: One | Masked | Graph | None,
+    key: PRNGKeyArray,
+    n_samples: int,
+    *,
+    kernels: Literal["nngp", "ntk"],
+    **options: Unpack[_Options],
+) -> Estimate[Array]: ...
+@overload
+def monte_carlo(
+    net: Net,
     x1: Batch,
     x2: Batch | None,
     key: PRNGKeyArray,
     n_samples: int,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-    trace_axes: Sequence[int] = (0,),
-    diagonal_axes: Sequence[int] = (),
+    kernels: Literal["both"] = "both",
+    **options: Unpack[_Options],
+) -> Estimate[Tree[Kernel]]: ...
+@overload
+def monte_carlo(
+    net: Net,
+    x1: Batch,
+    x2: Batch | None,
+    key: PRNGKeyArray,
+    n_samples: int,
+    *,
+    kernels: Literal["nngp", "ntk"],
+    **options: Unpack[_Options],
+) -> Estimate[Tree[Array]]: ...
+def monte_carlo(
+    net: Net,
+    x1: Batch,
+    x2: Batch | None,
+    key: PRNGKeyArray,
+    n_samples: int,
+    *,
+    kernels: Kernels = "both",
+    trainable: Trainable = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
     batch_size: int = 1,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Estimate:
-    r"""Both kernels of a network, averaged over random parameters.
+) -> Estimate[Any]:
+    r"""The kernels of a network, averaged over random parameters.
 
     As the network gets wider they approach `eqtangents.kernel`, which they agree with
     in shape, at the rate of one over the square root of width and samples.
@@ -43,29 +115,37 @@ def monte_carlo(
     **Arguments:**
 
     - `net`: a network of `eqtangents.nn`, or any function of a key that returns a
-        module, initialised.
+        module, initialised, or a pair of a module and its state, as from
+        `eqx.nn.make_with_state`.
     - `x1`, `x2`: batches, as for `eqtangents.kernel` or `eqtangents.empirical_ntk`;
         `None` for `x1` again, in the same passes: what a `Dropout` drops is drawn once
         for each example of a batch.
     - `key`: draws the parameters. The same key gives the same samples, whatever the
         batch size.
     - `n_samples`: how many networks to draw, at least 2.
+    - `kernels`: `"both"`, or `"nngp"` or `"ntk"` alone. The first needs no derivative
+        and costs far less.
     - `trainable`, `trace_axes`, `diagonal_axes`: as for `eqtangents.empirical_ntk`; by
         default averaged over the channels.
     - `batch_size`: how many networks to evaluate at a time, on each device.
     - `mesh`: devices to spread them over, along all of its axes.
     - `progress`: is called with the number of samples drawn, after each batch.
 
-    **Returns:** an `Estimate`: `mean` and `standard_error` are `EmpiricalKernel`s.
+    **Returns:** an `Estimate`, whose `mean` and `standard_error` are each an
+    `eqtangents.Kernel`, or the array that was asked for; of a network with several
+    outputs trees of them.
 
-    **Raises:** `ValueError` if there are fewer than 2 samples, or the batch is empty.
+    **Raises:** `ValueError` if there are fewer than 2 samples; `TypeError` if an
+    argument is of another kind.
     """
+    count = check_whole("n_samples", n_samples, *_AT_LEAST)
     (last,) = running_monte_carlo(
         net,
         x1,
         x2,
         key,
-        [n_samples],
+        [count],
+        kernels=kernels,
         trainable=trainable,
         trace_axes=trace_axes,
         diagonal_axes=diagonal_axes,
@@ -76,33 +156,113 @@ def monte_carlo(
     return last
 
 
+@overload
 def running_monte_carlo(
-    net: AbstractLayer | Callable[[PRNGKeyArray], Any],
+    net: Net,
+    x1: One | Masked | Graph,
+    x2: One | Masked | Graph | None,
+    key: PRNGKeyArray,
+    n_samples: Iterable[int],
+    *,
+    kernels: Literal["both"] = "both",
+    **options: Unpack[_Options],
+) -> Iterator[Estimate[Kernel]]: ...
+@overload
+def running_monte_carlo(
+    net: Net,
+    x1: One | Masked | Graph,
+    x2: One | Masked | Graph | None,
+    key: PRNGKeyArray,
+    n_samples: Iterable[int],
+    *,
+    kernels: Literal["nngp", "ntk"],
+    **options: Unpack[_Options],
+) -> Iterator[Estimate[Array]]: ...
+@overload
+def running_monte_carlo(
+    net: Net,
     x1: Batch,
     x2: Batch | None,
     key: PRNGKeyArray,
     n_samples: Iterable[int],
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-    trace_axes: Sequence[int] = (0,),
-    diagonal_axes: Sequence[int] = (),
+    kernels: Literal["both"] = "both",
+    **options: Unpack[_Options],
+) -> Iterator[Estimate[Tree[Kernel]]]: ...
+@overload
+def running_monte_carlo(
+    net: Net,
+    x1: Batch,
+    x2: Batch | None,
+    key: PRNGKeyArray,
+    n_samples: Iterable[int],
+    *,
+    kernels: Literal["nngp", "ntk"],
+    **options: Unpack[_Options],
+) -> Iterator[Estimate[Tree[Array]]]: ...
+def running_monte_carlo(
+    net: Net,
+    x1: Batch,
+    x2: Batch | None,
+    key: PRNGKeyArray,
+    n_samples: Iterable[int],
+    *,
+    kernels: Kernels = "both",
+    trainable: Trainable = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
     batch_size: int = 1,
     mesh: Mesh | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Iterator[Estimate]:
+) -> Iterator[Estimate[Any]]:
     """Estimates after some numbers of samples, the later ones from all before.
 
     Arguments and errors are those of `eqtangents.monte_carlo`, but for `n_samples`: at
     which numbers of samples to give an estimate, in any order.
     """
-    counts = sorted({*n_samples})
-    if not counts or counts[0] < 2:
-        raise ValueError(
-            f"`n_samples` is {counts}, but a standard error needs at least 2 samples."
+    _check_net(net, x1, key)
+    x1, x2 = checked_batches(x1, x2)
+    check_key("key", key)
+    if not isinstance(n_samples, Iterable):
+        raise TypeError(
+            f"`n_samples` is {in_words(n_samples)}, but must be several numbers of "
+            "samples, `[10, 100]` say. For one, use `eqtangents.monte_carlo`."
         )
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` is {batch_size}, but must be at least 1.")
-    axes = (tuple(trace_axes), tuple(diagonal_axes))
+    counts = sorted({check_whole("n_samples", n, *_AT_LEAST) for n in n_samples})
+    if not counts:
+        raise ValueError(
+            "`n_samples` is empty, but must have at least one number of samples."
+        )
+    size = check_whole("batch_size", batch_size, 1, "must be at least 1.")
+    check_choice("kernels", kernels, get_args(Kernels))
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"`mesh` is {in_words(mesh)}, but must be a mesh of devices, "
+            "`jax.make_mesh((2,), ('samples',))` say."
+        )
+    if progress is not None and not callable(progress):
+        raise TypeError(
+            f"`progress` is {in_words(progress)}, but must be a function of the number "
+            "of samples drawn, `print` say."
+        )
+    traced = checked_axes("trace_axes", trace_axes)
+    axes = (traced, checked_axes("diagonal_axes", diagonal_axes) or ())
+    sampled = lambda keys: _sampled(net, x1, x2, keys, trainable, kernels, axes)
+    return _estimates(sampled, key, counts, size, mesh, progress)
+
+
+_AT_LEAST = (2, "a standard error needs at least 2 samples.")
+
+
+def _estimates(
+    sampled: Callable[[PRNGKeyArray], Any],
+    key: PRNGKeyArray,
+    counts: list[int],
+    batch_size: int,
+    mesh: Mesh | None,
+    progress: Callable[[int], None] | None,
+) -> Iterator[Estimate[Any]]:
+    """One after each count of samples."""
     keys = jr.split(key, counts[-1])
     at_a_time = batch_size * (1 if mesh is None else mesh.size)
     moments, drawn = None, 0
@@ -115,8 +275,7 @@ def running_monte_carlo(
                 devices = Mesh(mesh.devices, mesh.axis_names)
                 over = NamedSharding(devices, PartitionSpec(mesh.axis_names))
                 some = jax.device_put(some, over)
-            found = _sampled(net, x1, x2, some, trainable, axes)
-            moments = _merged(moments, found, drawn)
+            moments = _merged(moments, sampled(some), drawn)
             drawn = stop
             if progress is not None:
                 progress(drawn)
@@ -126,37 +285,79 @@ def running_monte_carlo(
         yield Estimate(mean, jax.tree.map(lambda s, c=scale: jnp.sqrt(c * s), squares))
 
 
+def _check_net(net: Any, x1: Any, key: Any) -> None:
+    """Raise `TypeError` unless networks can be drawn from this."""
+    if isinstance(net, AbstractLayer):
+        return
+    if isinstance(net, type) or not callable(net):
+        if is_network(x1):
+            instead = "`net` and `x1` seem to be swapped: the network comes first."
+        elif isinstance(net, type):
+            instead = (
+                f"Give an instance, or a function `lambda key: {net.__name__}(...)`."
+            )
+        elif isinstance(net, list | tuple):
+            instead = "Make it one network, by `nn.Sequential([...])`."
+        else:
+            instead = "Write `lambda key: ...`."
+        raise TypeError(
+            f"`net` is {in_words(net)}, but must be a network of `eqtangents.nn`, or a "
+            f"function of a key that returns a module. {instead}"
+        )
+    holds_arrays = bool(jax.tree.leaves(eqx.filter(net, eqx.is_array)))
+    if holds_arrays and not isinstance(net, eqx.Partial):
+        try:
+            eqx.filter_eval_shape(net, key)
+        except Exception as error:
+            raise TypeError(_drawn_already(net)) from error
+
+
+def _drawn_already(net: Any) -> str:
+    name = type(net).__name__
+    return (
+        f"`net` is {in_words(net)} with the parameters it has, but samples draw them "
+        f"anew. Pass a function of a key, `lambda key: {name}(..., key=key)`; the "
+        "kernels at these parameters are `eqtangents.empirical_kernel(model, x1, x2)`."
+    )
+
+
 @eqx.filter_jit
 def _sampled(
-    net: AbstractLayer | Callable[[PRNGKeyArray], Any],
+    net: Net,
     x1: Batch,
     x2: Batch | None,
     keys: Shaped[Array, "..."],
     trainable: Trainable,
-    axes: tuple[tuple[int, ...], tuple[int, ...]],
-) -> EmpiricalKernel:
+    kernels: Kernels,
+    axes: tuple[tuple[int, ...] | None, tuple[int, ...]],
+) -> PyTree:
     """Kernels of one network for each key."""
+    trace_axes, diagonal_axes = axes
 
-    def one(key: PRNGKeyArray) -> EmpiricalKernel:
+    def one(key: PRNGKeyArray) -> PyTree:
         draw_key, *pass_keys = jr.split(key, 3)
-        model, which = _drawn(net, x1, draw_key), trainable
-        one1, one2 = x1, x2
+        model, state = _drawn(net, x1, draw_key)
+        which, one1, one2 = trainable, x1, x2
         if isinstance(model, AbstractLayer):
+            if kernels != "nngp":
+                params = params_of(model, trainable)
+                check_trained(model, None, params)
+                which = _Pass(marked(params))
             # Each example passes through it once, on its own.
             model = _Pass(model)
-            which = trainable if callable(trainable) else _Pass(trainable)
             one1, one2 = (
                 None if x is None else (x, jr.split(k, size_of(x)))
                 for x, k in zip((x1, x2), pass_keys, strict=True)
             )
-        return empirical_kernel(
-            model,
-            one1,
-            one2,
-            trainable=which,
-            trace_axes=axes[0],
-            diagonal_axes=axes[1],
-        )
+        options = {
+            "state": state,
+            "trace_axes": trace_axes,
+            "diagonal_axes": diagonal_axes,
+        }
+        if kernels == "nngp":
+            return empirical_nngp(model, one1, one2, **options)
+        kernel = empirical_ntk if kernels == "ntk" else empirical_kernel
+        return kernel(model, one1, one2, trainable=which, **options)
 
     return jax.vmap(one)(keys)
 
@@ -168,21 +369,30 @@ class _Pass(eqx.Module):
 
     def __call__(self, x_and_key: tuple[Example, PRNGKeyArray]) -> PyTree[Array]:
         x, key = x_and_key
-        return jax.tree.map(values_of, self.net(x, key=key), is_leaf=is_signal)
+        return self.net(x, key=key)
 
 
-def _drawn(
-    net: AbstractLayer | Callable[[PRNGKeyArray], Any], x1: Batch, key: PRNGKeyArray
-) -> Any:
-    if not isinstance(net, AbstractLayer):
-        return net(key)
-    shape_of_one = lambda x: values_of(x).shape[1:]
-    return net.init(jax.tree.map(shape_of_one, x1, is_leaf=is_signal), key=key)
+def _drawn(net: Net, x1: Batch, key: PRNGKeyArray) -> tuple[Any, eqx.nn.State | None]:
+    """A network, and its state."""
+    if isinstance(net, AbstractLayer):
+        shape_of_one = lambda x: values_of(x).shape[1:]
+        return net.init(
+            jax.tree.map(shape_of_one, x1, is_leaf=is_signal), key=key
+        ), None
+    found = net(key)
+    if isinstance(found, tuple) and len(found) == 2 and is_state(found[1]):
+        return found
+    if not is_network(found):
+        raise TypeError(
+            f"`net` returned {in_words(found)} for a key, but must return a module "
+            "that takes one example, or a pair of one and its state."
+        )
+    return found, None
 
 
 @eqx.filter_jit
 def _merged(
-    moments: tuple[Any, Any] | None, found: EmpiricalKernel, drawn: int
+    moments: tuple[Any, Any] | None, found: PyTree, drawn: int
 ) -> tuple[Any, Any]:
     """Mean and sum of squared deviations, with new samples.
 

@@ -5,10 +5,11 @@ from typing import Literal, TypeAlias
 
 from jaxtyping import Array, PyTree
 
+from eqtangents.empirical._batches import example_of, size_of
 from eqtangents.empirical._compute import tile_of
 from eqtangents.empirical._contraction import Rows
 from eqtangents.empirical._cost import Cost, Costs
-from eqtangents.empirical._network import Network, example_of, size_of
+from eqtangents.empirical._network import Network
 from eqtangents.empirical._pairing import Pairing
 from eqtangents.empirical._structure import Structure
 

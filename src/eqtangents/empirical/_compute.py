@@ -9,8 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from eqtangents.empirical._batches import size_of
 from eqtangents.empirical._contraction import Rows
-from eqtangents.empirical._network import Network, size_of
+from eqtangents.empirical._network import Network
 from eqtangents.empirical._pairing import Pairing
 from eqtangents.empirical._structure import Structure
 

@@ -1,67 +1,82 @@
 """Kernels of networks at the parameters they have."""
 
-import operator
 from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import Any
+from typing import Any, TypedDict, TypeVar, Unpack, get_args, overload
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree, Shaped
+from jaxtyping import Array, PyTree
 
-from eqtangents._linearization import Trainable
-from eqtangents.empirical._choice import (
-    Candidate,
-    Explanation,
-    Implementation,
-    candidates,
-    chosen,
+from eqtangents._in_words import check_choice, check_whole
+from eqtangents._kernel_pair import Kernel
+from eqtangents._parameters import Trainable
+from eqtangents._trees import Batch, One, Tree
+from eqtangents.empirical._batches import checked_axes, checked_batches
+from eqtangents.empirical._choice import Explanation, Implementation
+from eqtangents.empirical._evaluate import (
+    Options,
+    explanations,
+    is_terms,
+    products,
+    tangent_terms,
 )
-from eqtangents.empirical._compute import from_products, from_rows
-from eqtangents.empirical._network import (
-    Network,
-    check_alike,
-    count_examples,
-    example_of,
-    parameter_names,
-    size_of,
-)
-from eqtangents.empirical._pairing import Pairing, pairing
+from eqtangents.empirical._network import Network, checked
 
 
-Batch = PyTree[Shaped[Array, "..."]]
+class _Outputs(TypedDict, total=False):
+    """Which outputs are compared, and the state of the layers."""
+
+    state: eqx.nn.State | None
+    trace_axes: int | Sequence[int] | None
+    diagonal_axes: int | Sequence[int]
 
 
-class EmpiricalKernel(eqx.Module):
-    """The two kernels of a network at the parameters it has.
+class _Parts(_Outputs, total=False):
+    """What is differentiated in, and how much at a time."""
 
-    Axes are those of examples, then of outputs, `(n1, n2, *outputs1, *outputs2)`; of a
-    network with several outputs each is a tree of kernels, one for each output.
-    """
-
-    nngp: PyTree[Float[Array, "..."]]
-    ntk: PyTree[Float[Array, "..."]]
+    trainable: Trainable
+    chunk_size: int | None
 
 
-class _Terms(eqx.Module):
-    """What parts of the parameters contribute to a kernel."""
+class _Ways(_Parts, total=False):
+    """And how."""
 
-    arrays: list[Array]
+    implementation: Implementation
 
 
+Model = TypeVar("Model", bound=Callable[..., Any])
+Whole = TypeVar("Whole")
+
+
+@overload
+def empirical_ntk(
+    model: Callable[..., Any],
+    x1: One,
+    x2: One | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Ways],
+) -> Array: ...
+@overload
+def empirical_ntk(
+    model: Callable[..., Any],
+    x1: Batch,
+    x2: Batch | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Ways],
+) -> Tree[Array]: ...
 def empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
     params: PyTree | None = None,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-    trace_axes: Sequence[int] = (),
-    diagonal_axes: Sequence[int] = (),
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
-) -> PyTree[Float[Array, "..."]]:
+) -> Tree[Array]:
     r"""The neural tangent kernel of one network, at the parameters it has.
 
     $$\Theta_{iajb} = \sum_p \partial_{\theta_p} f_a(x_i)\,
@@ -70,18 +85,26 @@ def empirical_ntk(
     **Arguments:**
 
     - `model`: a module that maps one example; or, if `params` are given, a function
-        `f(params, example)`. It is mapped over the examples of a batch. For a function
-        that mixes examples, take the whole batch as one example, `x[None]`.
+        `f(params, example)`. It is mapped over the examples of a batch. A function
+        that mixes the rows of a batch cannot be told from one of single examples: for
+        it, take the whole batch as one example, `x[None]`.
     - `x1`, `x2`: batches, with a leading axis of examples: arrays, or trees of them (an
         example with its random key, say). Without `x2`, of `x1` with itself.
-    - `params`: the parameters of a function: a tree whose floating-point and complex
-        arrays are differentiated in. A complex one counts as two real ones.
-    - `trainable`: which leaves of a module are parameters: a test of leaves, or a tree
-        of booleans. In networks of `eqtangents.nn`, hyperparameters that are arrays are
-        leaves like others.
+    - `params`: the parameters of a function, a tree. A complex one counts as two real
+        ones.
+    - `trainable`: which leaves of the module, or of `params`, are differentiated in: a
+        test of leaves, or a tree of booleans. Of those it picks, floating-point and
+        complex arrays are. By default all are but hyperparameters of layers of
+        `eqtangents.nn`, such as a `weight_std` that is an array, in which
+        `eqtangents.ntk` does not differentiate either; `eqx.is_inexact_array` picks
+        these too.
+    - `state`: of a model with state, that of its layers, as came from
+        `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, and
+        what it makes of the state is dropped.
     - `trace_axes`: axes of one example's output over which to average the diagonal; the
-        kernel does not have them. `trace_axes=(0,)` (the channels) gives what
-        approaches `eqtangents.ntk` for wide networks of `eqtangents.nn`.
+        kernel does not have them. By default the first one, the channels, if there is
+        one that is not diagonal: what approaches `eqtangents.ntk` for wide networks.
+        `()` for all pairs of outputs.
     - `diagonal_axes`: axes of which only equal indices are compared.
     - `implementation`: how. `"jacobian"` contracts Jacobians; `"structured"` uses how
         parameters enter, layer by layer where that is cheaper; `"vector_products"`
@@ -96,39 +119,58 @@ def empirical_ntk(
     without traced and diagonal axes; for several outputs a tree of them, each output
     with itself.
 
-    **Raises:** `ValueError` if there is nothing to train, the batches do not fit each
-    other, an axis does not exist or is named twice, or the outputs are complex.
+    **Raises:** `ValueError` if there is nothing to train, a model has state that is not
+    given, the batches do not fit each other, an axis does not exist or is named twice,
+    the outputs are complex, or the network has a loop without derivative; `TypeError`
+    if an argument is of another kind.
 
     **Cost:** see `eqtangents.explain_empirical_ntk`.
 
     **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2022,
     arXiv:2206.08720.
     """
-    network = Network(model, params, trainable)
-    found = _terms(
-        network,
-        *checked_batches(x1, x2),
-        tuple(trace_axes),
-        tuple(diagonal_axes),
-        implementation,
-        _checked(chunk_size),
-    )
-    return jax.tree.map(
-        lambda terms: reduce(operator.add, terms.arrays), found, is_leaf=_is_terms
-    )
+    options = _options(trace_axes, diagonal_axes, implementation, chunk_size)
+    found = tangent_terms(*_taken(model, x1, x2, params, trainable, state), options)
+    return jax.tree.map(lambda terms: terms.total, found, is_leaf=is_terms)
 
 
+@overload
+def empirical_ntk_by_leaf(
+    model: Model,
+    x1: Batch,
+    x2: Batch | None = None,
+    params: None = None,
+    **options: Unpack[_Parts],
+) -> Model: ...
+@overload
+def empirical_ntk_by_leaf(
+    model: Callable[..., Any],
+    x1: Batch,
+    x2: Batch | None,
+    params: Whole,
+    **options: Unpack[_Parts],
+) -> Whole: ...
+@overload
+def empirical_ntk_by_leaf(
+    model: Callable[..., Any],
+    x1: Batch,
+    x2: Batch | None = None,
+    *,
+    params: Whole,
+    **options: Unpack[_Parts],
+) -> Whole: ...
 def empirical_ntk_by_leaf(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
     params: PyTree | None = None,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-    trace_axes: Sequence[int] = (),
-    diagonal_axes: Sequence[int] = (),
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
     chunk_size: int | None = None,
-) -> PyTree[Float[Array, "..."]]:
+) -> Any:
     """What each parameter contributes to the neural tangent kernel, in one pass.
 
     Arguments and errors are those of `eqtangents.empirical_ntk`.
@@ -136,31 +178,41 @@ def empirical_ntk_by_leaf(
     **Returns:** a tree with the structure of the parameters, a kernel (for several
     outputs a tree of them) for each. A layer's is the sum over its leaves.
     """
-    network = Network(model, params, trainable)
-    found = _terms(
-        network,
-        *checked_batches(x1, x2),
-        tuple(trace_axes),
-        tuple(diagonal_axes),
-        "structured",
-        _checked(chunk_size),
-    )
-    outputs, treedef = jax.tree.flatten(found, is_leaf=_is_terms)
+    options = _options(trace_axes, diagonal_axes, "structured", chunk_size)
+    network, x1, x2 = _taken(model, x1, x2, params, trainable, state)
+    found = tangent_terms(network, x1, x2, options)
+    outputs, treedef = jax.tree.flatten(found, is_leaf=is_terms)
     by_leaf = zip(*(terms.arrays for terms in outputs), strict=True)
     leaves = list(map(treedef.unflatten, by_leaf))
     return jax.tree.unflatten(jax.tree.structure(network.params), leaves)
 
 
-@eqx.filter_jit
+@overload
+def empirical_nngp(
+    model: Callable[..., Any],
+    x1: One,
+    x2: One | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Outputs],
+) -> Array: ...
+@overload
+def empirical_nngp(
+    model: Callable[..., Any],
+    x1: Batch,
+    x2: Batch | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Outputs],
+) -> Tree[Array]: ...
 def empirical_nngp(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
     params: PyTree | None = None,
     *,
-    trace_axes: Sequence[int] = (),
-    diagonal_axes: Sequence[int] = (),
-) -> PyTree[Float[Array, "..."]]:
+    state: eqx.nn.State | None = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
+) -> Tree[Array]:
     r"""Products of the outputs of one network, at the parameters it has.
 
     $$K_{iajb} = f_a(x_i)\, \overline{f_b(x'_j)}$$
@@ -169,38 +221,53 @@ def empirical_nngp(
     of `eqtangents.nngp`. Arguments, result and errors are those of
     `eqtangents.empirical_ntk`.
     """
-    x1, x2 = checked_batches(x1, x2)
-    function = model if params is None else jax.tree_util.Partial(model, params)
-    outputs1 = jax.vmap(function)(x1)
-    outputs2 = outputs1 if x2 is None else jax.vmap(function)(x2)
-
-    def of(one: Array, other: Array) -> Array:
-        found = pairing(one.shape[1:], trace_axes, diagonal_axes)
-        rows = found.grouped(one), found.grouped(other)
-        products = jnp.einsum("idtf,jdtg->ijdfg", rows[0], jnp.conj(rows[1]))
-        return found.assembled(products)
-
-    return jax.tree.map(of, outputs1, outputs2)
+    checked(model, params, state, x1)
+    whole, function = (model, None) if params is None else (params, model)
+    options = _options(trace_axes, diagonal_axes)
+    return products((whole, function, state), *checked_batches(x1, x2), options)
 
 
+@overload
+def empirical_kernel(
+    model: Callable[..., Any],
+    x1: One,
+    x2: One | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Ways],
+) -> Kernel: ...
+@overload
+def empirical_kernel(
+    model: Callable[..., Any],
+    x1: Batch,
+    x2: Batch | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Ways],
+) -> Tree[Kernel]: ...
 def empirical_kernel(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
     params: PyTree | None = None,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-    trace_axes: Sequence[int] = (),
-    diagonal_axes: Sequence[int] = (),
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
-) -> EmpiricalKernel:
+) -> Tree[Kernel]:
     """Both kernels of one network, at the parameters it has.
 
     Arguments and errors are those of `eqtangents.empirical_ntk`.
+
+    **Returns:** an `eqtangents.Kernel`, as predictors take it; for several outputs a
+    tree of them.
     """
-    axes = {"trace_axes": trace_axes, "diagonal_axes": diagonal_axes}
-    nngp = empirical_nngp(model, x1, x2, params, **axes)
+    outputs: _Outputs = {
+        "state": state,
+        "trace_axes": trace_axes,
+        "diagonal_axes": diagonal_axes,
+    }
     ntk = empirical_ntk(
         model,
         x1,
@@ -209,23 +276,41 @@ def empirical_kernel(
         trainable=trainable,
         implementation=implementation,
         chunk_size=chunk_size,
-        **axes,
+        **outputs,
     )
-    return EmpiricalKernel(nngp, ntk)
+    nngp = empirical_nngp(model, x1, x2, params, **outputs)
+    return jax.tree.map(Kernel, nngp, ntk)
 
 
+@overload
+def explain_empirical_ntk(
+    model: Callable[..., Any],
+    x1: One,
+    x2: One | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Ways],
+) -> Explanation: ...
+@overload
+def explain_empirical_ntk(
+    model: Callable[..., Any],
+    x1: Batch,
+    x2: Batch | None = None,
+    params: PyTree | None = None,
+    **options: Unpack[_Ways],
+) -> Tree[Explanation]: ...
 def explain_empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
     params: PyTree | None = None,
     *,
-    trainable: Trainable = eqx.is_inexact_array,
-    trace_axes: Sequence[int] = (),
-    diagonal_axes: Sequence[int] = (),
+    trainable: Trainable = None,
+    state: eqx.nn.State | None = None,
+    trace_axes: int | Sequence[int] | None = None,
+    diagonal_axes: int | Sequence[int] = (),
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
-) -> PyTree[Explanation]:
+) -> Tree[Explanation]:
     """How `eqtangents.empirical_ntk` would compute a kernel, and what it would cost.
 
     Costs are estimated from shapes: floating-point operations and bytes moved, taken
@@ -236,90 +321,40 @@ def explain_empirical_ntk(
 
     **Returns:** an `Explanation` to print; for several outputs a tree of them.
     """
-    network = Network(model, params, trainable)
-    x1, x2 = checked_batches(x1, x2)
-    outputs, treedef = _outputs(network, x1)
-    explanations = []
-    for output in outputs:
-        found = pairing(output.shape, trace_axes, diagonal_axes)
-        ways = candidates(network, x1, x2, found, _checked(chunk_size))
-        picked = chosen(ways, implementation)
-        explanations.append(Explanation(parameter_names(network), ways, picked))
-    return treedef.unflatten(explanations)
+    options = _options(trace_axes, diagonal_axes, implementation, chunk_size)
+    return explanations(*_taken(model, x1, x2, params, trainable, state), options)
 
 
-@eqx.filter_jit
-def _terms(
-    network: Network,
+def _taken(
+    model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None,
-    trace_axes: tuple[int, ...],
-    diagonal_axes: tuple[int, ...],
-    implementation: Implementation,
-    chunk_size: int | None,
-) -> PyTree[_Terms]:
-    """Contributions to the kernel of each output, by parameter where they are known."""
-    outputs, treedef = _outputs(network, x1)
-    found = []
-    for i, output in enumerate(outputs):
-        paired = pairing(output.shape, trace_axes, diagonal_axes)
-        ways = candidates(network, x1, x2, paired, chunk_size)
-        way = chosen(ways, implementation)
-        terms = _computed(network, x1, x2, i, paired, way)
-        found.append(
-            _Terms([paired.assembled(term).astype(output.dtype) for term in terms])
+    params: PyTree | None,
+    trainable: Trainable,
+    state: eqx.nn.State | None,
+) -> tuple[Network, Batch, Batch | None]:
+    """The network and both batches, checked."""
+    checked(model, params, state, x1)
+    network = Network(model, params, trainable, state)
+    return network, *checked_batches(x1, x2)
+
+
+def _options(
+    trace_axes: int | Sequence[int] | None,
+    diagonal_axes: int | Sequence[int],
+    implementation: Implementation = "auto",
+    chunk_size: int | None = None,
+) -> Options:
+    """All options, checked."""
+    check_choice("implementation", implementation, get_args(Implementation))
+    if chunk_size is not None:
+        chunk_size = check_whole(
+            "chunk_size",
+            chunk_size,
+            1,
+            "at least one row of the Jacobian must be computed at a time. Leave it out "
+            "to have it chosen.",
         )
-    return treedef.unflatten(found)
-
-
-def _computed(
-    network: Network,
-    x1: Batch,
-    x2: Batch | None,
-    output: int,
-    paired: Pairing,
-    way: Candidate,
-) -> list[Array]:
-    size = way.chunk_size
-    if way.name == "vector_products":
-        other = x1 if x2 is None else x2
-        return [from_products(network, x1, other, output, paired, size)]
-    structure, leaves = way.structure, network.leaves
-    parts = from_rows(structure, leaves, x1, x2, output, paired, size)
-    n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
-    _, d, _, f = paired.rows(n1)
-    terms: dict[int, Array] = {}
-    for part, owner in enumerate(network.owner):
-        term = parts.get(part, jnp.zeros((n1, n2, d, f, f)))
-        terms[owner] = terms[owner] + term if owner in terms else term
-    return list(terms.values())
-
-
-def _is_terms(node: Any) -> bool:
-    return isinstance(node, _Terms)
-
-
-def _outputs(network: Network, x1: Batch) -> tuple[list[jax.ShapeDtypeStruct], Any]:
-    """Shapes of the outputs for one example."""
-    shape = jax.eval_shape(network, network.leaves, example_of(x1))
-    return jax.tree.flatten(shape)
-
-
-def checked_batches(x1: Batch, x2: Batch | None) -> tuple[Batch, Batch | None]:
-    """Both as arrays, and checked."""
-    x1, x2 = jax.tree.map(jnp.asarray, (x1, x2))
-    count_examples("x1", x1)
-    if x2 is not None and jax.tree.leaves(x2):
-        count_examples("x2", x2)
-        check_alike(x1, x2)
-        return x1, x2
-    return x1, None
-
-
-def _checked(chunk_size: int | None) -> int | None:
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(
-            f"`chunk_size` is {chunk_size}, but at least one row of the Jacobian must "
-            "be computed at a time. Leave it out to have it chosen."
-        )
-    return chunk_size
+    traced = checked_axes("trace_axes", trace_axes)
+    diagonal = checked_axes("diagonal_axes", diagonal_axes)
+    return Options(traced, diagonal or (), implementation, chunk_size)

@@ -1,15 +1,25 @@
 """A module or a function as a function of lists of arrays, for one example."""
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, PyTree
 
-from eqtangents._linearization import Trainable, nothing_trainable, params_of
+from eqtangents._in_words import in_words
+from eqtangents._parameters import (
+    Trainable,
+    call,
+    check_called,
+    check_trained,
+    params_of,
+)
+from eqtangents.nn._inputs import is_signal, values_of
 
 
 class Network(eqx.Module):
@@ -18,21 +28,22 @@ class Network(eqx.Module):
     params: PyTree[Array]
     rest: PyTree
     function: Callable[..., Any] | None
+    state: eqx.nn.State | None
 
-    def __init__(self, model: Any, params: PyTree | None, trainable: Trainable):
-        """Tell parameters from the rest.
+    def __init__(
+        self,
+        model: Any,
+        params: PyTree | None = None,
+        trainable: Trainable = None,
+        state: eqx.nn.State | None = None,
+    ):
+        """Tell parameters from the rest, of a model that has been checked.
 
         **Raises:** `ValueError` if there are none.
         """
-        if not callable(model):
-            raise ValueError(
-                f"`model` is a {type(model).__name__}, which cannot be called. Give a "
-                "module that takes one example, or a function of parameters and one "
-                "example together with `params`."
-            )
         whole = model if params is None else params
-        test = trainable if params is None else eqx.is_inexact_array
-        self.params = params_of(whole, test)
+        self.params = params_of(whole, trainable)
+        check_trained(model, params, self.params)
         self.rest = jax.tree.map(
             lambda p, x: x if p is None else None,
             self.params,
@@ -40,8 +51,7 @@ class Network(eqx.Module):
             is_leaf=lambda leaf: leaf is None,
         )
         self.function = None if params is None else model
-        if not jax.tree.leaves(self.params):
-            raise ValueError(nothing_trainable(model, params))
+        self.state = state
 
     @property
     def leaves(self) -> list[Array]:
@@ -65,11 +75,85 @@ class Network(eqx.Module):
             ),
             self.params,
         )
-        if self.function is None:
-            outputs = eqx.combine(params, self.rest)(example)
-        else:
-            outputs = self.function(eqx.combine(params, self.rest), example)
-        return jax.tree.map(_as_floating, eqx.filter(outputs, eqx.is_array_like))
+        whole = eqx.combine(params, self.rest)
+        found = outputs(whole, self.function, self.state, example)
+        return jax.tree.map(_as_floating, eqx.filter(found, eqx.is_array_like))
+
+
+def checked(
+    model: Any, params: PyTree | None, state: eqx.nn.State | None, x1: PyTree
+) -> None:
+    """Raise unless these are a network, its parameters and state as they are taken.
+
+    **Raises:** `ValueError` or `TypeError`.
+    """
+    check_called(model, params, state, x1)
+    if params is not None and not jax.tree.leaves(params):
+        raise ValueError(
+            f"`params` is {in_words(params)}, without arrays. Give the parameters that "
+            "`model` takes first, or leave them out if it is a module."
+        )
+
+
+def outputs(
+    whole: PyTree,
+    function: Callable[..., Any] | None,
+    state: eqx.nn.State | None,
+    example: PyTree,
+) -> PyTree[Array]:
+    """What a module, or a function of parameters, returns for one example.
+
+    **Raises:** `ValueError` if it needs other examples than this one.
+    """
+    applied = whole if function is None else functools.partial(function, whole)
+    with _one_example():
+        found = call(applied, state, example)
+    return jax.tree.map(values_of, found, is_leaf=is_signal)
+
+
+@contextlib.contextmanager
+def _one_example() -> Iterator[None]:
+    try:
+        yield
+    except NameError as error:
+        if "unbound axis name" not in str(error):
+            raise
+        raise ValueError(
+            "The network takes statistics over a batch, as batch normalisation does in "
+            "training, but a kernel compares one example with another. Take those it "
+            "has gathered, by `eqx.nn.inference_mode(model)`; or make the batch one "
+            "example, `x[None]`, of a function `f(params, batch)` that maps the "
+            "network over it by `jax.vmap(..., axis_name=...)`."
+        ) from error
+
+
+@contextlib.contextmanager
+def differentiated() -> Iterator[None]:
+    """Say in our words what of a network has no derivative.
+
+    **Raises:** `ValueError`
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if isinstance(error, ValueError) and "lax.while_loop" in str(error):
+            raise ValueError(_ENDLESS) from error
+        if isinstance(error, TypeError) and "custom_vjp function" in str(error):
+            raise ValueError(_BACKWARDS_ALONE) from error
+        raise
+
+
+_ENDLESS = (
+    "The network has a loop whose number of steps is not known beforehand "
+    "(`jax.lax.while_loop`, or `fori_loop` with bounds that are traced), which has no "
+    "derivative backwards. Use `jax.lax.scan`, or `fori_loop` with bounds that are "
+    "Python numbers; `eqt.taylorize` expands such a network as it is."
+)
+_BACKWARDS_ALONE = (
+    "The network has a `jax.custom_vjp`, whose derivative is defined backwards alone, "
+    "but products with this kernel need both. Compute the kernel itself, by "
+    "`eqt.empirical_ntk`."
+)
 
 
 def _parts(leaf: Array) -> tuple[Array, ...]:
@@ -93,45 +177,3 @@ def parameter_names(network: Network) -> list[str]:
     found = jax.tree_util.tree_leaves_with_path(network.params)
     names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in found]
     return [names[i] for i in network.owner]
-
-
-def count_examples(name: str, x: PyTree[Shaped[Array, "..."]]) -> int:
-    """The size of the leading axis.
-
-    **Raises:** `ValueError` unless all arrays have one, of the same size.
-    """
-    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(x)]
-    sizes = {shape[0] if shape else None for shape in shapes}
-    if len(sizes) != 1 or None in sizes:
-        found = ", ".join(map(str, shapes)) or "none"
-        raise ValueError(
-            f"`{name}` must be a batch: arrays with one leading axis of examples, of "
-            f"the same size. The shapes are: {found}. For one example, pass `x[None]`."
-        )
-    (size,) = sizes
-    assert size is not None
-    return size
-
-
-def size_of(x: PyTree[Array]) -> int:
-    """The number of examples of a batch that has been checked."""
-    return jax.tree.leaves(x)[0].shape[0]
-
-
-def example_of(x: PyTree[Array]) -> PyTree[jax.ShapeDtypeStruct]:
-    """Shape and type of one example of a batch."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x
-    )
-
-
-def check_alike(x1: PyTree[Array], x2: PyTree[Array]) -> None:
-    """Raise unless examples of both batches have the same shapes and types."""
-    one, other = example_of(x1), example_of(x2)
-    for describe in (jax.tree.structure, str):
-        if describe(one) != describe(other):
-            raise ValueError(
-                f"An example of `x1` is {describe(one)}, one of `x2` "
-                f"{describe(other)}, but both must be what the network takes, with a "
-                "leading axis of examples."
-            )

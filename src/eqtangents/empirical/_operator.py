@@ -1,19 +1,22 @@
 """Tangent kernels that are never formed, as linear operators."""
 
+import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import lineax as lx
+import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from eqtangents._linearization import Trainable
-from eqtangents.empirical._kernel import checked_batches
-from eqtangents.empirical._network import Network, example_of, size_of
+from eqtangents._parameters import Trainable
+from eqtangents._trees import Batch
+from eqtangents.empirical._batches import checked_batches, example_of, size_of
+from eqtangents.empirical._network import Network, checked, differentiated
 
 
 class NTKOperator(lx.AbstractLinearOperator):
@@ -35,6 +38,9 @@ class NTKOperator(lx.AbstractLinearOperator):
     solution = lx.linear_solve(regularized, y, lx.CG(rtol=1e-5, atol=1e-5))
     ```
 
+    Functions of `lineax` take it as any other operator: `lx.materialise` forms its
+    matrix, `lx.diagonal` takes but the diagonal.
+
     **Cost:** a product takes about four evaluations of the network on either batch.
     """
 
@@ -45,18 +51,20 @@ class NTKOperator(lx.AbstractLinearOperator):
     def __init__(
         self,
         model: Callable[..., Any],
-        x1: PyTree[Array],
-        x2: PyTree[Array] | None = None,
+        x1: Batch,
+        x2: Batch | None = None,
         params: PyTree | None = None,
         *,
-        trainable: Trainable = eqx.is_inexact_array,
+        trainable: Trainable = None,
+        state: eqx.nn.State | None = None,
     ):
-        """Take arguments as `eqtangents.empirical_ntk` does.
+        """Take arguments as `eqtangents.empirical_ntk` does; all outputs are compared.
 
         **Raises:** `ValueError` if there is nothing to train, or the batches do not fit
-        each other.
+        each other; `TypeError` if an argument is of another kind.
         """
-        self.network = Network(model, params, trainable)
+        checked(model, params, state, x1)
+        self.network = Network(model, params, trainable, state)
         self.x1, self.x2 = checked_batches(x1, x2)
 
     @property
@@ -66,6 +74,7 @@ class NTKOperator(lx.AbstractLinearOperator):
     def _outputs(self, x: PyTree[Array]) -> Callable[[list[Array]], PyTree[Array]]:
         return lambda leaves: jax.vmap(lambda one: self.network(leaves, one))(x)
 
+    @differentiated()
     def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
         """The product with a vector."""
         leaves = self.network.leaves
@@ -74,14 +83,7 @@ class NTKOperator(lx.AbstractLinearOperator):
 
     def as_matrix(self) -> Float[Array, "rows columns"]:
         """All entries, column by column."""
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.in_structure())
-        flat, unravel = ravel_pytree(zeros)
-        columns = jax.lax.map(
-            lambda column: ravel_pytree(self.mv(unravel(column)))[0],
-            jnp.eye(flat.size, dtype=flat.dtype),
-            batch_size=16,
-        )
-        return columns.T
+        return _of_columns(self, lambda index, column: column).T
 
     def transpose(self) -> "NTKOperator":
         """The operator of the batches exchanged."""
@@ -104,128 +106,147 @@ class NTKOperator(lx.AbstractLinearOperator):
         )
 
 
-@lx.is_symmetric.register(NTKOperator)
+def _of_columns(
+    operator: NTKOperator, function: Callable[[Array, Array], Array]
+) -> Float[Array, "columns ..."]:
+    """`function(index, column)` for all columns, which are not held together."""
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
+    flat, unravel = ravel_pytree(zeros)
+
+    def one(index: Array) -> Array:
+        unit = jax.nn.one_hot(index, flat.size, dtype=flat.dtype)
+        return function(index, ravel_pytree(operator.mv(unravel(unit)))[0])
+
+    if not flat.size:
+        rows = operator.out_size()
+        shape = jax.eval_shape(function, jnp.int32(0), jnp.zeros(rows, flat.dtype))
+        return jnp.zeros((0, *shape.shape), shape.dtype)
+    indices = jnp.arange(flat.size, dtype=jnp.int32)
+    return jax.lax.map(one, indices, batch_size=16)
+
+
+def _is_one_number(operator: NTKOperator) -> bool:
+    return operator.in_size() == 1 and operator.out_size() == 1
+
+
 @lx.is_positive_semidefinite.register(NTKOperator)
-def _of_one_batch(operator: NTKOperator) -> bool:
+def _is_positive_semidefinite(operator: NTKOperator) -> bool:
     return operator.x2 is None
+
+
+@lx.is_symmetric.register(NTKOperator)
+def _is_symmetric(operator: NTKOperator) -> bool:
+    return operator.x2 is None or _is_one_number(operator)
 
 
 @lx.is_diagonal.register(NTKOperator)
 @lx.is_tridiagonal.register(NTKOperator)
-@lx.has_unit_diagonal.register(NTKOperator)
 @lx.is_lower_triangular.register(NTKOperator)
 @lx.is_upper_triangular.register(NTKOperator)
+def _is_sparse(operator: NTKOperator) -> bool:
+    return _is_one_number(operator)
+
+
+@lx.has_unit_diagonal.register(NTKOperator)
 @lx.is_negative_semidefinite.register(NTKOperator)
 def _never(operator: NTKOperator) -> bool:
     return False
 
 
-@lx.linearise.register(NTKOperator)
-@lx.materialise.register(NTKOperator)
 @lx.conj.register(NTKOperator)
-def _itself(operator: NTKOperator) -> NTKOperator:
-    return operator
+def _conj(operator: NTKOperator) -> NTKOperator:
+    return operator  # it is real
 
 
-class Estimate(eqx.Module):
-    """A mean over random samples, and its standard error."""
-
-    mean: PyTree[Array]
-    standard_error: PyTree[Array]
-
-
-def estimate_trace(
-    operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n_samples: int
-) -> Estimate:
-    r"""The trace of a square operator, from products with random signs.
-
-    $$\operatorname{tr} A = \mathbb{E}\, z^\top A z$$
-
-    **Arguments:**
-
-    - `operator`: any real one, an `eqtangents.NTKOperator` say.
-    - `key`: draws the signs.
-    - `n_samples`: how many products to take, at least 2.
-
-    **Raises:** `ValueError` if there are fewer.
-
-    **Source:** Hutchinson 1990.
-    """
-
-    def one(z: PyTree[Array], product: PyTree[Array]) -> Array:
-        return _dot(z, product)
-
-    return _estimate(one, operator, key, n_samples)
-
-
-def estimate_diagonal(
-    operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n_samples: int
-) -> Estimate:
-    r"""The diagonal of a square operator, from products with random signs.
-
-    $$\operatorname{diag} A = \mathbb{E}\, z \odot A z$$
-
-    Arguments and errors are those of `eqtangents.estimate_trace`.
-
-    **Source:** Bekas et al. 2007.
-    """
-
-    def one(z: PyTree[Array], product: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(jnp.multiply, z, product)
-
-    return _estimate(one, operator, key, n_samples)
-
-
-def estimate_effective_rank(
-    operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n_samples: int
-) -> Estimate:
-    r"""How many eigenvalues of a symmetric operator matter.
-
-    $$(\operatorname{tr} A)^2 / \operatorname{tr} A^2$$
-
-    from the same products for both traces; the error is propagated to first order.
-    Arguments and errors are those of `eqtangents.estimate_trace`.
-    """
-
-    def one(z: PyTree[Array], product: PyTree[Array]) -> tuple[Array, Array]:
-        return _dot(z, product), _dot(product, product)
-
-    traces, squares = _samples(one, operator, key, n_samples)
-    trace, square = jnp.mean(traces), jnp.mean(squares)
-    rank = trace**2 / square
-    # The derivative of the ratio in both means, along each sample.
-    spread = rank * (2 * (traces - trace) / trace - (squares - square) / square)
-    return Estimate(rank, jnp.std(spread, ddof=1) / n_samples**0.5)
-
-
-def _dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
-    return jnp.dot(ravel_pytree(a)[0], ravel_pytree(b)[0])
-
-
-def _estimate(
-    function: Callable, operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n: int
-) -> Estimate:
-    samples = _samples(function, operator, key, n)
-    return Estimate(
-        jax.tree.map(lambda s: jnp.mean(s, axis=0), samples),
-        jax.tree.map(lambda s: jnp.std(s, axis=0, ddof=1) / n**0.5, samples),
+@lx.linearise.register(NTKOperator)
+@differentiated()
+def _linearise(operator: NTKOperator) -> lx.FunctionLinearOperator:
+    """Products that run the network no more: both passes are held."""
+    leaves = operator.network.leaves
+    _, pullback = jax.vjp(operator._outputs(operator._other), leaves)
+    _, forward = jax.linearize(operator._outputs(operator.x1), leaves)
+    return lx.FunctionLinearOperator(
+        lambda vector: forward(*pullback(vector)),
+        operator.in_structure(),
+        _tags(operator),
     )
 
 
-@eqx.filter_jit
-def _samples(
-    function: Callable, operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n: int
-) -> PyTree[Array]:
-    """`function(z, operator z)` for vectors of random signs."""
-    if n < 2:
-        raise ValueError(
-            f"`n_samples` is {n}, but a standard error needs at least 2 samples."
+@lx.materialise.register(NTKOperator)
+def _materialise(operator: NTKOperator) -> lx.AbstractLinearOperator:
+    """All entries, as blocks between the outputs of either batch."""
+    matrix = operator.as_matrix()
+    outputs, treedef = jax.tree.flatten(operator.out_structure())
+    inputs, in_treedef = jax.tree.flatten(operator.in_structure())
+    rows = _cut(matrix, 0, outputs)
+    blocks = [
+        in_treedef.unflatten(
+            block.reshape(*output.shape, *given.shape)
+            for block, given in zip(_cut(row, 1, inputs), inputs, strict=True)
         )
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())
-    flat, unravel = ravel_pytree(zeros)
+        for row, output in zip(rows, outputs, strict=True)
+    ]
+    return lx.PyTreeLinearOperator(
+        treedef.unflatten(blocks), operator.out_structure(), _tags(operator)
+    )
 
-    def one(key: PRNGKeyArray) -> PyTree[Array]:
-        z = unravel(jr.rademacher(key, flat.shape, flat.dtype))
-        return function(z, operator.mv(z))
 
-    return jax.lax.map(one, jr.split(key, n))
+def _cut(matrix: Array, axis: int, parts: list[jax.ShapeDtypeStruct]) -> list[Array]:
+    """Along an axis, what belongs to each part."""
+    ends = np.cumsum([math.prod(part.shape) for part in parts])
+    return jnp.split(matrix, ends[:-1], axis)
+
+
+def _tags(operator: NTKOperator) -> frozenset[object]:
+    symmetric = operator.x2 is None
+    return frozenset({lx.positive_semidefinite_tag} if symmetric else ())
+
+
+@lx.diagonal.register(NTKOperator)
+@differentiated()
+def _diagonal(operator: NTKOperator) -> Float[Array, " size"]:
+    """Products of rows of both Jacobians, each of one example alone."""
+    x1, x2 = operator.x1, operator._other
+    if size_of(x1) != size_of(x2):
+        size = min(operator.in_size(), operator.out_size())
+        return _of_columns(operator, lambda i, column: column.at[i].get(mode="fill"))[
+            :size
+        ]
+    leaves = operator.network.leaves
+
+    def of_example(examples: tuple[PyTree[Array], PyTree[Array]]) -> Array:
+        one, other = (
+            jax.vjp(functools.partial(operator.network, example=x), leaves)
+            for x in examples
+        )
+        flat, unravel = ravel_pytree(one[0])
+
+        def entry(index: Array) -> Array:
+            unit = unravel(jax.nn.one_hot(index, flat.size, dtype=flat.dtype))
+            (row1,), (row2,) = one[1](unit), other[1](unit)
+            return sum(map(jnp.vdot, row1, row2), start=jnp.zeros((), flat.dtype))
+
+        found = jax.lax.map(entry, jnp.arange(flat.size), batch_size=16)
+        return unravel(found)
+
+    found = jax.lax.map(of_example, (x1, x2))
+    return ravel_pytree(found)[0]
+
+
+@lx.tridiagonal.register(NTKOperator)
+def _tridiagonal(
+    operator: NTKOperator,
+) -> tuple[Float[Array, " size"], Float[Array, " lower"], Float[Array, " upper"]]:
+    """Three entries of each column, which are not held together."""
+    rows, columns = operator.out_size(), operator.in_size()
+    near = _of_columns(
+        operator,
+        lambda i, column: jnp.pad(column, 1).at[i + jnp.arange(3)].get(mode="fill"),
+    )
+    above, main, below = near.T
+    diagonal = min(rows, columns)
+    return (
+        main[:diagonal],
+        below[: min(rows - 1, columns)],
+        above[1 : min(rows, columns - 1) + 1],
+    )

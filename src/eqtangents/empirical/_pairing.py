@@ -57,12 +57,19 @@ class Pairing:
 
 
 def pairing(
-    shape: tuple[int, ...], trace_axes: Sequence[int], diagonal_axes: Sequence[int]
+    shape: tuple[int, ...],
+    trace_axes: Sequence[int] | None,
+    diagonal_axes: Sequence[int],
 ) -> Pairing:
     """Read axes of one example's output, counted from either end.
 
+    Without `trace_axes`, it is the first one, unless it is diagonal.
+
     **Raises:** `ValueError` if there is no such axis, or one is named twice.
     """
+    if trace_axes is None:
+        first = bool(shape) and not {0, -len(shape)}.intersection(diagonal_axes)
+        trace_axes = (0,) if first else ()
     for name, axes in (("trace_axes", trace_axes), ("diagonal_axes", diagonal_axes)):
         for axis in axes:
             if not -len(shape) <= axis < len(shape):

@@ -1,0 +1,233 @@
+"""Which arrays of a network are its parameters, and how it is called."""
+
+import collections.abc
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeAlias
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree
+
+from eqtangents._in_words import in_words
+from eqtangents.nn import AbstractLayer
+from eqtangents.nn._inputs import is_signal
+
+
+# Which arrays are parameters: a test of leaves, or a tree of booleans with the
+# structure of module or parameters, or a prefix of it. `None` is the default.
+Trainable: TypeAlias = Callable[[Any], bool] | PyTree[bool] | None
+
+
+def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
+    """The parameters among the leaves of a tree, with `None` in place of the others.
+
+    By default they are its floating-point and complex arrays, but for hyperparameters
+    of layers of `eqtangents.nn`: fields that may be Python numbers, or functions. These
+    are what a kernel of infinite width takes as given.
+
+    **Raises:** `TypeError` or `ValueError` if `trainable` is neither a test nor a tree
+    that fits.
+    """
+    if trainable is None:
+        chosen = eqx.filter(whole, _drawn(whole))
+    else:
+        _check_trainable(whole, trainable)
+        chosen = eqx.filter(whole, trainable)
+    return eqx.filter(chosen, eqx.is_inexact_array)
+
+
+def marked(params: PyTree[Array]) -> PyTree[bool]:
+    """True where there is a parameter, false at `None`."""
+    return jax.tree.map(
+        lambda leaf: leaf is not None, params, is_leaf=lambda leaf: leaf is None
+    )
+
+
+def _check_trainable(whole: PyTree, trainable: Trainable) -> None:
+    for leaf in jax.tree.leaves(trainable):
+        if not (callable(leaf) or isinstance(leaf, bool | np.bool_)):
+            raise TypeError(
+                f"`trainable` has {in_words(leaf)}, but must be a test of leaves, "
+                "`eqx.is_inexact_array` say, or a tree of booleans."
+            )
+    try:
+        jax.tree.map(lambda *_: None, trainable, whole)
+    except ValueError:
+        raise ValueError(
+            f"`trainable` is {in_words(trainable)}, which does not fit the parameters, "
+            f"{in_words(whole)}. As a tree of booleans it has their structure, or "
+            "stops early where one boolean holds for all below: make it by "
+            "`jax.tree.map(lambda _: False, ...)` and `eqx.tree_at`."
+        ) from None
+
+
+def _drawn(tree: PyTree) -> PyTree[bool]:
+    """Which leaves are not hyperparameters of layers of `eqtangents.nn`."""
+    return jax.tree.map(
+        lambda node: _drawn_of(node) if isinstance(node, AbstractLayer) else True,
+        tree,
+        is_leaf=lambda node: isinstance(node, AbstractLayer),
+    )
+
+
+def _drawn_of(module: eqx.Module) -> eqx.Module:
+    """The same within a layer, field by field."""
+    fields, treedef = jax.tree_util.tree_flatten_with_path(
+        module, is_leaf=lambda node: node is not module
+    )
+    given = _hyperparameters(type(module))
+
+    def within(name: str, value: Any) -> Any:
+        if name in given:
+            return jax.tree.map(lambda _: False, value)
+        return jax.tree.map(
+            lambda node: _drawn_of(node) if isinstance(node, eqx.Module) else True,
+            value,
+            is_leaf=lambda node: isinstance(node, eqx.Module),
+        )
+
+    return treedef.unflatten(within(path[0].name, value) for path, value in fields)
+
+
+@functools.cache
+def _hyperparameters(layer: type) -> frozenset[str]:
+    """Fields that may be Python numbers or functions, by their annotations."""
+    try:
+        annotations = typing.get_type_hints(layer)
+    except NameError:  # of names that only type checkers see
+        annotations = {}
+    return frozenset(
+        field.name
+        for field in dataclasses.fields(layer)
+        if _is_given(annotations.get(field.name, field.type))
+    )
+
+
+def _is_given(annotation: Any) -> bool:
+    if annotation in (float, int, collections.abc.Callable):
+        return True
+    if typing.get_origin(annotation) is collections.abc.Callable:
+        return True
+    return any(map(_is_given, typing.get_args(annotation)))
+
+
+def check_called(
+    model: Any, params: PyTree | None, state: Any, inputs: PyTree = None
+) -> None:
+    """Raise unless this is a network as public functions take it.
+
+    **Raises:** `ValueError` if it cannot be called, or has state that is not given;
+    `TypeError` if it is a class, or the state is none.
+    """
+    if isinstance(model, type):
+        raise TypeError(
+            f"`model` is the class `{model.__name__}`, but must be a network. Give an "
+            f"instance, `{model.__name__}(...)`."
+        )
+    if not callable(model):
+        raise ValueError(
+            f"`model` is {in_words(model)}, which cannot be called. "
+            f"{_instead_of(model, params, inputs)}"
+        )
+    if state is not None and not isinstance(state, eqx.nn.State):
+        raise TypeError(
+            f"`state` is {in_words(state)}, but must be the `eqx.nn.State` that came "
+            "with the model: `model, state = eqx.nn.make_with_state(Model)(...)`."
+        )
+    if state is None and params is None and needs_state(model):
+        raise missing_state(model)
+
+
+def _instead_of(model: Any, params: PyTree | None, inputs: PyTree) -> str:
+    """What to write in place of what cannot be called."""
+    if is_network(inputs):
+        return "`model` and `x1` seem to be swapped: the network comes first."
+    if is_network(params):
+        return "`model` and `params` seem to be swapped: the function comes first."
+    if isinstance(model, tuple) and any(isinstance(m, eqx.nn.State) for m in model):
+        return "Take the pair apart, and give the second half as `state=`."
+    if isinstance(model, list | tuple) and all(map(callable, model)):
+        return "Make it one network, by `nn.Sequential([...])`."
+    return (
+        "Give a module that takes one example, or a function of parameters and one "
+        "example together with `params`."
+    )
+
+
+def is_network(value: Any) -> bool:
+    """Whether this can be called, and is neither an input nor a class."""
+    return callable(value) and not is_signal(value) and not isinstance(value, type)
+
+
+def check_trained(model: Any, params: PyTree | None, found: PyTree[Array]) -> None:
+    """Raise `ValueError` if there are no parameters among what was found."""
+    if not jax.tree.leaves(found):
+        raise _nothing_trainable(model, params)
+
+
+def _nothing_trainable(model: Any, params: PyTree | None) -> ValueError:
+    if params is not None:
+        return ValueError(
+            f"`params` is {in_words(params)}, of which nothing is to be differentiated "
+            "in: of floating-point and complex arrays, `trainable` must pick at least "
+            "one. Convert integer parameters, or check the order of arguments."
+        )
+    if not isinstance(model, eqx.Module):
+        return ValueError(
+            f"No leaf of {in_words(model)} is trainable: for a plain function pass its "
+            "`params` too, and the function is called as `f(params, example)`."
+        )
+    return ValueError(
+        f"No leaf of the `{type(model).__name__}` is trainable: `trainable` must pick "
+        "at least one floating-point or complex array. A network of `eqtangents.nn` "
+        "has parameters after `model = net.init(x.shape[1:], key=key)`; "
+        "hyperparameters given as arrays are none unless `trainable` says so."
+    )
+
+
+def _is_state_index(node: Any) -> bool:
+    return isinstance(node, eqx.nn.StateIndex)
+
+
+def is_state(node: Any) -> bool:
+    """Whether this is the state of an Equinox model."""
+    return isinstance(node, eqx.nn.State)
+
+
+def needs_state(model: Any) -> bool:
+    """Whether layers of a model keep state that is not held by the model itself."""
+    nodes = jax.tree.leaves(model, is_leaf=lambda n: _is_state_index(n) or is_state(n))
+    return any(map(_is_state_index, nodes)) and not any(map(is_state, nodes))
+
+
+def missing_state(model: Any) -> ValueError:
+    """What to say of a model whose state was not given."""
+    return ValueError(
+        f"`model` is {in_words(model)} with layers that keep state, as "
+        "`eqx.nn.BatchNorm` does, but no state came with it. Pass `state=state`, of "
+        "`model, state = eqx.nn.make_with_state(Model)(...)`; with batch "
+        "normalisation, `eqx.nn.inference_mode(model)` for `model`."
+    )
+
+
+def call(function: Callable[..., Any], state: Any, *args: Any, **kwargs: Any) -> Any:
+    """Outputs of a network; with state, that comes last, and the new one is dropped."""
+    if state is None:
+        return function(*args, **kwargs)
+    # Equinox lets each state be read once it is replaced no more: hence a copy.
+    found = function(*args, jax.tree.map(lambda leaf: leaf, state), **kwargs)
+    if not (isinstance(found, tuple) and len(found) == 2 and is_state(found[1])):
+        _no_state_returned(found)
+    return found[0]
+
+
+def _no_state_returned(found: Any) -> NoReturn:
+    raise ValueError(
+        f"`state` was given, but the network returned {in_words(found)}. With state it "
+        "is called as `model(x, state)`, and returns outputs and the new state, "
+        "`(outputs, state)`. Leave `state` out if it keeps none."
+    )

@@ -1,0 +1,46 @@
+"""Trees of arrays: their type, and how two of them differ, in words."""
+
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import jax
+import numpy as np
+from jaxtyping import Array, PyTree, Shaped
+
+
+Leaf = TypeVar("Leaf")
+
+# For type checkers, to which `PyTree[...]` is anything at all.
+if TYPE_CHECKING:
+    Tree: TypeAlias = (
+        Leaf | tuple["Tree[Leaf]", ...] | list["Tree[Leaf]"] | dict[Any, "Tree[Leaf]"]
+    )
+else:
+    Tree = PyTree
+
+# Examples along the leading axis: an array, or a tree of them.
+One: TypeAlias = Shaped[Array | np.ndarray, "..."]
+Batch: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
+
+
+def difference(here: PyTree, there: PyTree) -> str:
+    """What one tree has that the other has not; empty if they have one structure."""
+    if jax.tree.structure(here) == jax.tree.structure(there):
+        return ""
+    names = [
+        {
+            jax.tree_util.keystr(path)
+            for path, _ in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (here, there)
+    ]
+    more, less = names[0] - names[1], names[1] - names[0]
+    found = [_listed("has", more), _listed("lacks", less)]
+    return " and ".join(filter(None, found)) or "nests its arrays in other containers"
+
+
+def _listed(verb: str, names: set[str]) -> str:
+    if not names:
+        return ""
+    few = sorted(name or "the array itself" for name in names)
+    shown = ", ".join(f"`{name}`" if name[0] in ".[" else name for name in few[:3])
+    return f"{verb} {shown}" + (f" and {len(few) - 3} more" if len(few) > 3 else "")

@@ -1,0 +1,142 @@
+"""From arguments that have been checked to kernels."""
+
+import operator
+from functools import reduce
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from eqtangents.empirical._batches import example_of, size_of
+from eqtangents.empirical._choice import (
+    Candidate,
+    Explanation,
+    Implementation,
+    candidates,
+    chosen,
+)
+from eqtangents.empirical._compute import from_products, from_rows
+from eqtangents.empirical._network import (
+    Network,
+    differentiated,
+    outputs,
+    parameter_names,
+)
+from eqtangents.empirical._pairing import Pairing, pairing
+
+
+class Terms(eqx.Module):
+    """What parts of the parameters contribute to a kernel."""
+
+    arrays: list[Array]
+
+    @property
+    def total(self) -> Array:
+        """The kernel."""
+        return reduce(operator.add, self.arrays)
+
+
+class Options(eqx.Module):
+    """What of the outputs a kernel compares, and how it is computed."""
+
+    trace_axes: tuple[int, ...] | None = eqx.field(static=True)
+    diagonal_axes: tuple[int, ...] = eqx.field(static=True)
+    implementation: Implementation = eqx.field(static=True, default="auto")
+    chunk_size: int | None = eqx.field(static=True, default=None)
+
+    def pairing(self, shape: tuple[int, ...]) -> Pairing:
+        """The same for an output of some shape."""
+        return pairing(shape, self.trace_axes, self.diagonal_axes)
+
+
+@eqx.filter_jit
+@differentiated()
+def tangent_terms(
+    network: Network, x1: PyTree[Array], x2: PyTree[Array] | None, options: Options
+) -> PyTree[Terms]:
+    """Contributions to the kernel of each output, by parameter where they are known."""
+    shapes, treedef = _shapes(network, x1)
+    found = []
+    for i, shape in enumerate(shapes):
+        paired = options.pairing(shape.shape)
+        ways = candidates(network, x1, x2, paired, options.chunk_size)
+        way = chosen(ways, options.implementation)
+        terms = _computed(network, x1, x2, i, paired, way)
+        found.append(
+            Terms([paired.assembled(term).astype(shape.dtype) for term in terms])
+        )
+    return treedef.unflatten(found)
+
+
+@eqx.filter_jit
+def products(
+    whole: tuple[Any, Any, Any],
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    options: Options,
+) -> PyTree[Array]:
+    """Products of outputs; `whole` is what `outputs` takes before an example."""
+    function = jax.vmap(lambda example: outputs(*whole, example))
+    outputs1 = function(x1)
+    outputs2 = outputs1 if x2 is None else function(x2)
+
+    def of(one: Array, other: Array) -> Array:
+        paired = options.pairing(one.shape[1:])
+        rows = paired.grouped(one), paired.grouped(other)
+        found = jnp.einsum("idtf,jdtg->ijdfg", rows[0], jnp.conj(rows[1]))
+        return paired.assembled(found)
+
+    return jax.tree.map(of, outputs1, outputs2)
+
+
+@differentiated()
+def explanations(
+    network: Network, x1: PyTree[Array], x2: PyTree[Array] | None, options: Options
+) -> PyTree[Explanation]:
+    """The ways to each output's kernel, and the choice among them."""
+    shapes, treedef = _shapes(network, x1)
+    found = []
+    for shape in shapes:
+        paired = options.pairing(shape.shape)
+        ways = candidates(network, x1, x2, paired, options.chunk_size)
+        way = chosen(ways, options.implementation)
+        found.append(Explanation(parameter_names(network), ways, way))
+    return treedef.unflatten(found)
+
+
+def _computed(
+    network: Network,
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    output: int,
+    paired: Pairing,
+    way: Candidate,
+) -> list[Array]:
+    size = way.chunk_size
+    if way.name == "vector_products":
+        other = x1 if x2 is None else x2
+        return [from_products(network, x1, other, output, paired, size)]
+    structure, leaves = way.structure, network.leaves
+    parts = from_rows(structure, leaves, x1, x2, output, paired, size)
+    n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
+    _, d, _, f = paired.rows(n1)
+    terms: dict[int, Array] = {}
+    for part, owner in enumerate(network.owner):
+        term = parts.get(part, jnp.zeros((n1, n2, d, f, f)))
+        terms[owner] = terms[owner] + term if owner in terms else term
+    return list(terms.values())
+
+
+def is_terms(node: Any) -> bool:
+    """Whether this is the kernel of one output."""
+    return isinstance(node, Terms)
+
+
+def _shapes(
+    network: Network, x1: PyTree[Array]
+) -> tuple[list[jax.ShapeDtypeStruct], Any]:
+    """Shapes of the outputs for one example."""
+    shape = jax.eval_shape(network, network.leaves, example_of(x1))
+    return jax.tree.flatten(shape)
