@@ -31,9 +31,9 @@ BELOW = {
     "predict": ["gram"],
     "jaxpr": [],
     "series": ["jaxpr"],
-    "parameters": ["nn", "in_words"],
-    "linearization": ["series", "trees", "parameters"],
-    "empirical": ["jaxpr", "trees", "kernel_pair", "parameters"],
+    "parameters": ["nn", "in_words", "trees"],
+    "linearization": ["series", "parameters"],
+    "empirical": ["jaxpr", "kernel_pair", "parameters"],
     "monte_carlo": ["empirical", "nn"],
     "testing": ["monte_carlo", "predict"],
 }

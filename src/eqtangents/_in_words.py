@@ -19,6 +19,8 @@ def in_words(value: Any) -> str:
     if isinstance(value, bool | int | float | complex | str):
         kind = "string" if isinstance(value, str) else "number"
         return f"the {kind} {value!r}"
+    if is_key(value):
+        return "a random key" if not value.shape else f"{value.shape} random keys"
     if isinstance(value, jax.Array | np.ndarray | np.generic):
         return f"an array of shape {value.shape} and dtype {value.dtype}"
     if inspect.isroutine(value):
@@ -62,15 +64,21 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
         raise ValueError(f"`{name}` is {in_words(value)}, but must be one of {names}.")
 
 
+def is_key(value: Any) -> bool:
+    """Whether this is one random key, or an array of them, of the typed kind."""
+    return isinstance(value, jax.Array) and jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    )
+
+
 def check_key(name: str, key: Any) -> None:
     """Raise unless this is one random key of JAX.
 
     **Raises:** `TypeError` if it is no key, `ValueError` if it is several.
     """
-    dtype = getattr(key, "dtype", None)
-    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    if is_key(key):
         shape: tuple[int, ...] = key.shape
-    elif dtype == np.uint32 and np.ndim(key):
+    elif getattr(key, "dtype", None) == np.uint32 and np.ndim(key):
         shape = np.shape(key)[:-1]  # of the older kind, the last axis is within a key
     else:
         _no_key(name, key)

@@ -22,7 +22,7 @@ from eqtangents._parameters import (
     params_of,
 )
 from eqtangents._series import taylor
-from eqtangents._trees import One, difference
+from eqtangents._trees import One, Params, difference
 
 
 Model = TypeVar("Model", bound=Callable[..., Any])
@@ -37,9 +37,9 @@ class TaylorModel(eqx.Module, Generic[Model]):
     where no optimiser, weight decay or cast finds them.
     """
 
-    params: PyTree[Array]
-    center: PyTree
-    state: PyTree
+    params: Params
+    center: Params
+    state: Params
     order: int = eqx.field(static=True)
 
     @property
@@ -74,18 +74,18 @@ class TaylorFunction(eqx.Module):
     """
 
     function: Callable[..., Any]
-    start: PyTree
-    rest: PyTree
-    state: PyTree
+    start: Params
+    rest: Params
+    state: Params
     order: int = eqx.field(static=True)
 
     @overload
     def __call__(
-        self, params: PyTree, x: One, /, *, key: PRNGKeyArray | None = None
+        self, params: Params, x: One, /, *, key: PRNGKeyArray | None = None
     ) -> Array: ...
     @overload
-    def __call__(self, params: PyTree, *args: Any, **kwargs: Any) -> Any: ...
-    def __call__(self, params: PyTree, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the polynomial; arguments are those of the function."""
         start, rest = _released(self.start), _released(self.rest)
         try:
@@ -115,14 +115,14 @@ def linearize(
 @overload
 def linearize(
     model: Callable[..., Any],
-    params: PyTree,
+    params: Params,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
 ) -> TaylorFunction: ...
 def linearize(
     model: Callable[..., Any],
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
@@ -155,7 +155,7 @@ def taylorize(
 def taylorize(
     model: Callable[..., Any],
     order: int,
-    params: PyTree,
+    params: Params,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
@@ -163,7 +163,7 @@ def taylorize(
 def taylorize(
     model: Callable[..., Any],
     order: int,
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,

@@ -337,7 +337,9 @@ def _sampled(
     def one(key: PRNGKeyArray) -> PyTree:
         draw_key, *pass_keys = jr.split(key, 3)
         model, state = _drawn(net, x1, draw_key)
-        which, one1, one2 = trainable, x1, x2
+        which: Any = trainable
+        one1: Any = x1
+        one2: Any = x2
         if isinstance(model, AbstractLayer):
             if kernels != "nngp":
                 params = params_of(model, trainable)
@@ -349,7 +351,7 @@ def _sampled(
                 None if x is None else (x, jr.split(k, size_of(x)))
                 for x, k in zip((x1, x2), pass_keys, strict=True)
             )
-        options = {
+        options: Any = {
             "state": state,
             "trace_axes": trace_axes,
             "diagonal_axes": diagonal_axes,

@@ -13,13 +13,14 @@ import numpy as np
 from jaxtyping import Array, PyTree
 
 from eqtangents._in_words import in_words
+from eqtangents._trees import Params
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal
 
 
 # Which arrays are parameters: a test of leaves, or a tree of booleans with the
 # structure of module or parameters, or a prefix of it. `None` is the default.
-Trainable: TypeAlias = Callable[[Any], bool] | PyTree[bool] | None
+Trainable: TypeAlias = Callable[[Any], bool] | Params | None
 
 
 def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
@@ -138,8 +139,14 @@ def check_called(
             f"`state` is {in_words(state)}, but must be the `eqx.nn.State` that came "
             "with the model: `model, state = eqx.nn.make_with_state(Model)(...)`."
         )
-    if state is None and params is None and needs_state(model):
-        raise missing_state(model)
+    if params is None and isinstance(model, eqx.Module):
+        if state is None and needs_state(model):
+            raise missing_state(model)
+        if state is not None and not needs_state(model):
+            raise ValueError(
+                f"`state` was given, but no layer of {in_words(model)} keeps any. "
+                "Leave `state` out."
+            )
 
 
 def _instead_of(model: Any, params: PyTree | None, inputs: PyTree) -> str:

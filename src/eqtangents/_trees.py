@@ -1,7 +1,9 @@
 """Trees of arrays: their type, and how two of them differ, in words."""
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
+import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Array, PyTree, Shaped
@@ -9,17 +11,23 @@ from jaxtyping import Array, PyTree, Shaped
 
 Leaf = TypeVar("Leaf")
 
-# For type checkers, to which `PyTree[...]` is anything at all.
+# Type checkers take jaxtyping's `PyTree` for something unknown: they see what results
+# and batches are made of, and that parameters may be anything.
 if TYPE_CHECKING:
     Tree: TypeAlias = (
         Leaf | tuple["Tree[Leaf]", ...] | list["Tree[Leaf]"] | dict[Any, "Tree[Leaf]"]
     )
+    Batch: TypeAlias = (
+        Array | np.ndarray | eqx.Module | Sequence["Batch"] | Mapping[Any, "Batch"]
+    )
+    Params: TypeAlias = Any
 else:
     Tree = PyTree
+    Batch = PyTree[Shaped[Array | np.ndarray, "..."]]
+    Params = PyTree
 
-# Examples along the leading axis: an array, or a tree of them.
+# One array of examples, along its leading axis.
 One: TypeAlias = Shaped[Array | np.ndarray, "..."]
-Batch: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
 
 
 def difference(here: PyTree, there: PyTree) -> str:

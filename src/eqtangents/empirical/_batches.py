@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from eqtangents._in_words import in_words, is_whole
+from eqtangents._in_words import in_words, is_key, is_whole
 from eqtangents._parameters import is_network
 from eqtangents._trees import Batch, difference
 
@@ -29,7 +29,7 @@ def checked_batches(x1: Batch, x2: Batch | None) -> tuple[Batch, Batch | None]:
 
 def _checked(name: str, x: Batch) -> Batch:
     leaves = jax.tree.leaves(x)
-    if x is None or not leaves or not all(map(_is_array, leaves)):
+    if is_key(x) or not leaves or not all(map(_is_array, leaves)):
         raise TypeError(_not_arrays(name, x, leaves))
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
@@ -62,7 +62,7 @@ def _not_arrays(name: str, x: Any, leaves: list[Any]) -> str:
             f"`jnp.asarray({name})`."
         )
     wrong = next((leaf for leaf in leaves if not _is_array(leaf)), None)
-    found = f", not {in_words(wrong)}" if leaves and wrong is not x else ""
+    found = "" if wrong is None or wrong is x else f", not {in_words(wrong)}"
     return came + (
         f"an array with a leading axis of examples, or a tree of such arrays{found}."
     )

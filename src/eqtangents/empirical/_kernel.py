@@ -5,12 +5,12 @@ from typing import Any, TypedDict, TypeVar, Unpack, get_args, overload
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array
 
 from eqtangents._in_words import check_choice, check_whole
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
-from eqtangents._trees import Batch, One, Tree
+from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._batches import checked_axes, checked_batches
 from eqtangents.empirical._choice import Explanation, Implementation
 from eqtangents.empirical._evaluate import (
@@ -53,7 +53,7 @@ def empirical_ntk(
     model: Callable[..., Any],
     x1: One,
     x2: One | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Ways],
 ) -> Array: ...
 @overload
@@ -61,14 +61,14 @@ def empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Ways],
 ) -> Tree[Array]: ...
 def empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
@@ -163,7 +163,7 @@ def empirical_ntk_by_leaf(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
@@ -183,7 +183,7 @@ def empirical_ntk_by_leaf(
     found = tangent_terms(network, x1, x2, options)
     outputs, treedef = jax.tree.flatten(found, is_leaf=is_terms)
     by_leaf = zip(*(terms.arrays for terms in outputs), strict=True)
-    leaves = list(map(treedef.unflatten, by_leaf))
+    leaves = [jax.tree.unflatten(treedef, kernels) for kernels in by_leaf]
     return jax.tree.unflatten(jax.tree.structure(network.params), leaves)
 
 
@@ -192,7 +192,7 @@ def empirical_nngp(
     model: Callable[..., Any],
     x1: One,
     x2: One | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Outputs],
 ) -> Array: ...
 @overload
@@ -200,14 +200,14 @@ def empirical_nngp(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Outputs],
 ) -> Tree[Array]: ...
 def empirical_nngp(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     state: eqx.nn.State | None = None,
     trace_axes: int | Sequence[int] | None = None,
@@ -232,7 +232,7 @@ def empirical_kernel(
     model: Callable[..., Any],
     x1: One,
     x2: One | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Ways],
 ) -> Kernel: ...
 @overload
@@ -240,14 +240,14 @@ def empirical_kernel(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Ways],
 ) -> Tree[Kernel]: ...
 def empirical_kernel(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
@@ -287,7 +287,7 @@ def explain_empirical_ntk(
     model: Callable[..., Any],
     x1: One,
     x2: One | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Ways],
 ) -> Explanation: ...
 @overload
@@ -295,14 +295,14 @@ def explain_empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     **options: Unpack[_Ways],
 ) -> Tree[Explanation]: ...
 def explain_empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None = None,
-    params: PyTree | None = None,
+    params: Params | None = None,
     *,
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
@@ -329,7 +329,7 @@ def _taken(
     model: Callable[..., Any],
     x1: Batch,
     x2: Batch | None,
-    params: PyTree | None,
+    params: Params | None,
     trainable: Trainable,
     state: eqx.nn.State | None,
 ) -> tuple[Network, Batch, Batch | None]:

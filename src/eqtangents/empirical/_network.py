@@ -106,17 +106,23 @@ def outputs(
     **Raises:** `ValueError` if it needs other examples than this one.
     """
     applied = whole if function is None else functools.partial(function, whole)
-    with _one_example():
+    with _one_example(example):
         found = call(applied, state, example)
     return jax.tree.map(values_of, found, is_leaf=is_signal)
 
 
 @contextlib.contextmanager
-def _one_example() -> Iterator[None]:
+def _one_example(example: PyTree) -> Iterator[None]:
     try:
         yield
-    except NameError as error:
-        if "unbound axis name" not in str(error):
+    except Exception as error:
+        if not (isinstance(error, NameError) and "unbound axis name" in str(error)):
+            shapes = ", ".join(
+                str(jnp.shape(leaf)) for leaf in jax.tree.leaves(example)
+            )
+            error.add_note(
+                f"The network was called with one example, of shape {shapes}."
+            )
             raise
         raise ValueError(
             "The network takes statistics over a batch, as batch normalisation does in "

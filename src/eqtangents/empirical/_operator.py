@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from eqtangents._parameters import Trainable
-from eqtangents._trees import Batch
+from eqtangents._trees import Batch, Params
 from eqtangents.empirical._batches import checked_batches, example_of, size_of
 from eqtangents.empirical._network import Network, checked, differentiated
 
@@ -53,7 +53,7 @@ class NTKOperator(lx.AbstractLinearOperator):
         model: Callable[..., Any],
         x1: Batch,
         x2: Batch | None = None,
-        params: PyTree | None = None,
+        params: Params | None = None,
         *,
         trainable: Trainable = None,
         state: eqx.nn.State | None = None,
@@ -180,14 +180,17 @@ def _materialise(operator: NTKOperator) -> lx.AbstractLinearOperator:
     inputs, in_treedef = jax.tree.flatten(operator.in_structure())
     rows = _cut(matrix, 0, outputs)
     blocks = [
-        in_treedef.unflatten(
-            block.reshape(*output.shape, *given.shape)
-            for block, given in zip(_cut(row, 1, inputs), inputs, strict=True)
+        jax.tree.unflatten(
+            in_treedef,
+            [
+                block.reshape(*output.shape, *given.shape)
+                for block, given in zip(_cut(row, 1, inputs), inputs, strict=True)
+            ],
         )
         for row, output in zip(rows, outputs, strict=True)
     ]
     return lx.PyTreeLinearOperator(
-        treedef.unflatten(blocks), operator.out_structure(), _tags(operator)
+        jax.tree.unflatten(treedef, blocks), operator.out_structure(), _tags(operator)
     )
 
 
@@ -214,7 +217,7 @@ def _diagonal(operator: NTKOperator) -> Float[Array, " size"]:
         ]
     leaves = operator.network.leaves
 
-    def of_example(examples: tuple[PyTree[Array], PyTree[Array]]) -> Array:
+    def of_example(examples: tuple[PyTree, PyTree]) -> PyTree[Array]:
         one, other = (
             jax.vjp(functools.partial(operator.network, example=x), leaves)
             for x in examples
@@ -241,7 +244,9 @@ def _tridiagonal(
     rows, columns = operator.out_size(), operator.in_size()
     near = _of_columns(
         operator,
-        lambda i, column: jnp.pad(column, 1).at[i + jnp.arange(3)].get(mode="fill"),
+        lambda i, column: (
+            jnp.pad(column, 1).at[i + jnp.arange(3, dtype=i.dtype)].get(mode="fill")
+        ),
     )
     above, main, below = near.T
     diagonal = min(rows, columns)
