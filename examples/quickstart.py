@@ -171,7 +171,7 @@ def distance_to_infinity(make, x, advance, draws=32):
         squares = []
         for key in jr.split(jr.key(0), draws):
             model = make(width).init(x.shape[1:], key=key)
-            finite = eqt.empirical_ntk(model, x, trace_axes=(0,))
+            finite = eqt.empirical_ntk(model, x)
             squares.append(jnp.sum((finite - infinite) ** 2))
             advance(1 / len(WIDTHS) / draws)
         distance = jnp.sqrt(jnp.mean(jnp.stack(squares))) / jnp.linalg.norm(infinite)
