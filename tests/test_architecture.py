@@ -20,13 +20,16 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 # parts right below it. Imports point down, to any depth.
 BELOW = {
     "types": [],
+    "arguments": ["types"],
     "covariance": ["types"],
-    "nn": ["covariance"],
+    "nn": ["arguments", "covariance"],
     "equinox": ["nn"],
     "in_words": [],
     "trees": [],
     "kernel_pair": [],
-    "kernel": ["nn", "kernel_pair"],
+    "batches": ["nn"],
+    "tiles": ["nn"],
+    "kernel": ["batches", "tiles", "kernel_pair"],
     "gram": ["kernel"],
     "predict": ["gram"],
     "jaxpr": [],

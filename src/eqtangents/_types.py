@@ -1,17 +1,185 @@
-"""Type aliases of public annotations."""
+"""Type aliases of public annotations, with what their values may be."""
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, TypeAlias
 
+import jax
+import numpy as np
 from jaxtyping import Array, Float
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Rule:
+    """What an argument must be: first its kind, then its value.
+
+    Written beside a type, `Annotated[int, Rule(...)]`, it holds for every argument that
+    is annotated by it; `eqtangents._arguments` says what is wrong with others.
+    """
+
+    kind: str
+    of_kind: Callable[[Any], bool]
+    value: str = ""
+    of_value: Callable[[Any], bool] = lambda _: True
+
+    def __repr__(self) -> str:
+        """Short, for it stands in signatures."""
+        return f"Rule({self.value or self.kind!r})"
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether the values of an array are known, and lie on this very machine."""
+    if not isinstance(x, jax.Array):
+        return isinstance(x, np.ndarray)
+    try:
+        return x.is_fully_addressable
+    except jax.errors.ConcretizationTypeError:
+        return False
+
+
+def is_integer(x: Any) -> bool:
+    """Whether this counts something; truth values do not."""
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+
+
+def is_real(x: Any) -> bool:
+    """Whether this is a number, or an array of real numbers of any shape."""
+    if isinstance(x, numbers.Real):
+        return not isinstance(x, bool)
+    dtype = getattr(x, "dtype", None)
+    return isinstance(dtype, np.dtype) and (
+        jax.numpy.issubdtype(dtype, np.floating)
+        or jax.numpy.issubdtype(dtype, np.integer)
+    )
+
+
+def known(x: Any) -> float | None:
+    """The value of a number, or `None` if it is not known yet."""
+    if isinstance(x, numbers.Real):
+        return float(x)
+    return float(np.asarray(x)) if is_concrete(x) else None
+
+
+def _one_number(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
+    """Whether something real is one number, whose value fits as far as it is known."""
+
+    def of_value(x: Any) -> bool:
+        if np.shape(x) if isinstance(x, numbers.Real) else x.shape:
+            return False
+        value = known(x)
+        return value is None or fits(value)
+
+    return of_value
+
+
+def _scalar(value: str, fits: Callable[[float], bool]) -> Rule:
+    return Rule("be a number", is_real, value, _one_number(fits))
+
+
+def _integer(value: str, least: int) -> Rule:
+    return Rule("be an integer", is_integer, value, lambda x: x >= least)
+
+
+def _integers(value: str, least: int) -> Rule:
+    def of_kind(x: Any) -> bool:
+        many = isinstance(x, Sequence) and not isinstance(x, str)
+        return all(map(is_integer, x)) if many else is_integer(x)
+
+    def of_value(x: Any) -> bool:
+        return all(n >= least for n in (x if isinstance(x, Sequence) else (x,)))
+
+    return Rule(value, of_kind, value, of_value)
+
+
+def _is_padding(x: Any) -> bool:
+    if isinstance(x, str):
+        return x.upper() in ("VALID", "SAME", "CIRCULAR")
+    if is_integer(x):
+        return x >= 0
+    return all(
+        isinstance(pair, Sequence)
+        and len(pair) == 2
+        and all(is_integer(zeros) and zeros >= 0 for zeros in pair)
+        for pair in x
+    )
 
 
 # A hyperparameter: a Python number is a compile-time constant; an array is a leaf that
 # can be differentiated and changed without compiling again.
-Scalar: TypeAlias = float | int | Float[Array, ""]
+_Number: TypeAlias = float | int | Float[Array, ""]
+Scalar: TypeAlias = Annotated[
+    _Number, _scalar("be one finite number, of shape `()`", math.isfinite)
+]
+NonNegative: TypeAlias = Annotated[
+    _Number,
+    _scalar(
+        "be one finite number, of shape `()`, that is not negative",
+        lambda x: 0 <= x < math.inf,
+    ),
+]
+Positive: TypeAlias = Annotated[
+    float | int,
+    _scalar("be one finite number above zero", lambda x: 0 < x < math.inf),
+]
+Probability: TypeAlias = Annotated[
+    float | int,
+    _scalar(
+        "be the probability of dropping a value, at least 0 and below 1",
+        lambda x: 0 <= x < 1,
+    ),
+]
+
+# Sizes of networks, and numbers of copies.
+Count: TypeAlias = Annotated[int, _integer("be at least 1", 1)]
+CountOrZero: TypeAlias = Annotated[int, _integer("not be negative", 0)]
+Counts: TypeAlias = Annotated[
+    int | tuple[int, ...],
+    _integers("be a positive integer, or a tuple of them, one for each axis", 1),
+]
+Axes: TypeAlias = Annotated[
+    int | tuple[int, ...],
+    _integers("be an axis, or a tuple of them, counted from 0", 0),
+]
+Multipliers: TypeAlias = Annotated[
+    tuple[int, int],
+    Rule(
+        "be two positive integers, for inputs and outputs",
+        lambda x: isinstance(x, Sequence) and all(map(is_integer, x)),
+        "be two positive integers, for inputs and outputs",
+        lambda x: len(x) == 2 and min(x) >= 1,
+    ),
+]
 
 # Outside of the input: nothing is read, zeros, or the input over again; or so many
 # zeros on both sides, on all axes alike or before and after each.
-Padding: TypeAlias = (
-    Literal["VALID", "SAME", "CIRCULAR"] | int | Sequence[tuple[int, int]]
+_PADDINGS = (
+    'be "VALID", "SAME" or "CIRCULAR", a number of zeros, or a pair of them for each '
+    "axis, `((before, after), ...)`"
 )
+Padding: TypeAlias = Annotated[
+    Literal["VALID", "SAME", "CIRCULAR"] | int | Sequence[tuple[int, int]],
+    Rule(
+        _PADDINGS,
+        lambda x: isinstance(x, Sequence) or is_integer(x),
+        _PADDINGS,
+        _is_padding,
+    ),
+]
+# The same, where numbers of zeros are no choice.
+NamedPadding: TypeAlias = Literal["VALID", "SAME", "CIRCULAR"]
+
+
+def lowered(choice: Any) -> Any:
+    """A name as a layer keeps it."""
+    return choice.lower()
+
+
+def plain(option: Any) -> Any:
+    """An option as a layer keeps it: hashable, numbers of Python, names in capitals."""
+    if isinstance(option, str):
+        return option.upper()
+    if isinstance(option, Sequence):
+        return tuple(map(plain, option))
+    return int(option) if is_integer(option) else option

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Scalar
+from eqtangents._types import Multipliers, NonNegative
 from eqtangents.covariance import AbstractCovariance, Affine
 from eqtangents.nn._layer import AbstractLayer, LayerError, missing_parameters
 
@@ -35,10 +35,10 @@ class AbstractAffine(AbstractLayer):
 
     weight: eqx.AbstractVar[Float[Array, "..."] | None]
     bias: eqx.AbstractVar[Float[Array, "out ..."] | None]
-    weight_std: eqx.AbstractVar[Scalar]
-    bias_std: eqx.AbstractVar[Scalar | None]
+    weight_std: eqx.AbstractVar[NonNegative]
+    bias_std: eqx.AbstractVar[NonNegative | None]
     parameterization: eqx.AbstractVar[Parameterization]
-    width_multipliers: eqx.AbstractVar[tuple[int, int]]
+    width_multipliers: eqx.AbstractVar[Multipliers]
 
     @property
     def _standard(self) -> bool:
@@ -47,14 +47,6 @@ class AbstractAffine(AbstractLayer):
     def _channels(self, out: int) -> int:
         """Outputs, given how many there are at multiplier 1."""
         return out * self.width_multipliers[1] if self._standard else out
-
-    def __check_init__(self):
-        """Raise for an unknown parameterization."""
-        if self.parameterization not in ("ntk", "standard"):
-            raise ValueError(
-                f"{type(self).__name__}: `parameterization` is "
-                f'{self.parameterization!r}, but must be "ntk" or "standard".'
-            )
 
     def _drawn(
         self,

@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eqtangents._types import Scalar
+from eqtangents._types import Count, NonNegative, Positive, Scalar, lowered, plain
 from eqtangents.covariance import (
     AbstractCovariance,
     Affine,
@@ -27,6 +27,7 @@ from eqtangents.covariance import (
     Total,
     dense,
 )
+from eqtangents.nn._habits import checked_new
 from eqtangents.nn._inputs import Signal, opened
 from eqtangents.nn._layer import (
     AbstractLayer,
@@ -51,22 +52,24 @@ class PositionalEmbedding(eqx.Module):
     """
 
     kind: Literal["sum", "concat"] = eqx.field(static=True)
-    std: Scalar
-    channels: int | None = eqx.field(static=True)
+    std: NonNegative
+    channels: Count | None = eqx.field(static=True)
     decay: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = eqx.field(
         static=True
     )
-    p_norm: float | int = eqx.field(static=True)
+    p_norm: Positive = eqx.field(static=True)
     on_values: bool = eqx.field(static=True)
+
+    __new__ = checked_new
 
     def __init__(
         self,
         kind: Literal["sum", "concat"] = "sum",
         *,
-        std: Scalar = 1.0,
-        channels: int | None = None,
+        std: NonNegative = 1.0,
+        channels: Count | None = None,
         decay: Callable[[Float[Array, "..."]], Float[Array, "..."]] | None = None,
-        p_norm: float | int = 2,
+        p_norm: Positive = 2,
         on_values: bool = False,
     ):
         """Describe the embedding.
@@ -82,16 +85,11 @@ class PositionalEmbedding(eqx.Module):
         - `on_values`: whether the values of attention see the embedding, too, and not
             only its queries and keys.
         """
-        self.kind, self.std, self.channels = kind, std, channels
+        self.kind, self.std, self.channels = lowered(kind), std, plain(channels)
         self.decay, self.p_norm, self.on_values = decay, p_norm, on_values
 
     def __check_init__(self):
-        """Raise for an unknown kind, and channels that a sum cannot have."""
-        if self.kind not in ("sum", "concat"):
-            raise ValueError(
-                f"PositionalEmbedding: `kind` is {self.kind!r}, but must be "
-                '"sum" or "concat".'
-            )
+        """Raise for channels that a sum cannot have."""
         if self.kind == "sum" and self.channels is not None:
             raise ValueError(
                 f"PositionalEmbedding: `channels` is {self.channels}, but embeddings "
@@ -183,33 +181,33 @@ class GlobalSelfAttention(AbstractLayer):
     bias: Float[Array, " out"] | None
     embedding: Float[Array, "embedded *size"] | None
     positional: PositionalEmbedding | None
-    query_std: Scalar
-    key_std: Scalar
-    value_std: Scalar
-    output_std: Scalar
-    bias_std: Scalar | None
-    out_channels: int = eqx.field(static=True)
-    key_channels: int = eqx.field(static=True)
-    value_channels: int = eqx.field(static=True)
-    heads: int = eqx.field(static=True)
+    query_std: NonNegative
+    key_std: NonNegative
+    value_std: NonNegative
+    output_std: NonNegative
+    bias_std: NonNegative | None
+    out_channels: Count = eqx.field(static=True)
+    key_channels: Count = eqx.field(static=True)
+    value_channels: Count = eqx.field(static=True)
+    heads: Count = eqx.field(static=True)
     linear_scaling: bool = eqx.field(static=True)
     mechanism: Mechanism = eqx.field(static=True)
 
     def __init__(
         self,
-        out_channels: int,
+        out_channels: Count,
         *,
-        key_channels: int,
-        value_channels: int,
-        heads: int,
+        key_channels: Count,
+        value_channels: Count,
+        heads: Count,
         linear_scaling: bool = True,
         mechanism: Mechanism = "softmax",
         positional: PositionalEmbedding | None = None,
-        query_std: Scalar = 1.0,
-        key_std: Scalar = 1.0,
-        value_std: Scalar = 1.0,
-        output_std: Scalar = 1.0,
-        bias_std: Scalar | None = None,
+        query_std: NonNegative = 1.0,
+        key_std: NonNegative = 1.0,
+        value_std: NonNegative = 1.0,
+        output_std: NonNegative = 1.0,
+        bias_std: NonNegative | None = None,
     ):
         r"""Describe the layer; `init` draws its parameters.
 
@@ -229,17 +227,9 @@ class GlobalSelfAttention(AbstractLayer):
         self.positional = positional
         self.query_std, self.key_std = query_std, key_std
         self.value_std, self.output_std, self.bias_std = value_std, output_std, bias_std
-        self.out_channels, self.key_channels = out_channels, key_channels
-        self.value_channels, self.heads = value_channels, heads
-        self.linear_scaling, self.mechanism = linear_scaling, mechanism
-
-    def __check_init__(self):
-        """Raise for an unknown mechanism."""
-        if self.mechanism not in ("softmax", "identity", "relu", "abs"):
-            raise ValueError(
-                f"GlobalSelfAttention: `mechanism` is {self.mechanism!r}, but must be "
-                '"softmax", "identity", "relu" or "abs".'
-            )
+        self.out_channels, self.key_channels = plain(out_channels), plain(key_channels)
+        self.value_channels, self.heads = plain(value_channels), plain(heads)
+        self.linear_scaling, self.mechanism = linear_scaling, lowered(mechanism)
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqtangents._types import Count, plain
 from eqtangents.covariance import (
     AbstractCovariance,
     ChannelConcat,
@@ -32,16 +33,11 @@ from eqtangents.nn._layer import (
 class FanOut(AbstractParameterless):
     """`n` copies of the input, for as many branches."""
 
-    n: int = eqx.field(static=True)
+    n: Count = eqx.field(static=True)
 
-    def __init__(self, n: int):
+    def __init__(self, n: Count):
         """Set the number of copies."""
-        self.n = n
-
-    def __check_init__(self):
-        """Raise unless there is at least one branch."""
-        if self.n < 1:
-            raise ValueError(f"FanOut: `n` is {self.n}, but must be at least 1.")
+        self.n = plain(n)
 
     def __call__(
         self, x: Example, *, key: PRNGKeyArray | None = None
@@ -124,7 +120,7 @@ class FanInConcat(AbstractParameterless):
 
     def __init__(self, axis: int = 0):
         """Set the axis: 0 for channels, 1 for the first spatial axis, and so on."""
-        self.axis = axis
+        self.axis = plain(axis)
 
     def __call__(
         self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None

@@ -1,12 +1,13 @@
 """Layers made of layers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import equinox as eqx
 import jax
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
+from eqtangents._arguments import described
 from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
 from eqtangents.nn._branches import added, sum_of
 from eqtangents.nn._inputs import is_signal
@@ -16,6 +17,7 @@ from eqtangents.nn._layer import (
     Example,
     LayerError,
     Shape,
+    instead_of_layer,
     is_shape,
     located,
     missing_parameters,
@@ -32,11 +34,7 @@ class Sequential(AbstractLayer):
 
     def __init__(self, layers: Sequence[AbstractLayer]):
         """Compose layers, first to last."""
-        self.layers = tuple(layers)
-
-    def __check_init__(self):
-        """Raise unless all are layers."""
-        _check_layers(self, self.layers)
+        self.layers = _sequence(self, layers)
 
     def init(
         self, input_shape: Shape, *, key: PRNGKeyArray | None = None
@@ -75,11 +73,7 @@ class Parallel(AbstractLayer):
 
     def __init__(self, layers: Sequence[AbstractLayer]):
         """Set layers side by side."""
-        self.layers = tuple(layers)
-
-    def __check_init__(self):
-        """Raise unless all are layers."""
-        _check_layers(self, self.layers)
+        self.layers = _sequence(self, layers)
 
     def init(
         self, input_shape: Shape, *, key: PRNGKeyArray | None = None
@@ -259,10 +253,27 @@ def _split(key: PRNGKeyArray | None, n: int) -> list[PRNGKeyArray | None]:
     return [None] * n if key is None else list(jr.split(key, n))
 
 
+def _sequence(
+    container: AbstractLayer, layers: Sequence[AbstractLayer]
+) -> tuple[AbstractLayer, ...]:
+    """The layers of a container, if they are some."""
+    name = type(container).__name__
+    if isinstance(layers, str | Mapping | AbstractLayer) or not isinstance(
+        layers, Iterable
+    ):
+        raise TypeError(
+            f"{name}: `layers` is {described(layers)}, but must be a list of layers: "
+            f"write `nn.{name}([nn.Linear(8), nn.Relu()])`, say."
+        )
+    layers = tuple(layers)
+    _check_layers(container, layers)
+    return layers
+
+
 def _check_layers(container: AbstractLayer, layers: Sequence[object]) -> None:
     for layer in layers:
         if not isinstance(layer, AbstractLayer):
             raise ValueError(
-                f"{type(container).__name__}: {layer!r} is not a layer of "
-                "`eqtangents.nn`. Give an instance, `nn.Relu()` and not `nn.Relu`."
+                f"{type(container).__name__}: {described(layer)} is not a layer of "
+                f"`eqtangents.nn`. {instead_of_layer(layer)}"
             )

@@ -6,12 +6,20 @@ import equinox as eqx
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Padding, Scalar
+from eqtangents._types import (
+    Count,
+    Counts,
+    Multipliers,
+    NonNegative,
+    Padding,
+    lowered,
+    plain,
+)
 from eqtangents.covariance import AbstractCovariance, Stencil, Unshared
 from eqtangents.nn._affine import AbstractAffine, Parameterization
 from eqtangents.nn._inputs import Signal, opened, window_mask
 from eqtangents.nn._layer import Covariances, LayerError, single
-from eqtangents.nn._spatial import check_window, padded, windows
+from eqtangents.nn._spatial import padded, windows
 
 
 class ConvLocal(AbstractAffine):
@@ -28,35 +36,35 @@ class ConvLocal(AbstractAffine):
 
     weight: Float[Array, "out taps *size_out"] | None
     bias: Float[Array, "out *size_out"] | None
-    weight_std: Scalar
-    bias_std: Scalar | None
-    out_channels: int = eqx.field(static=True)
-    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
-    stride: int | tuple[int, ...] = eqx.field(static=True)
+    weight_std: NonNegative
+    bias_std: NonNegative | None
+    out_channels: Count = eqx.field(static=True)
+    kernel_size: Counts = eqx.field(static=True)
+    stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
     parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: tuple[int, int] = eqx.field(static=True)
+    width_multipliers: Multipliers = eqx.field(static=True)
 
     def __init__(
         self,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
+        out_channels: Count,
+        kernel_size: Counts,
+        stride: Counts = 1,
         padding: Padding = "VALID",
         *,
-        weight_std: Scalar = 1.0,
-        bias_std: Scalar | None = None,
+        weight_std: NonNegative = 1.0,
+        bias_std: NonNegative | None = None,
         parameterization: Parameterization = "ntk",
-        width_multipliers: tuple[int, int] = (1, 1),
+        width_multipliers: Multipliers = (1, 1),
     ):
         """Describe the layer, as `Conv`; `init` draws its parameters."""
         self.weight, self.bias = None, None
-        self.out_channels, self.kernel_size = out_channels, kernel_size
-        self.stride, self.padding = stride, padding
+        self.out_channels = plain(out_channels)
+        self.kernel_size = plain(kernel_size)
+        self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.parameterization = parameterization
-        self.width_multipliers = width_multipliers
-        check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
+        self.parameterization = lowered(parameterization)
+        self.width_multipliers = plain(width_multipliers)
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None

@@ -7,7 +7,15 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eqtangents._types import Scalar
+from eqtangents._types import (
+    Count,
+    Counts,
+    Multipliers,
+    NamedPadding,
+    NonNegative,
+    lowered,
+    plain,
+)
 from eqtangents.covariance import (
     AbstractCovariance,
     Gathered,
@@ -19,7 +27,6 @@ from eqtangents.nn._affine import AbstractAffine, Parameterization
 from eqtangents.nn._inputs import Signal, opened
 from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import (
-    check_window,
     one_for_each,
     padded,
     window_sums,
@@ -42,43 +49,38 @@ class ConvTranspose(AbstractAffine):
 
     weight: Float[Array, "out in *kernel"] | None
     bias: Float[Array, " out"] | None
-    weight_std: Scalar
-    bias_std: Scalar | None
-    out_channels: int = eqx.field(static=True)
-    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
-    stride: int | tuple[int, ...] = eqx.field(static=True)
-    padding: str = eqx.field(static=True)
+    weight_std: NonNegative
+    bias_std: NonNegative | None
+    out_channels: Count = eqx.field(static=True)
+    kernel_size: Counts = eqx.field(static=True)
+    stride: Counts = eqx.field(static=True)
+    padding: NamedPadding = eqx.field(static=True)
     parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: tuple[int, int] = eqx.field(static=True)
+    width_multipliers: Multipliers = eqx.field(static=True)
 
     def __init__(
         self,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: str = "VALID",
+        out_channels: Count,
+        kernel_size: Counts,
+        stride: Counts = 1,
+        padding: NamedPadding = "VALID",
         *,
-        weight_std: Scalar = 1.0,
-        bias_std: Scalar | None = None,
+        weight_std: NonNegative = 1.0,
+        bias_std: NonNegative | None = None,
         parameterization: Parameterization = "ntk",
-        width_multipliers: tuple[int, int] = (1, 1),
+        width_multipliers: Multipliers = (1, 1),
     ):
         """Describe the layer; `init` draws its parameters.
 
         **Arguments:** as for `Conv`; `padding` is `"VALID"`, `"SAME"` or `"CIRCULAR"`.
         """
         self.weight, self.bias = None, None
-        self.out_channels, self.kernel_size = out_channels, kernel_size
-        self.stride, self.padding = stride, padding
+        self.out_channels = plain(out_channels)
+        self.kernel_size = plain(kernel_size)
+        self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.parameterization = parameterization
-        self.width_multipliers = width_multipliers
-        check_window(self, kernel_size=kernel_size, stride=stride)
-        if padding not in ("VALID", "SAME", "CIRCULAR"):
-            raise ValueError(
-                f"ConvTranspose: `padding` is {padding!r}, but must be "
-                '"VALID", "SAME" or "CIRCULAR".'
-            )
+        self.parameterization = lowered(parameterization)
+        self.width_multipliers = plain(width_multipliers)
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
+from eqtangents._types import Probability
 from eqtangents.covariance import AbstractCovariance, Thinned
 from eqtangents.nn._inputs import Signal, opened
 from eqtangents.nn._layer import (
@@ -26,20 +27,12 @@ class Dropout(AbstractParameterless):
     **Source:** Srivastava et al. 2014; Novak et al. 2020, arXiv:1912.02803.
     """
 
-    p: float | int = eqx.field(static=True)
+    p: Probability = eqx.field(static=True)
     inference: bool
 
-    def __init__(self, p: float | int = 0.5, inference: bool = False):
+    def __init__(self, p: Probability = 0.5, inference: bool = False):
         """Set the probability of dropping a value."""
         self.p, self.inference = p, inference
-
-    def __check_init__(self):
-        """Raise unless `p` is a probability below one."""
-        if not 0 <= self.p < 1:
-            raise ValueError(
-                f"Dropout: `p` is {self.p}, but must be the probability of dropping a "
-                "value, at least 0 and below 1."
-            )
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""

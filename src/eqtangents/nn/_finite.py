@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Padding, Scalar
+from eqtangents._types import Counts, NonNegative, Padding, plain
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._inputs import Signal, opened, window_mask
 from eqtangents.nn._layer import (
@@ -15,25 +15,25 @@ from eqtangents.nn._layer import (
     Covariances,
     LayerError,
 )
-from eqtangents.nn._spatial import check_window, padded, windows
+from eqtangents.nn._spatial import padded, windows
 
 
 class MaxPool(AbstractParameterless):
     """The largest value under each window. It has no kernel in closed form."""
 
-    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
-    stride: int | tuple[int, ...] = eqx.field(static=True)
+    kernel_size: Counts = eqx.field(static=True)
+    stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
 
     def __init__(
         self,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
+        kernel_size: Counts,
+        stride: Counts = 1,
         padding: Padding = "VALID",
     ):
         """Describe the windows, as for `Conv`; padding is never the largest."""
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
+        self.kernel_size, self.stride = plain(kernel_size), plain(stride)
+        self.padding = plain(padding)
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
@@ -76,7 +76,7 @@ class BatchNorm(AbstractParameterless):
     **Source:** Ioffe & Szegedy 2015, arXiv:1502.03167.
     """
 
-    eps: Scalar = 1e-5
+    eps: NonNegative = 1e-5
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example of a batch."""

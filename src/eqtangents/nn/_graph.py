@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqtangents._types import Axes, plain
 from eqtangents.covariance import AbstractCovariance, Mapped
 from eqtangents.nn._inputs import Adjacency, Edges, Signal, opened
 from eqtangents.nn._layer import (
@@ -35,11 +36,12 @@ class Aggregate(AbstractParameterless):
 
     axes: tuple[int, ...] | None = eqx.field(static=True)
 
-    def __init__(self, axes: int | tuple[int, ...] | None = None):
+    def __init__(self, axes: Axes | None = None):
         """Set the axes of one example that the graph connects; by default all spatial.
 
         They are counted from 1, the first spatial axis.
         """
+        axes = plain(axes)
         self.axes = (axes,) if isinstance(axes, int) else axes
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:

@@ -2,7 +2,7 @@
 
 import abc
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 import equinox as eqx
@@ -11,7 +11,10 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import PRNGKeyArray, PyTree
 
+from eqtangents._arguments import described
 from eqtangents.covariance import AbstractCovariance
+from eqtangents.nn._calls import checked_call, checked_init
+from eqtangents.nn._habits import checked_new
 from eqtangents.nn._inputs import Signal
 
 
@@ -47,7 +50,18 @@ class AbstractLayer(eqx.Module):
 
     It is created without parameters. `init` returns the same layer with parameters,
     which can be called; `propagate` needs none.
+
+    Arguments of constructors are checked by their annotations, before the constructor
+    runs: a `Scalar`, say, is a number, or an array of shape `()`.
     """
+
+    __new__ = checked_new
+
+    def __init_subclass__(cls, **options: Any):
+        """Have what `init` and `__call__` are given checked first, in any layer."""
+        for name, checked in (("init", checked_init), ("__call__", checked_call)):
+            if name in vars(cls):
+                setattr(cls, name, checked(vars(cls)[name]))
 
     @abc.abstractmethod
     def init(
@@ -112,8 +126,35 @@ def is_shape(shape: Any) -> bool:
     return isinstance(shape, tuple | list) and all(isinstance(s, int) for s in shape)
 
 
+def instead_of_layer(came: Any) -> str:
+    """What to write in the place of something that is no layer."""
+    if isinstance(came, type):
+        return f"Give an instance, `nn.Relu()` and not `nn.Relu`: `{came.__name__}()`."
+    if isinstance(came, Sequence) and not isinstance(came, str):
+        if any(isinstance(layer, AbstractLayer) for layer in came):
+            return "Compose layers by `nn.Sequential([...])`."
+        if len(came) == 3 and all(map(callable, came)):
+            return (
+                "Triples of functions are networks of Neural Tangents: write the layer "
+                "of `eqtangents.nn` of the same name."
+            )
+    if isinstance(came, eqx.Module):
+        return (
+            "Models of Equinox's layers are lifted by `eqt.from_equinox(model)`; the "
+            "kernel of any other at finite width is `eqt.empirical_ntk(model, x)`."
+        )
+    if callable(came):
+        return "A function of one number is a layer as `nn.Elementwise(fn)`."
+    return "Give a layer, `nn.Linear(8)` or `nn.Relu()`, say."
+
+
 def single(layer: object, covariance: Covariances) -> AbstractCovariance:
     """The covariance of a layer that has one input."""
+    if not isinstance(covariance, AbstractCovariance | tuple | list):
+        raise TypeError(
+            f"{type(layer).__name__}: `propagate` takes covariances, but was given "
+            f"{described(covariance)}. Kernels of inputs are `eqt.kernel(net, x)`."
+        )
     if not isinstance(covariance, AbstractCovariance):
         raise LayerError(
             layer,

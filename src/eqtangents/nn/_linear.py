@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Scalar
+from eqtangents._types import Count, Multipliers, NonNegative, lowered, plain
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._affine import AbstractAffine, Parameterization
 from eqtangents.nn._inputs import Signal, opened
@@ -25,20 +25,20 @@ class Linear(AbstractAffine):
 
     weight: Float[Array, "out in"] | None
     bias: Float[Array, " out"] | None
-    weight_std: Scalar
-    bias_std: Scalar | None
-    out_features: int = eqx.field(static=True)
+    weight_std: NonNegative
+    bias_std: NonNegative | None
+    out_features: Count = eqx.field(static=True)
     parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: tuple[int, int] = eqx.field(static=True)
+    width_multipliers: Multipliers = eqx.field(static=True)
 
     def __init__(
         self,
-        out_features: int,
+        out_features: Count,
         *,
-        weight_std: Scalar = 1.0,
-        bias_std: Scalar | None = None,
+        weight_std: NonNegative = 1.0,
+        bias_std: NonNegative | None = None,
         parameterization: Parameterization = "ntk",
-        width_multipliers: tuple[int, int] = (1, 1),
+        width_multipliers: Multipliers = (1, 1),
     ):
         r"""Describe the layer; `init` draws its parameters.
 
@@ -54,9 +54,9 @@ class Linear(AbstractAffine):
         """
         self.weight, self.bias = None, None
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.out_features = out_features
-        self.parameterization = parameterization
-        self.width_multipliers = width_multipliers
+        self.out_features = plain(out_features)
+        self.parameterization = lowered(parameterization)
+        self.width_multipliers = plain(width_multipliers)
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None

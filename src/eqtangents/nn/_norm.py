@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eqtangents._types import Scalar
+from eqtangents._types import Axes, Count, NonNegative, Scalar, plain
 from eqtangents.covariance import (
     AbstractCovariance,
     Centred,
@@ -41,15 +41,15 @@ class LayerNorm(AbstractLayer):
     weight: Float[Array, " channels"] | None
     bias: Float[Array, " channels"] | None
     axes: tuple[int, ...] = eqx.field(static=True)
-    eps: Scalar
+    eps: NonNegative
     use_weight: bool = eqx.field(static=True)
     use_bias: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        axes: int | tuple[int, ...] = 0,
+        axes: Axes = 0,
         *,
-        eps: Scalar = 1e-12,
+        eps: NonNegative = 1e-12,
         use_weight: bool = False,
         use_bias: bool = False,
     ):
@@ -63,7 +63,8 @@ class LayerNorm(AbstractLayer):
         - `use_weight`, `use_bias`: whether to learn gains and offsets.
         """
         self.weight, self.bias = None, None
-        self.axes = (axes,) if isinstance(axes, int) else tuple(axes)
+        axes = plain(axes)
+        self.axes = (axes,) if isinstance(axes, int) else axes
         self.eps, self.use_weight, self.use_bias = eps, use_weight, use_bias
 
     def __check_init__(self):
@@ -133,14 +134,14 @@ class RMSNorm(AbstractLayer):
 
     weight: Float[Array, " channels"] | None
     bias: Float[Array, " channels"] | None
-    eps: Scalar
+    eps: NonNegative
     use_weight: bool = eqx.field(static=True)
     use_bias: bool = eqx.field(static=True)
 
     def __init__(
         self,
         *,
-        eps: Scalar = 1e-12,
+        eps: NonNegative = 1e-12,
         use_weight: bool = False,
         use_bias: bool = False,
     ):
@@ -180,22 +181,22 @@ class GroupNorm(AbstractLayer):
 
     weight: Float[Array, " channels"] | None
     bias: Float[Array, " channels"] | None
-    eps: Scalar
-    groups: int = eqx.field(static=True)
+    eps: NonNegative
+    groups: Count = eqx.field(static=True)
     use_weight: bool = eqx.field(static=True)
     use_bias: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        groups: int,
+        groups: Count,
         *,
-        eps: Scalar = 1e-12,
+        eps: NonNegative = 1e-12,
         use_weight: bool = False,
         use_bias: bool = False,
     ):
         """Describe the layer, as `LayerNorm`."""
         self.weight, self.bias = None, None
-        self.groups, self.eps = groups, eps
+        self.groups, self.eps = plain(groups), eps
         self.use_weight, self.use_bias = use_weight, use_bias
 
     def init(

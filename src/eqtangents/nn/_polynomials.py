@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents._types import Scalar
+from eqtangents._types import CountOrZero, Scalar, plain
 from eqtangents.covariance import HermiteDual, PolynomialDual
 from eqtangents.nn._activations import AbstractActivation
-from eqtangents.nn._rectifiers import check_degree
 
 
 class Polynomial(AbstractActivation):
@@ -46,15 +45,11 @@ class Polynomial(AbstractActivation):
 class Monomial(AbstractActivation):
     r"""$x^n$, a `Polynomial` of one term."""
 
-    degree: int = eqx.field(static=True)
+    degree: CountOrZero = eqx.field(static=True)
 
-    def __init__(self, degree: int):
+    def __init__(self, degree: CountOrZero):
         """Set the degree, 0 or more."""
-        self.degree = degree
-
-    def __check_init__(self):
-        """Raise for a negative degree."""
-        check_degree(self, self.degree)
+        self.degree = plain(degree)
 
     @property
     def dual(self) -> PolynomialDual:
@@ -74,15 +69,11 @@ class Hermite(AbstractActivation):
     **Source:** Mehler's formula, and the derivatives of Hermite polynomials.
     """
 
-    degree: int = eqx.field(static=True)
+    degree: CountOrZero = eqx.field(static=True)
 
-    def __init__(self, degree: int):
+    def __init__(self, degree: CountOrZero):
         """Set the degree, 0 or more."""
-        self.degree = degree
-
-    def __check_init__(self):
-        """Raise for a negative degree."""
-        check_degree(self, self.degree)
+        self.degree = plain(degree)
 
     @property
     def dual(self) -> HermiteDual:

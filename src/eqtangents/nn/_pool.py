@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from eqtangents._types import Padding
+from eqtangents._types import Counts, Padding, plain
 from eqtangents.covariance import (
     AbstractCovariance,
     Pooled,
@@ -18,7 +18,7 @@ from eqtangents.covariance import (
 )
 from eqtangents.nn._inputs import Signal, opened, read_out, window_mask
 from eqtangents.nn._layer import AbstractParameterless, Covariances, single
-from eqtangents.nn._spatial import check_window, window_sums, windows
+from eqtangents.nn._spatial import window_sums, windows
 
 
 class SumPool(AbstractParameterless):
@@ -28,19 +28,19 @@ class SumPool(AbstractParameterless):
     tile of examples.
     """
 
-    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
-    stride: int | tuple[int, ...] = eqx.field(static=True)
+    kernel_size: Counts = eqx.field(static=True)
+    stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
 
     def __init__(
         self,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
+        kernel_size: Counts,
+        stride: Counts = 1,
         padding: Padding = "VALID",
     ):
         """Describe the windows, as for `Conv`."""
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
-        check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
+        self.kernel_size, self.stride = plain(kernel_size), plain(stride)
+        self.padding = plain(padding)
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
@@ -62,15 +62,15 @@ class AvgPool(AbstractParameterless):
     and $T'$ alike. **Cost:** as `SumPool`.
     """
 
-    kernel_size: int | tuple[int, ...] = eqx.field(static=True)
-    stride: int | tuple[int, ...] = eqx.field(static=True)
+    kernel_size: Counts = eqx.field(static=True)
+    stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
     normalize_edges: bool = eqx.field(static=True)
 
     def __init__(
         self,
-        kernel_size: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
+        kernel_size: Counts,
+        stride: Counts = 1,
         padding: Padding = "VALID",
         *,
         normalize_edges: bool = False,
@@ -80,9 +80,9 @@ class AvgPool(AbstractParameterless):
         With `normalize_edges`, windows that reach into zero padding are divided by the
         number of inputs they cover, not by the size of the window.
         """
-        self.kernel_size, self.stride, self.padding = kernel_size, stride, padding
+        self.kernel_size, self.stride = plain(kernel_size), plain(stride)
+        self.padding = plain(padding)
         self.normalize_edges = normalize_edges
-        check_window(self, kernel_size=kernel_size, stride=stride, padding=padding)
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""

@@ -1,8 +1,9 @@
 """Linear maps of positions, alike for all channels and examples."""
 
+import numbers
 from collections.abc import Sequence
 from types import EllipsisType
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -12,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from eqtangents._types import Rule, is_concrete, is_integer, is_real, lowered, plain
 from eqtangents.covariance import AbstractCovariance, Gathered, Mapped, picked
 from eqtangents.nn._inputs import Signal, opened
 from eqtangents.nn._layer import (
@@ -26,6 +28,27 @@ ResizeMethod: TypeAlias = Literal[
     "nearest", "linear", "bilinear", "trilinear", "triangle", "cubic", "bicubic",
     "tricubic", "lanczos3", "lanczos5",
 ]  # fmt: skip
+# Sizes of all spatial axes, `None` for those that stay.
+Resized: TypeAlias = Annotated[
+    Sequence[int | None],
+    Rule(
+        "be a tuple of sizes, one for each spatial axis, `None` where it stays",
+        lambda x: isinstance(x, Sequence) and not isinstance(x, str),
+        "be a tuple of sizes of at least 1, one for each spatial axis, `None` where it "
+        "stays",
+        lambda x: all(n is None or (is_integer(n) and n >= 1) for n in x),
+    ),
+]
+Constant: TypeAlias = Annotated[
+    Float[np.ndarray, "..."] | float,
+    Rule(
+        "be a constant array of real numbers, or one number",
+        is_real,
+        "be a constant array, known when the layer is made, which is never trained: "
+        "nothing can be differentiated in it, nor traced by `jax.jit`",
+        lambda x: isinstance(x, numbers.Real) or is_concrete(x),
+    ),
+]
 AxisIndex: TypeAlias = int | slice | EllipsisType | Sequence[int]
 
 
@@ -45,13 +68,14 @@ class ImageResize(AbstractParameterless):
 
     def __init__(
         self,
-        shape: Sequence[int | None],
+        shape: Resized,
         method: ResizeMethod = "linear",
         *,
         antialias: bool = True,
     ):
         """Set the sizes of the spatial axes, `None` for those that stay."""
-        self.shape, self.method, self.antialias = tuple(shape), method, antialias
+        self.shape, self.method = plain(shape), lowered(method)
+        self.antialias = antialias
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
@@ -156,7 +180,7 @@ class _Constant(NamedTuple):
     content: bytes
 
     @classmethod
-    def of(cls, array: Float[np.ndarray, "..."] | float) -> "_Constant":
+    def of(cls, array: Constant) -> "_Constant":
         array = np.asarray(array)
         return cls(array.shape, array.dtype.str, array.tobytes())
 
@@ -181,8 +205,8 @@ class DotGeneral(AbstractParameterless):
     def __init__(
         self,
         *,
-        lhs: Float[np.ndarray, "..."] | float | None = None,
-        rhs: Float[np.ndarray, "..."] | float | None = None,
+        lhs: Constant | None = None,
+        rhs: Constant | None = None,
         dimension_numbers: Any = (((), ()), ((), ())),
     ):
         """Set the array, and which axes are contracted and which are batched.
@@ -200,7 +224,7 @@ class DotGeneral(AbstractParameterless):
             )
         self.lhs = None if lhs is None else _Constant.of(lhs)
         self.rhs = None if rhs is None else _Constant.of(rhs)
-        self.dimension_numbers = dimension_numbers
+        self.dimension_numbers = plain(dimension_numbers)
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents._types import Scalar
+from eqtangents._types import CountOrZero, Scalar, plain
 from eqtangents.covariance import RectifiedMonomialDual, ReluDual, SignDual
 from eqtangents.nn._activations import AbstractActivation
 
@@ -84,15 +84,11 @@ class RectifiedMonomial(AbstractActivation):
     **Source:** Cho & Saul 2009, eq. 3 and 4 (arc-cosine kernels of order $n$).
     """
 
-    degree: int = eqx.field(static=True)
+    degree: CountOrZero = eqx.field(static=True)
 
-    def __init__(self, degree: int):
+    def __init__(self, degree: CountOrZero):
         """Set the degree, 0 or more."""
-        self.degree = degree
-
-    def __check_init__(self):
-        """Raise for a negative degree."""
-        check_degree(self, self.degree)
+        self.degree = plain(degree)
 
     @property
     def dual(self) -> RectifiedMonomialDual:
@@ -120,14 +116,6 @@ class Sign(AbstractActivation):
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The sign."""
         return jnp.sign(x)
-
-
-def check_degree(layer: AbstractActivation, degree: int) -> None:
-    """Raise for a negative degree."""
-    if degree < 0:
-        raise ValueError(
-            f"{type(layer).__name__}: `degree` is {degree}, but must not be negative."
-        )
 
 
 def _bent(

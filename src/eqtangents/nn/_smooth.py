@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
-from eqtangents._types import Scalar
+from eqtangents._types import NonNegative, Scalar
 from eqtangents.covariance import (
     ErfDual,
     ExpDual,
@@ -128,9 +128,9 @@ class Rbf(AbstractActivation):
     **Source:** Rahimi & Recht 2007, "Random features for large-scale kernel machines".
     """
 
-    gamma: Scalar
+    gamma: NonNegative
 
-    def __init__(self, gamma: Scalar = 1.0):
+    def __init__(self, gamma: NonNegative = 1.0):
         r"""Set $\gamma$, the inverse of twice the squared length scale."""
         self.gamma = gamma
 
@@ -204,10 +204,10 @@ class ExpNormalized(AbstractActivation):
     **Source:** Shankar et al. 2020, arXiv:2003.02237, section 4.
     """
 
-    gamma: Scalar
+    gamma: NonNegative
     shift: Scalar
 
-    def __init__(self, gamma: Scalar = 1.0, shift: Scalar = -1.0):
+    def __init__(self, gamma: NonNegative = 1.0, shift: Scalar = -1.0):
         r"""Set $\gamma$, and the shift $h$; with $h = -1$ variances are kept."""
         self.gamma, self.shift = gamma, shift
 

@@ -1,8 +1,5 @@
 """Windows on the spatial axes of a layer's input."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -73,38 +70,6 @@ def one_for_each(
             f"{rank}. Give one number, or one for each axis.",
         )
     return values
-
-
-def check_window(layer: object, **options: object) -> None:
-    """Raise for sizes that are not positive, and for unknown paddings."""
-    for name, value in options.items():
-        if name == "padding":
-            _check_padding(layer, value)
-            continue
-        values = value if isinstance(value, Sequence) else (value,)
-        if not all(isinstance(v, int) and v >= 1 for v in values):
-            raise ValueError(
-                f"{type(layer).__name__}: `{name}` is {value!r}, but must be a "
-                "positive integer, or a tuple of them."
-            )
-
-
-def _check_padding(layer: object, padding: Any) -> None:
-    """Raise unless this is a padding of `_types.Padding`."""
-    if padding in ("VALID", "SAME", "CIRCULAR"):
-        return
-    pairs = ((padding, padding),) if isinstance(padding, int) else padding
-    if isinstance(pairs, str) or not all(
-        isinstance(pair, Sequence)
-        and len(pair) == 2
-        and all(isinstance(zeros, int) and zeros >= 0 for zeros in pair)
-        for pair in pairs
-    ):
-        raise ValueError(
-            f"{type(layer).__name__}: `padding` is {padding!r}, but must be "
-            '"VALID", "SAME" or "CIRCULAR", a number of zeros, or a pair of them for '
-            "each axis."
-        )
 
 
 def padded(
