@@ -11,7 +11,7 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -257,3 +257,24 @@ def check_constructor(
     """Raise unless a class can be made of some arguments, by its annotations."""
     signature, rules = _constructor(cls)
     check_call(cls.__name__, signature, rules, args, kwargs, habits)
+
+
+_Function = TypeVar("_Function", bound=Callable)
+
+
+def names_checked(habits: Habits) -> Callable[[_Function], _Function]:
+    """Have a function say what to write instead of arguments that it does not have."""
+
+    def decorate(function: _Function) -> _Function:
+        signature = inspect.signature(function)
+        names, name = signature.parameters.keys(), function.__name__
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if len(args) > len(names) or not kwargs.keys() <= names:
+                check_call(name, signature, {}, args, kwargs, habits)
+            return function(*args, **kwargs)
+
+        return cast(_Function, call)
+
+    return decorate

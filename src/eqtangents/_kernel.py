@@ -1,24 +1,38 @@
 """Kernels of infinitely wide networks."""
 
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, overload
+
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
-from eqtangents._kernel_pair import Kernel as Kernel
-from eqtangents._tiles import Entries, Inputs, evaluate, evaluate_diagonal
-from eqtangents.nn import AbstractLayer, Graph, Masked
-from eqtangents.nn._inputs import (
-    Signal,
-    is_signal,
-    values_of,
-    with_equal_edges,
+from eqtangents._arguments import names_checked
+from eqtangents._batches import (
+    KERNEL_HABITS,
+    Batch,
+    Inputs,
+    check_hyperparameters,
+    checked,
 )
+from eqtangents._kernel_pair import Kernel as Kernel
+from eqtangents._tiles import Entries, evaluate, evaluate_diagonal
+from eqtangents.nn import AbstractLayer
 
 
+# The results of a network with several outputs.
+Kernels: TypeAlias = Kernel | tuple["Kernels", ...]
+Matrices: TypeAlias = Array | tuple["Matrices", ...]
 
-@eqx.filter_jit
-def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> PyTree[Kernel]:
+
+@overload
+def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Kernel: ...
+@overload
+def kernel(
+    net: AbstractLayer, x1: Sequence[Any], x2: Sequence[Any] | None = None
+) -> Kernels: ...
+@names_checked(KERNEL_HABITS)
+def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
     r"""The neural network Gaussian process and neural tangent kernels of a network.
 
     With $f$ the network's output and $\theta$ its parameters at initialisation, in the
@@ -32,16 +46,18 @@ def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> PyTree[K
     **Arguments:**
 
     - `net`: the network, with or without parameters: they play no role.
-    - `x1`: a batch of inputs, channels first; a tuple of batches for a network with
-        several inputs.
+    - `x1`: a batch of inputs, channels first: an array of JAX or NumPy, a `Masked` or a
+        `Graph`; a tuple of batches for a network with several inputs.
     - `x2`: another batch, or `None` for `x1` with itself, which costs half and is
-        symmetric to the last bit.
+        symmetric to the last bit. An array beside a `Masked` has all positions.
 
     **Returns:** a `Kernel` in the dtype of the inputs; a tuple of them for a network
     with several outputs.
 
-    **Raises:** `ValueError` if the inputs do not fit each other or the network, naming
-    the layer and its path in the network.
+    **Raises:** `TypeError` for what is no network or no batch; `ValueError` if the
+    inputs do not fit each other, have no channels or positions, or hold NaN or infinity
+    (unless they are traced); `LayerError`, a `ValueError`, if they do not fit the
+    network, naming the layer and its path in it, and if two layers share weights.
 
     **Cost:** per pair of examples and layer, the positions for networks that end in
     `Flatten`, their square for those with pooling. Beyond inputs and result, memory
@@ -50,33 +66,45 @@ def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> PyTree[K
     **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2019,
     arXiv:1810.05148; Arora et al. 2019, arXiv:1904.11955.
     """
-    return _kernels(evaluate(net, *_checked(x1, x2), wants_ntk=True))
+    return _kernel(*checked(net, x1, x2))
 
 
-@eqx.filter_jit
+@overload
+def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Array: ...
+@overload
 def nngp(
-    net: AbstractLayer, x1: Inputs, x2: Inputs | None = None
-) -> PyTree[Float[Array, "n1 n2 *positions"]]:
+    net: AbstractLayer, x1: Sequence[Any], x2: Sequence[Any] | None = None
+) -> Matrices: ...
+@names_checked(KERNEL_HABITS)
+def nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
     """The neural network Gaussian process kernel alone, at about half the cost.
 
     Arguments, result axes and errors are those of `eqtangents.kernel`.
     """
-    return _nngps(evaluate(net, *_checked(x1, x2), wants_ntk=False))
+    return _nngp(*checked(net, x1, x2))
 
 
-@eqx.filter_jit
+@overload
+def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Array: ...
+@overload
 def ntk(
-    net: AbstractLayer, x1: Inputs, x2: Inputs | None = None
-) -> PyTree[Float[Array, "n1 n2 *positions"]]:
+    net: AbstractLayer, x1: Sequence[Any], x2: Sequence[Any] | None = None
+) -> Matrices: ...
+@names_checked(KERNEL_HABITS)
+def ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
     """The neural tangent kernel alone.
 
     Arguments, result axes and errors are those of `eqtangents.kernel`.
     """
-    return _ntks(evaluate(net, *_checked(x1, x2), wants_ntk=True))
+    return _ntk(*checked(net, x1, x2))
 
 
-@eqx.filter_jit
-def kernel_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Kernel]:
+@overload
+def kernel_diagonal(net: AbstractLayer, x: Batch) -> Kernel: ...
+@overload
+def kernel_diagonal(net: AbstractLayer, x: Sequence[Any]) -> Kernels: ...
+@names_checked(KERNEL_HABITS)
+def kernel_diagonal(net: AbstractLayer, x: Inputs) -> Any:
     """Both kernels of each example with itself, in time proportional to their number.
 
     They are the diagonal of `eqtangents.kernel(net, x)`: prior variances, of which
@@ -90,123 +118,76 @@ def kernel_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Kernel]:
     **Returns:** a `Kernel` of arrays `(n,)`, or `(n, *size)` where spatial axes remain:
     both positions are then the same. A tuple of them for several outputs.
 
-    **Raises:** `ValueError` as `eqtangents.kernel` does.
+    **Raises:** what `eqtangents.kernel` does.
     """
-    x, _ = _checked(x, None)
-    return _kernels(evaluate_diagonal(net, x, wants_ntk=True))
+    net, x, _ = checked(net, x, None)
+    return _kernel_diagonal(net, x)
 
 
-@eqx.filter_jit
-def nngp_diagonal(
-    net: AbstractLayer, x: Inputs
-) -> PyTree[Float[Array, "n *positions"]]:
+@overload
+def nngp_diagonal(net: AbstractLayer, x: Batch) -> Array: ...
+@overload
+def nngp_diagonal(net: AbstractLayer, x: Sequence[Any]) -> Matrices: ...
+@names_checked(KERNEL_HABITS)
+def nngp_diagonal(net: AbstractLayer, x: Inputs) -> Any:
     """The neural network Gaussian process kernel of each example with itself.
 
     Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
     """
-    x, _ = _checked(x, None)
-    return _nngps(evaluate_diagonal(net, x, wants_ntk=False))
+    net, x, _ = checked(net, x, None)
+    return _nngp_diagonal(net, x)
 
 
-@eqx.filter_jit
-def ntk_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Float[Array, "n *positions"]]:
+@overload
+def ntk_diagonal(net: AbstractLayer, x: Batch) -> Array: ...
+@overload
+def ntk_diagonal(net: AbstractLayer, x: Sequence[Any]) -> Matrices: ...
+@names_checked(KERNEL_HABITS)
+def ntk_diagonal(net: AbstractLayer, x: Inputs) -> Any:
     """The neural tangent kernel of each example with itself.
 
     Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
     """
-    x, _ = _checked(x, None)
-    return _ntks(evaluate_diagonal(net, x, wants_ntk=True))
+    net, x, _ = checked(net, x, None)
+    return _ntk_diagonal(net, x)
 
 
-def _kernels(entries: PyTree[Entries]) -> PyTree[Kernel]:
-    return jax.tree.map(lambda e: Kernel(e.nngp, e.ntk), entries, is_leaf=_is_entries)
+@eqx.filter_jit
+def _kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Kernel]:
+    check_hyperparameters(net)
+    return _each(lambda e: Kernel(e.nngp, e.ntk), evaluate(net, x1, x2, wants_ntk=True))
 
 
-def _nngps(entries: PyTree[Entries]) -> PyTree[Float[Array, "..."]]:
-    return jax.tree.map(lambda e: e.nngp, entries, is_leaf=_is_entries)
+@eqx.filter_jit
+def _kernel_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Kernel]:
+    check_hyperparameters(net)
+    return _each(lambda e: Kernel(e.nngp, e.ntk), evaluate_diagonal(net, x, wants_ntk=True))
 
 
-def _ntks(entries: PyTree[Entries]) -> PyTree[Float[Array, "..."]]:
-    return jax.tree.map(lambda e: e.ntk, entries, is_leaf=_is_entries)
+@eqx.filter_jit
+def _nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Array]:
+    check_hyperparameters(net)
+    return _each(lambda e: e.nngp, evaluate(net, x1, x2, wants_ntk=False))
 
 
-def _is_entries(leaf: object) -> bool:
-    return isinstance(leaf, Entries)
+@eqx.filter_jit
+def _nngp_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Array]:
+    check_hyperparameters(net)
+    return _each(lambda e: e.nngp, evaluate_diagonal(net, x, wants_ntk=False))
 
 
-def _checked(x1: Inputs, x2: Inputs | None) -> tuple[Inputs, Inputs | None]:
-    """The inputs, if a kernel can be made of them."""
-    if x2 is not None and jax.tree.structure(x1) == jax.tree.structure(x2):
-        x1, x2 = _alike(x1, x2)
-    _check_inputs(x1, x2)
-    return x1, x2
+@eqx.filter_jit
+def _ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Array]:
+    check_hyperparameters(net)
+    return _each(lambda e: e.ntk, evaluate(net, x1, x2, wants_ntk=True))
 
 
-def _alike(x1: Inputs, x2: Inputs) -> tuple[Inputs, Inputs]:
-    """The inputs, with graphs of as many edges."""
-    first, structure = jax.tree.flatten(x1, is_leaf=is_signal)
-    second = jax.tree.leaves(x2, is_leaf=is_signal)
-    pairs = [with_equal_edges(a, b) for a, b in zip(first, second, strict=True)]
-    x1, x2 = ([pair[i] for pair in pairs] for i in (0, 1))
-    return jax.tree.unflatten(structure, x1), jax.tree.unflatten(structure, x2)
+@eqx.filter_jit
+def _ntk_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Array]:
+    check_hyperparameters(net)
+    return _each(lambda e: e.ntk, evaluate_diagonal(net, x, wants_ntk=True))
 
 
-def _check_inputs(x1: Inputs, x2: Inputs | None) -> None:
-    """Raise unless both are batches of examples of the same shape and type."""
-    for name, x in (("x1", x1), ("x2", x2)):
-        signals = jax.tree.leaves(x, is_leaf=is_signal)
-        for signal in signals:
-            _check_signal(name, signal)
-        types = sorted({str(values_of(signal).dtype) for signal in signals})
-        if len(types) > 1:
-            raise ValueError(
-                f"The inputs in `{name}` have dtypes {', '.join(types)}, but a kernel "
-                "has one dtype. Convert them to the same."
-            )
-        sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(x)})
-        if len(sizes) > 1:
-            raise ValueError(
-                f"The inputs in `{name}` have {sizes} examples, but must have as many "
-                "of each kind."
-            )
-    if x2 is None:
-        return
-    if jax.tree.structure(x1) != jax.tree.structure(x2):
-        raise ValueError(
-            f"`x1` is a {jax.tree.structure(x1)} of arrays and `x2` a "
-            f"{jax.tree.structure(x2)}; both must be what the network takes."
-        )
-    for a, b in zip(jax.tree.leaves(x1), jax.tree.leaves(x2), strict=True):
-        if a.shape[1:] != b.shape[1:] or a.dtype != b.dtype:
-            raise ValueError(
-                f"One example of `x1` has shape {a.shape[1:]} and dtype {a.dtype}, one "
-                f"of `x2` {b.shape[1:]} and {b.dtype}, but a kernel compares examples "
-                "of one kind: channels first, `(n, channels, *spatial)`."
-            )
-
-
-def _check_signal(name: str, signal: Signal) -> None:
-    """Raise unless this is a batch of inputs of one kind."""
-    values = values_of(signal)
-    if values.ndim < 2:
-        raise ValueError(
-            f"`{name}` has shape {values.shape}, but a batch of inputs has a leading "
-            "axis of examples and one of channels, `(n, channels, *spatial)`. For one "
-            "example, pass `x[None]`."
-        )
-    if not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"`{name}` has dtype {values.dtype}, but kernels are computed in the dtype "
-            "of the inputs, which must be a floating-point one. Convert it, for "
-            f"example by `{name}.astype(jnp.float32)`."
-        )
-    masked = signal.value if isinstance(signal, Graph) else signal
-    if not isinstance(masked, Masked):
-        return
-    positions = (values.shape[0], *values.shape[2:])
-    if masked.mask.shape != positions:
-        raise ValueError(
-            f"The mask in `{name}` has shape {masked.mask.shape}, but its values have "
-            f"shape {values.shape}. A mask tells which positions there are, "
-            f"{positions}: `(n, *spatial)`, for all channels alike."
-        )
+def _each(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:
+    """What `fn` makes of the entries of each output."""
+    return jax.tree.map(fn, entries, is_leaf=lambda node: isinstance(node, Entries))

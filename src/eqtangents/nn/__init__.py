@@ -5,6 +5,8 @@ applies it to one example, and `propagate` pushes covariances through it in the 
 of infinitely many channels.
 """
 
+import typing as _typing
+
 from eqtangents.nn._activations import AbstractActivation as AbstractActivation
 from eqtangents.nn._affine import AbstractAffine as AbstractAffine
 from eqtangents.nn._attention import (
@@ -39,6 +41,7 @@ from eqtangents.nn._elementwise import (
 )
 from eqtangents.nn._finite import BatchNorm as BatchNorm, MaxPool as MaxPool
 from eqtangents.nn._graph import Aggregate as Aggregate
+from eqtangents.nn._habits import absent as _absent
 from eqtangents.nn._inputs import Edges as Edges, Graph as Graph, Masked as Masked
 from eqtangents.nn._layer import (
     AbstractLayer as AbstractLayer,
@@ -88,3 +91,10 @@ from eqtangents.nn._smooth import (
     SigmoidLike as SigmoidLike,
     Sin as Sin,
 )
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+
+    def __getattr__(name: str) -> _typing.Any:
+        """Say what is called otherwise here."""
+        raise _absent(name, list(globals()))

@@ -1,5 +1,6 @@
 """What users of other libraries write, and what to write here."""
 
+import difflib
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,3 +121,97 @@ def checked_new(cls: Any, *args: Any, **kwargs: Any) -> Any:
     if args or kwargs:  # copies are made without any
         check_constructor(cls, args, kwargs, HABITS)
     return eqx.Module.__new__(cls)
+
+
+# Layers by the names that they have in `neural_tangents.stax`, `equinox.nn`, PyTorch,
+# Flax and Keras, and what they are here.
+_LAYERS = {
+    "Dense": "Linear",
+    "LazyLinear": "Linear",
+    "MLP": "Sequential",
+    "serial": "Sequential",
+    "sequential": "Sequential",
+    "parallel": "Parallel",
+    "repeat": "Repeat",
+    "Lambda": "Elementwise",
+    "Activation": "Elementwise",
+    "ElementwiseNumerical": "Elementwise",
+    "ReLU": "Relu",
+    "GELU": "Gelu",
+    "ELU": "Elu",
+    "SELU": "Selu",
+    "SiLU": "Silu",
+    "Swish": "Silu",
+    "LeakyReLU": "LeakyRelu",
+    "PReLU": "LeakyRelu",
+    "ABReLU": "ABRelu",
+    "Sigmoid_like": "SigmoidLike",
+    "SoftPlus": "Softplus",
+    "Step": "RectifiedMonomial",
+    "Sine": "Sin",
+    "Cosine": "Cos",
+    "RBF": "Rbf",
+    "ERF": "Erf",
+    "RectifiedPolynomial": "RectifiedMonomial",
+    "Polynomials": "Polynomial",
+    "GlobalMeanPool": "GlobalAvgPool",
+    "AdaptiveAvgPool": "GlobalAvgPool",
+    "MultiheadAttention": "GlobalSelfAttention",
+    "MultiHeadAttention": "GlobalSelfAttention",
+    "SelfAttention": "GlobalSelfAttention",
+    "Attention": "GlobalSelfAttention",
+    "BatchNormalization": "BatchNorm",
+    "LayerNormalization": "LayerNorm",
+    "GroupNormalization": "GroupNorm",
+    "RmsNorm": "RMSNorm",
+    "LocalConv": "ConvLocal",
+    "ConvGeneral": "Conv",
+    "GraphConv": "Aggregate",
+    "Slicing": "Slice",
+    "Skip": "Residual",
+    "Concatenate": "FanInConcat",
+    "Add": "FanInSum",
+    "Ravel": "Flatten",
+} | {
+    f"{name}{rank}": f"{new}"
+    for rank in ("1d", "2d", "3d", "1D", "2D", "3D")
+    for name, new in (
+        ("Conv", "Conv"),
+        ("ConvTranspose", "ConvTranspose"),
+        ("ConvLocal", "ConvLocal"),
+        ("AvgPool", "AvgPool"),
+        ("MaxPool", "MaxPool"),
+        ("SumPool", "SumPool"),
+        ("AdaptiveAvgPool", "GlobalAvgPool"),
+        ("Dropout", "Dropout"),
+        ("BatchNorm", "BatchNorm"),
+    )
+}
+_ABSENT = {
+    "Softmax": "It is no function of one number; attention has one inside.",
+    "Embedding": (
+        "Tokens have no kernel of their own: pass embedded inputs, "
+        "`(n, channels, positions)`."
+    ),
+    "GRUCell": "Recurrent layers have no kernel here.",
+    "LSTMCell": "Recurrent layers have no kernel here.",
+    "unmask_fn": "Missing positions are told by `nn.Masked(value, mask)`.",
+    "Bias": "Layers with weights have biases by `bias_std`.",
+}
+
+
+def absent(name: str, names: Sequence[str]) -> AttributeError:
+    """The error for a name that `eqtangents.nn` does not have."""
+    said = f"`eqtangents.nn` has no `{name}`."
+    new = _LAYERS.get(name)
+    if new is None and name not in _ABSENT:
+        by_lower = {one.lower(): one for one in names if not one.startswith("_")}
+        plain = name.lower().replace("_", "")
+        new = by_lower.get(plain)
+        if new is None and (close := difflib.get_close_matches(plain, by_lower, 1)):
+            said += f" Did you mean `nn.{by_lower[close[0]]}`?"
+    if new is not None:
+        said += f" `{name}` is `nn.{new}` here."
+    elif name in _ABSENT:
+        said += f" {_ABSENT[name]}"
+    return AttributeError(said, name=name)

@@ -1,7 +1,7 @@
 """Inputs that are more than an array: variable lengths, and graphs."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -10,6 +10,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents.covariance import Input, Window, seen_through
+from eqtangents.nn._arrays import as_array, examples_of
+from eqtangents.nn._habits import checked_new
 
 
 class Masked(eqx.Module):
@@ -21,6 +23,8 @@ class Masked(eqx.Module):
 
     value: Float[Array, "..."]
     mask: Bool[Array, "..."]
+
+    __new__ = checked_new
 
     def __init__(
         self,
@@ -34,7 +38,56 @@ class Masked(eqx.Module):
         - `value`: one example `(channels, *spatial)`, or a batch of them.
         - `mask`: true where there is a position, `(*spatial)` or `(n, *spatial)`.
         """
-        self.value, self.mask = jnp.asarray(value), jnp.asarray(mask)
+        value, mask = (
+            as_array("Masked", "value", value),
+            as_array("Masked", "mask", mask),
+        )
+        if value.dtype == bool and mask.dtype != bool:
+            raise ValueError(
+                "Masked: `value` and `mask` seem to be swapped: write "
+                "`nn.Masked(value, mask)`."
+            )
+        if mask.dtype != bool:
+            raise ValueError(
+                f"Masked: `mask` has dtype {mask.dtype}, but must be "
+                "true where there is a position: `mask.astype(bool)`, say."
+            )
+        shape = value.shape
+        if not shape or mask.shape not in (shape[1:], shape[:1] + shape[2:]):
+            raise ValueError(
+                f"Masked: `mask` has shape {mask.shape} and `value` {shape}, but all "
+                "channels have one mask: that of values `(n, channels, *spatial)` is "
+                "`(n, *spatial)`, that of one example `(*spatial)`."
+            )
+        self.value, self.mask = value, mask
+
+    @classmethod
+    def pad(
+        cls, sequences: Sequence[Float[Array | np.ndarray, "channels *size"]]
+    ) -> "Masked":
+        """A batch of examples of different sizes, padded to that of the largest.
+
+        Kernels, and networks, that end in a global pooling are those of the examples
+        as they are, unless windows lie differently on a longer input: strides with
+        `"SAME"`, `"VALID"` windows, `"CIRCULAR"` ones, and resizing.
+
+        **Arguments:**
+
+        - `sequences`: arrays `(channels, *spatial)` of one number of channels, of any
+            sizes in space: sequences, images, volumes.
+
+        **Returns:** a `Masked` batch, `(n, channels, *largest)`.
+
+        **Raises:** `TypeError` and `ValueError` for what cannot stand in one batch.
+        """
+        arrays = examples_of(sequences)
+        size = tuple(map(max, zip(*(array.shape[1:] for array in arrays), strict=True)))
+        values, masks = [], []
+        for array in arrays:
+            more = [(0, n - m) for n, m in zip(size, array.shape[1:], strict=True)]
+            values.append(jnp.pad(array, [(0, 0), *more]))
+            masks.append(np.pad(np.ones(array.shape[1:], bool), more))
+        return cls(jnp.stack(values), jnp.asarray(np.stack(masks)))
 
 
 class Edges(NamedTuple):
@@ -59,6 +112,8 @@ class Graph(eqx.Module):
     value: Float[Array, "..."] | Masked
     adjacency: Adjacency
 
+    __new__ = checked_new
+
     def __init__(
         self,
         value: Float[Array | np.ndarray, "..."] | Masked,
@@ -73,8 +128,55 @@ class Graph(eqx.Module):
             `(*positions, *positions)` for the axes to be aggregated, or `Edges`; with a
             leading axis for a batch.
         """
-        self.value = value if isinstance(value, Masked) else jnp.asarray(value)
-        self.adjacency = jax.tree.map(jnp.asarray, adjacency)
+        if isinstance(value, Edges) or isinstance(adjacency, Masked):
+            raise TypeError(
+                "Graph: `value` and `adjacency` seem to be swapped: write "
+                "`nn.Graph(value, adjacency)`."
+            )
+        masked = isinstance(value, Masked)
+        self.value = value if masked else as_array("Graph", "value", value)
+        self.adjacency = _adjacency(adjacency)
+
+
+def _adjacency(adjacency: Any) -> Adjacency:
+    """Which positions are connected, if that is told."""
+    if isinstance(adjacency, Edges):
+        edges = Edges(
+            *(
+                as_array("Edges", name, part)
+                for name, part in adjacency._asdict().items()
+            )
+        )
+        weights = edges.weights.shape
+        for name in ("senders", "receivers"):
+            ends = getattr(edges, name)
+            if not jnp.issubdtype(ends.dtype, jnp.integer):
+                raise ValueError(
+                    f"Edges: `{name}` has dtype {ends.dtype}, but must hold "
+                    "integers, the numbers of positions."
+                )
+            if ends.shape[: len(weights)] != weights or ends.ndim > len(weights) + 1:
+                raise ValueError(
+                    f"Edges: `{name}` has shape {ends.shape} and `weights` {weights}, "
+                    "but each edge has one weight, and each end a position (or a last "
+                    "axis of coordinates)."
+                )
+        return edges
+    if isinstance(adjacency, tuple) and len(adjacency) == 3:
+        raise TypeError(
+            "Graph: `adjacency` is a tuple of 3: a sparse one is `nn.Edges(senders, "
+            "receivers, weights)`."
+        )
+    dense = as_array("Graph", "adjacency", adjacency)
+    batched, rank = dense.ndim % 2, dense.ndim // 2
+    shape = dense.shape[batched:]
+    if not rank or shape[:rank] != shape[rank:]:
+        raise ValueError(
+            f"Graph: `adjacency` has shape {dense.shape}, but holds the weight of the "
+            "edge from each position to each other, `(positions, positions)`, or with "
+            "a leading axis of examples for a batch."
+        )
+    return dense
 
 
 # One example as layers take it.

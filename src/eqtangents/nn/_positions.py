@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from eqtangents._arguments import described
 from eqtangents._types import Rule, is_concrete, is_integer, is_real, lowered, plain
 from eqtangents.covariance import AbstractCovariance, Gathered, Mapped, picked
 from eqtangents.nn._inputs import Signal, opened
@@ -43,10 +44,10 @@ Constant: TypeAlias = Annotated[
     Float[np.ndarray, "..."] | float,
     Rule(
         "be a constant array of real numbers, or one number",
-        is_real,
+        lambda x: is_real(np.asarray(x) if isinstance(x, list | tuple) else x),
         "be a constant array, known when the layer is made, which is never trained: "
         "nothing can be differentiated in it, nor traced by `jax.jit`",
-        lambda x: isinstance(x, numbers.Real) or is_concrete(x),
+        lambda x: isinstance(x, numbers.Real | list | tuple) or is_concrete(x),
     ),
 ]
 AxisIndex: TypeAlias = int | slice | EllipsisType | Sequence[int]
@@ -116,7 +117,11 @@ class Index(AbstractParameterless):
 
     An index has a number, a slice or a sequence of numbers for each spatial axis, or an
     ellipsis for several; an axis with a single number disappears. `Slice[1:, 0]`
-    writes one.
+    writes one. Sequences for several axes are paired, as in NumPy: `([0, 2], [1, 3])`
+    picks the two positions `(0, 1)` and `(2, 3)`, in one axis. All combinations are
+    picked by `numpy.ix_([0, 2], [1, 3])`, or by one layer for each axis.
+
+    **Cost:** none, but for paired sequences: as `ImageResize`.
     """
 
     index: tuple[AxisIndex, ...] = eqx.field(static=True)
@@ -124,42 +129,97 @@ class Index(AbstractParameterless):
     def __init__(self, index: Any):
         """Set which positions to pick, over the spatial axes of one example."""
         axes = index if isinstance(index, tuple) else (index,)
-        self.index = tuple(
-            tuple(axis) if isinstance(axis, Sequence) else axis for axis in axes
-        )
+        self.index = tuple(map(_axis_index, axes))
 
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
         value, side = opened(x)
-        found = self._found(value.shape[1:])
-        mask = None if side.mask is None else picked(side.mask[None], found)[0]
-        return side.close(picked(value, found), mask)
+        if not self._is_paired(value.ndim - 1):
+            found = self._found(value.shape[1:])
+            mask = None if side.mask is None else picked(side.mask[None], found)[0]
+            return side.close(picked(value, found), mask)
+        self._size_out(value.shape[1:])
+        return side.close(jax.vmap(self._pick)(value), _reached(side.mask, self._pick))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Pick both positions of each pair."""
         covariance = single(self, covariance)
-        return Gathered(covariance, self._found(covariance.outline.size))
+        size = covariance.outline.size
+        if not self._is_paired(len(size)):
+            return Gathered(covariance, self._found(size))
+        return _mapped(covariance, self._size_out(size), self._pick)
 
-    def _found(self, size: tuple[int, ...]) -> list[np.ndarray]:
-        """The positions picked along each axis."""
-        index, rank = self.index, len(size)
+    def _for_each(self, rank: int) -> tuple[AxisIndex, ...]:
+        """What is picked along each axis."""
+        index = self.index
         given = sum(i is not Ellipsis for i in index)
         if given > rank or len(index) - given > 1:
             raise LayerError(
                 self,
                 f"has an index {index} for {given} spatial axes, but the input has "
-                f"{rank}, of sizes {size}. Channels and examples are never picked.",
+                f"{rank}. Channels and examples are never picked.",
             )
         at = index.index(Ellipsis) if Ellipsis in index else len(index)
         rest = (slice(None),) * (rank - given)
-        index = (*index[:at], *rest, *index[at + 1 :])
+        return (*index[:at], *rest, *index[at + 1 :])
+
+    def _is_paired(self, rank: int) -> bool:
+        """Whether axes are picked together, or change their order."""
+        index = self._for_each(rank)
+        sequences = [i for i in index if isinstance(i, tuple)]
+        if not sequences:
+            return False
+        if len(sequences) > 1 or np.ndim(sequences[0]) != 1:
+            return True
+        # A number beside a sequence is one too, and those that slices part come first.
+        sliced = [isinstance(i, slice) for i in index]
+        first, last = sliced.index(False), rank - 1 - sliced[::-1].index(False)
+        return any(sliced[first:last])
+
+    def _pick(self, values: Float[Array, "*size"]) -> Float[Array, "*size_out"]:
+        index = self._for_each(values.ndim)
+        return values[
+            tuple(np.asarray(i) if isinstance(i, tuple) else i for i in index)
+        ]
+
+    def _size_out(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        try:
+            return self._pick(np.empty(size)).shape
+        except IndexError as error:
+            raise LayerError(self, f"picks what is not there: {error}.") from None
+
+    def _found(self, size: tuple[int, ...]) -> list[np.ndarray]:
+        """The positions picked along each axis."""
         try:
             return [
                 np.asarray(np.arange(h)[np.asarray(i) if isinstance(i, tuple) else i])
-                for h, i in zip(size, index, strict=True)
+                for h, i in zip(size, self._for_each(len(size)), strict=True)
             ]
         except IndexError as error:
             raise LayerError(self, f"picks what is not there: {error}.") from None
+
+
+def _axis_index(axis: Any) -> AxisIndex:
+    """The index of one axis, hashable."""
+    if isinstance(axis, slice | EllipsisType) or is_integer(axis):
+        return axis
+    numbers = axis
+    if isinstance(axis, np.ndarray) or (is_concrete(axis)):
+        numbers = np.asarray(axis).tolist()
+    if isinstance(numbers, Sequence) and not isinstance(numbers, str):
+        if np.asarray(numbers).dtype.kind in "biu":
+            return _nested(numbers)
+    raise TypeError(
+        f"Index: {described(axis)} picks no positions: give a number, a slice, an "
+        "ellipsis or a sequence of numbers for each spatial axis, `nn.Slice[1:, 0]`, "
+        "say."
+    )
+
+
+def _nested(numbers: Any) -> Any:
+    if isinstance(numbers, Sequence):
+        return tuple(map(_nested, numbers))
+    return numbers
 
 
 class _Slice:

@@ -1,0 +1,362 @@
+"""What the kernels of a network are given: the network, and batches of inputs.
+
+Whatever is wrong with them is said here, outside of anything that is compiled, so that
+errors are raised where users call.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree, Shaped
+
+from eqtangents._arguments import Habits, described, rule_of
+from eqtangents._types import is_concrete
+from eqtangents.nn import AbstractActivation, AbstractLayer, Edges, Graph, Masked
+from eqtangents.nn._inputs import Signal, is_signal, values_of, with_equal_edges
+from eqtangents.nn._layer import LayerError, instead_of_layer
+
+
+# At run time.
+Inputs: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
+# What a network with one input takes, for type checkers.
+Batch: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
+
+
+_ONE = (
+    "Both kernels are `eqt.kernel(net, x1, x2)`, with `.nngp` and `.ntk`; one alone is "
+    "`eqt.nngp(net, x1, x2)` or `eqt.ntk(net, x1, x2)`."
+)
+_SAID = {
+    ("get",): _ONE,
+    ("params", "variables"): "Parameters play no role, or are inside of `net`.",
+    ("key", "rng", "n_samples"): (
+        "Kernels of infinitely wide networks are not random; estimates at finite width "
+        "are `eqt.monte_carlo(net, x1, x2, key, n_samples)`."
+    ),
+    ("batch_size", "device_count", "store_on_device"): (
+        "Examples are treated in tiles that fit the memory: leave it out."
+    ),
+    ("diag_reg", "noise", "noise_scale"): "Noise is given to `eqtangents.predict`.",
+    ("mask_constant", "mask"): "Missing positions: `nn.Masked(value, mask)`.",
+    ("pattern", "adjacency"): "Graphs are inputs: `nn.Graph(value, adjacency)`.",
+    ("trace_axes", "diagonal_axes", "diagonal_batch", "diagonal_spatial"): (
+        "What is needed is worked out from the network: leave it out."
+    ),
+}
+
+
+def _positional(owner: str, names: Sequence[str], args: tuple) -> str | None:
+    """What to write instead of further arguments."""
+    if all(isinstance(one, str | tuple | list) for one in args[3:]):
+        return f"was given {described(args[3])} after the inputs. {_ONE}"
+    return None
+
+
+KERNEL_HABITS = Habits(
+    {
+        "x": ("x1",),
+        "x_train": ("x1",),
+        "inputs": ("x1",),
+        "y": ("x2",),
+        "x_test": ("x2",),
+        "kernel_fn": ("net",),
+        "model": ("net",),
+        "network": ("net",),
+    },
+    {name: said for names, said in _SAID.items() for name in names},
+    _positional,
+)
+
+
+def checked(
+    net: Any, x1: Any, x2: Any
+) -> tuple[AbstractLayer, PyTree[Signal], PyTree[Signal] | None]:
+    """A network and its inputs, which are arrays of JAX in tuples and fit each other.
+
+    **Raises:** `TypeError`, `ValueError` and `LayerError`, in words.
+    """
+    _check_network(net, x1)
+    for name, x in (("x1", x1), ("x2", x2)):
+        _check_habits(name, x)
+    x1 = _signals("x1", x1)
+    x2 = None if x2 is None else _signals("x2", x2)
+    for name, x in (("x1", x1), ("x2", x2)):
+        _check_batch(name, x)
+    if x2 is not None:
+        x1, x2 = _alike(x1, x2)
+    _check_independent(net)
+    return net, x1, x2
+
+
+def _check_network(net: Any, x1: Any) -> None:
+    """Raise unless this is a network."""
+    if isinstance(net, AbstractLayer):
+        return
+    if isinstance(x1, AbstractLayer):
+        raise TypeError(
+            f"`net` is {described(net)} and `x1` {described(x1)}: they seem to be "
+            "swapped. The network comes first, `eqt.kernel(net, x1, x2)`."
+        )
+    raise TypeError(
+        f"`net` is {described(net)}, but must be a network of `eqtangents.nn`. "
+        f"{instead_of_layer(net)}"
+    )
+
+
+def _check_habits(name: str, x: Any) -> None:
+    """Raise for what is never a batch, but is written by habit."""
+    strings = x if isinstance(x, tuple | list) else (x,)
+    if strings and all(isinstance(one, str) for one in strings):
+        raise TypeError(
+            f"`{name}` is {described(x)}, but must be a batch of inputs. To choose a "
+            "kernel write `eqt.kernel(net, x1, x2).ntk` or `.nngp`, or compute one "
+            "alone by `eqt.ntk(net, x1, x2)` or `eqt.nngp(net, x1, x2)`."
+        )
+    if isinstance(x, AbstractLayer):
+        raise TypeError(
+            f"`{name}` is {described(x)}, but must be a batch of inputs. The network "
+            "comes first, and there is one: `eqt.kernel(net, x1, x2)`."
+        )
+
+
+def _signals(name: str, x: Any) -> PyTree[Signal]:
+    """Inputs in tuples, as arrays of JAX."""
+    if is_signal(x):
+        return x
+    if isinstance(x, np.ndarray) and x.dtype != object:
+        return jnp.asarray(x)
+    if isinstance(x, tuple | list) and x:
+        if not all(isinstance(one, int | float | np.number) for one in _flat(x)):
+            return tuple(_signals(name, one) for one in x)
+    needed = "a batch of inputs, an array `(n, channels, *spatial)`"
+    convert = f"convert it, by `jnp.asarray({name})`, say"
+    if x is None or isinstance(x, str | bool | int | float | complex | np.number):
+        convert = "for a network with several inputs, give a tuple of arrays"
+    if isinstance(x, dict):
+        convert = "for a network with several inputs, give a tuple of arrays"
+    raise TypeError(
+        f"`{name}` is or holds {described(x)}, but must be {needed}: {convert}."
+    )
+
+
+def _flat(x: Any) -> Iterator[Any]:
+    if isinstance(x, tuple | list):
+        for one in x:
+            yield from _flat(one)
+    else:
+        yield x
+
+
+def _check_batch(name: str, x: PyTree[Signal] | None) -> None:
+    """Raise unless these are batches of as many examples, of one type."""
+    if x is None:
+        return
+    signals = list(_flat(x))
+    for signal in signals:
+        _check_signal(name, signal)
+    if len(signals) == 1 and isinstance(signals[0], jax.Array):
+        return
+    types = sorted({str(values_of(signal).dtype) for signal in signals})
+    if len(types) > 1:
+        raise ValueError(
+            f"The inputs in `{name}` have dtypes {', '.join(types)}, but a kernel "
+            "has one dtype. Convert them to the same."
+        )
+    sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(x)})
+    if len(sizes) > 1:
+        raise ValueError(
+            f"The inputs in `{name}` have {sizes} examples, but must have as many "
+            "of each kind."
+        )
+
+
+def _check_signal(name: str, signal: Signal) -> None:
+    """Raise unless this is a batch of inputs of one kind."""
+    values = values_of(signal)
+    if values.ndim < 2:
+        raise ValueError(
+            f"`{name}` has shape {values.shape}, but a batch of inputs has a leading "
+            "axis of examples and one of channels, `(n, channels, *spatial)`. For one "
+            "example, pass `x[None]`; for examples of one feature, `x[:, None]`."
+        )
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` has dtype {values.dtype}, but kernels are computed in the dtype "
+            "of the inputs, which must be a floating-point one. Convert it, for "
+            f"example by `{name}.astype(jnp.float32)`."
+        )
+    if 0 in values.shape[1:]:
+        missing = "channels" if values.shape[1] == 0 else "positions"
+        raise ValueError(
+            f"`{name}` has shape {values.shape}, and so no {missing}, but inputs are "
+            "`(n, channels, *spatial)` with at least one of each. Only the number of "
+            "examples may be 0."
+        )
+    mask = _mask(signal)
+    positions = (values.shape[0], *values.shape[2:])
+    if mask is not None and mask.shape != positions:
+        raise ValueError(
+            f"The mask in `{name}` has shape {mask.shape}, but its values have "
+            f"shape {values.shape}. A mask tells which positions there are, "
+            f"{positions}: `(n, *spatial)`, for all channels alike."
+        )
+    _check_finite(name, signal)
+
+
+def _mask(signal: Signal) -> Bool[Array, "..."] | None:
+    masked = signal.value if isinstance(signal, Graph) else signal
+    return masked.mask if isinstance(masked, Masked) else None
+
+
+def _check_finite(name: str, signal: Signal) -> None:
+    """Raise for values that are known not to be numbers, where there are positions."""
+    bad = _not_finite(values_of(signal))
+    mask = _mask(signal)
+    if mask is not None and bad.any() and is_concrete(mask):
+        bad = bad & np.expand_dims(np.asarray(mask), 1)
+    elif mask is not None and not is_concrete(mask):
+        return
+    what = "values"
+    if isinstance(signal, Graph) and not bad.any():
+        what, bad = "weights of edges", _bad_weights(signal.adjacency)
+    if not bad.any():
+        return
+    rows = np.flatnonzero(bad.reshape(bad.shape[0], -1).any(1))
+    shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
+    raise ValueError(
+        f"`{name}` has {what} that are NaN or infinite, in {len(rows)} of its "
+        f"{bad.shape[0]} examples: {shown}. Leave these out, `{name}[jnp.isfinite("
+        f"{name}).reshape(len({name}), -1).all(1)]`; missing positions are told by "
+        "`nn.Masked(value, mask)`."
+    )
+
+
+def _not_finite(x: Array) -> Bool[np.ndarray, "..."]:
+    if not is_concrete(x) or np.isfinite(x := np.asarray(x)).all():
+        return np.zeros((1, 1), bool)
+    return ~np.isfinite(x)
+
+
+def _bad_weights(adjacency: Any) -> Bool[np.ndarray, "..."]:
+    if not isinstance(adjacency, Edges):
+        return _not_finite(adjacency)
+    bad = _not_finite(adjacency.weights)
+    for ends in (adjacency.senders, adjacency.receivers):
+        if bad.any() and is_concrete(ends):  # edges without ends do not count
+            ends = np.asarray(ends)
+            bad = bad & (ends.reshape(*bad.shape, -1) >= 0).all(-1)
+    return bad
+
+
+def _alike(
+    x1: PyTree[Signal], x2: PyTree[Signal]
+) -> tuple[PyTree[Signal], PyTree[Signal]]:
+    """Inputs of one kind: with masks where any has one, and graphs of as many edges."""
+    first, structure = jax.tree.flatten(x1, is_leaf=is_signal)
+    second, other = jax.tree.flatten(x2, is_leaf=is_signal)
+    if structure != other:
+        raise ValueError(
+            f"`x1` is {_in_words(x1)} and `x2` {_in_words(x2)}, but both must be what "
+            "the network takes: an array, or a tuple with an array for each input."
+        )
+    pairs = [_pair(a, b) for a, b in zip(first, second, strict=True)]
+    x1, x2 = ([pair[i] for pair in pairs] for i in (0, 1))
+    return jax.tree.unflatten(structure, x1), jax.tree.unflatten(structure, x2)
+
+
+def _in_words(x: PyTree[Signal]) -> str:
+    if not isinstance(x, tuple):
+        return described(x)
+    return f"a tuple of {len(x)} ({', '.join(map(_in_words, x))})"
+
+
+def _pair(a: Signal, b: Signal) -> tuple[Signal, Signal]:
+    """Two inputs with masks and graphs alike, or an error in words."""
+    if isinstance(a, Graph) != isinstance(b, Graph):
+        names = ("x1", "x2") if isinstance(a, Graph) else ("x2", "x1")
+        raise ValueError(
+            f"`{names[0]}` has a graph and `{names[1]}` none, but a network aggregates "
+            f"over both or neither: pass `nn.Graph({names[1]}, adjacency)`, where an "
+            "identity matrix connects each position with itself alone."
+        )
+    if (_mask(a) is None) != (_mask(b) is None):
+        a, b = _with_mask(a), _with_mask(b)
+    a, b = with_equal_edges(a, b)
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        raise ValueError(
+            "The graphs in `x1` and `x2` are of two kinds, an array and `nn.Edges`. "
+            "Give both as arrays, or both as edges."
+        )
+    for one, other in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if one.shape[1:] != other.shape[1:] or one.dtype != other.dtype:
+            raise ValueError(
+                f"One example of `x1` has shape {one.shape[1:]} and dtype {one.dtype}, "
+                f"one of `x2` {other.shape[1:]} and {other.dtype}, but a kernel "
+                "compares examples of one kind: channels first, `(n, channels, "
+                "*spatial)`. Sequences of different lengths become alike by "
+                "`nn.Masked.pad`."
+            )
+    return a, b
+
+
+def _with_mask(signal: Signal) -> Signal:
+    """With all positions there, if nothing is said of them."""
+    if isinstance(signal, Graph):
+        return Graph(_with_mask(signal.value), signal.adjacency)
+    if isinstance(signal, Masked):
+        return signal
+    return Masked(signal, jnp.ones((signal.shape[0], *signal.shape[2:]), bool))
+
+
+def _check_independent(net: AbstractLayer) -> None:
+    """Raise if weights are in two places: one array that is a leaf of two layers."""
+    arrays = [leaf for leaf in jax.tree.leaves(net) if eqx.is_array(leaf) and leaf.ndim]
+    if len(set(map(id, arrays))) == len(arrays):
+        return
+    seen: dict[int, str] = {}
+    for path, layer, name, value in _fields(net, ""):
+        # The parameters of functions count as fixed, and may be shared.
+        fixed = isinstance(layer, AbstractActivation)
+        if fixed or not (eqx.is_array(value) and value.ndim):
+            continue
+        place = f"{path}.{name}".lstrip(".")
+        if (first := seen.setdefault(id(value), place)) != place:
+            raise LayerError(
+                layer,
+                f"its `{name}` is the very array of `{first}`, but the kernel takes "
+                "the weights of all layers to be independent. Initialise each layer on "
+                "its own, or leave parameters out: `net.init(shape, key=key)` draws "
+                "others for each layer.",
+                path.lstrip("."),
+            )
+
+
+def check_hyperparameters(net: AbstractLayer) -> None:
+    """Raise for hyperparameters that were set to more than one number each."""
+    for path, layer, name, value in _fields(net, ""):
+        rule = rule_of(layer.__dataclass_fields__[name].type)
+        if rule is None or not eqx.is_array(value) or rule.of_value(value):
+            continue
+        raise LayerError(
+            layer,
+            f"its `{name}` is {described(value)}, but must {rule.value}. The kernels "
+            "of networks with each of several values are mapped by `eqx.filter_vmap`.",
+            path.lstrip("."),
+        )
+
+
+def _fields(node: Any, path: str) -> Iterator[tuple[str, Any, str, Any]]:
+    """The fields of all modules within a network, with their places."""
+    if isinstance(node, eqx.Module):
+        for field in dataclasses.fields(node):
+            value = getattr(node, field.name)
+            yield path, node, field.name, value
+            yield from _fields(value, f"{path}.{field.name}")
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for i, one in enumerate(node):
+            yield from _fields(one, f"{path}[{i}]")
