@@ -25,6 +25,7 @@ from eqtangents.nn._layer import LayerError, instead_of_layer
 Inputs: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
 # What a network with one input takes, for type checkers.
 Batch: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
+Batches: TypeAlias = Batch | Sequence["Batches"]
 
 
 _ONE = (

@@ -11,6 +11,7 @@ from eqtangents._arguments import names_checked
 from eqtangents._batches import (
     KERNEL_HABITS,
     Batch,
+    Batches,
     Inputs,
     check_hyperparameters,
     checked,
@@ -29,7 +30,7 @@ Matrices: TypeAlias = Array | tuple["Matrices", ...]
 def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Kernel: ...
 @overload
 def kernel(
-    net: AbstractLayer, x1: Sequence[Any], x2: Sequence[Any] | None = None
+    net: AbstractLayer, x1: Sequence[Batches], x2: Sequence[Batches] | None = None
 ) -> Kernels: ...
 @names_checked(KERNEL_HABITS)
 def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
@@ -73,7 +74,7 @@ def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
 def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Array: ...
 @overload
 def nngp(
-    net: AbstractLayer, x1: Sequence[Any], x2: Sequence[Any] | None = None
+    net: AbstractLayer, x1: Sequence[Batches], x2: Sequence[Batches] | None = None
 ) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
 def nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
@@ -88,7 +89,7 @@ def nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
 def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Array: ...
 @overload
 def ntk(
-    net: AbstractLayer, x1: Sequence[Any], x2: Sequence[Any] | None = None
+    net: AbstractLayer, x1: Sequence[Batches], x2: Sequence[Batches] | None = None
 ) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
 def ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:

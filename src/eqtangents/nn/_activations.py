@@ -12,7 +12,7 @@ from eqtangents.covariance import (
     Nonlinear,
     ReluDual,
 )
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import AbstractParameterless, Covariances, LayerError, single
 
 
@@ -33,7 +33,7 @@ class AbstractActivation(AbstractParameterless):
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The function itself, entry by entry."""
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         return side.close(self.function(value), side.mask)

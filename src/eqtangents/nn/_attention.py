@@ -28,7 +28,7 @@ from eqtangents.covariance import (
     dense,
 )
 from eqtangents.nn._habits import checked_new
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
@@ -265,7 +265,7 @@ class GlobalSelfAttention(AbstractLayer):
             is_leaf=lambda leaf: leaf is None,
         )
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         if self.key is None or self.value is None or self.output is None:
             raise missing_parameters(self)

@@ -1,11 +1,12 @@
 """Layers made of layers."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, overload
 
 import equinox as eqx
 import jax
 import jax.random as jr
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents._arguments import described
 from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
@@ -16,6 +17,7 @@ from eqtangents.nn._layer import (
     Covariances,
     Example,
     LayerError,
+    Output,
     Shape,
     instead_of_layer,
     is_shape,
@@ -49,7 +51,11 @@ class Sequential(AbstractLayer):
                 shape = output_shape(layers[-1], shape)
         return Sequential(layers)
 
-    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
         """Apply to one example."""
         for i, (layer, layer_key) in enumerate(
             zip(self.layers, _split(key, len(self.layers)), strict=True)
@@ -159,7 +165,11 @@ class Residual(AbstractLayer):
             shortcut = self.shortcut.init(input_shape, key=shortcut_key)
         return Residual(main, shortcut)
 
-    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
         """Apply to one example."""
         main_key, shortcut_key = _split(key, 2)
         with located("main"):
@@ -219,7 +229,11 @@ class Repeat(AbstractLayer):
             lambda layer: layer.copies, self, copies, is_leaf=lambda leaf: leaf is None
         )
 
-    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
         """Apply to one example."""
         if self.copies is None:
             raise missing_parameters(self)

@@ -17,7 +17,7 @@ from eqtangents._types import (
 )
 from eqtangents.covariance import AbstractCovariance, Stencil
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import Signal, opened, window_mask
+from eqtangents.nn._inputs import SignalT, opened, window_mask
 from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import padded, windows
 
@@ -102,7 +102,7 @@ class Conv(AbstractAffine):
         shape = (self._channels(self.out_channels), inputs, *kernel)
         return self._drawn(shape, inputs * math.prod(kernel), key)
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
         value, side = opened(x)

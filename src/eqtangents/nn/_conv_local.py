@@ -17,7 +17,7 @@ from eqtangents._types import (
 )
 from eqtangents.covariance import AbstractCovariance, Stencil, Unshared
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import Signal, opened, window_mask
+from eqtangents.nn._inputs import SignalT, opened, window_mask
 from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import padded, windows
 
@@ -77,7 +77,7 @@ class ConvLocal(AbstractAffine):
         out = self._channels(self.out_channels)
         return self._drawn((out, taps, *positions), taps, key, (out, *positions))
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
         value, side = opened(x)

@@ -24,7 +24,7 @@ from eqtangents.covariance import (
     picked,
 )
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import Covariances, LayerError, single
 from eqtangents.nn._spatial import (
     one_for_each,
@@ -91,7 +91,7 @@ class ConvTranspose(AbstractAffine):
         shape = (self._channels(self.out_channels), channels, *kernel)
         return self._drawn(shape, channels * math.prod(kernel), key)
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
         value, side = opened(x)

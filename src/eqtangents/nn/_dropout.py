@@ -7,7 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from eqtangents._types import Probability
 from eqtangents.covariance import AbstractCovariance, Thinned
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
@@ -34,7 +34,7 @@ class Dropout(AbstractParameterless):
         """Set the probability of dropping a value."""
         self.p, self.inference = p, inference
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         if self.inference or not self.p:
             return x

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Counts, NonNegative, Padding, plain
 from eqtangents.covariance import AbstractCovariance
-from eqtangents.nn._inputs import Signal, opened, window_mask
+from eqtangents.nn._inputs import SignalT, opened, window_mask
 from eqtangents.nn._layer import (
     BATCH,
     AbstractParameterless,
@@ -35,7 +35,7 @@ class MaxPool(AbstractParameterless):
         self.kernel_size, self.stride = plain(kernel_size), plain(stride)
         self.padding = plain(padding)
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         found = windows(
@@ -78,7 +78,7 @@ class BatchNorm(AbstractParameterless):
 
     eps: NonNegative = 1e-5
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example of a batch."""
         value, side = opened(x)
         axes = tuple(range(1, value.ndim))

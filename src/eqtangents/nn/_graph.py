@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Axes, plain
 from eqtangents.covariance import AbstractCovariance, Mapped
-from eqtangents.nn._inputs import Adjacency, Edges, Signal, opened
+from eqtangents.nn._inputs import Adjacency, Edges, SignalT, opened
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
@@ -44,7 +44,7 @@ class Aggregate(AbstractParameterless):
         axes = plain(axes)
         self.axes = (axes,) if isinstance(axes, int) else axes
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         if side.adjacency is None:

@@ -1,7 +1,7 @@
 """Inputs that are more than an array: variable lengths, and graphs."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -181,6 +181,8 @@ def _adjacency(adjacency: Any) -> Adjacency:
 
 # One example as layers take it.
 Signal: TypeAlias = Float[Array, "..."] | Masked | Graph
+# The same kind of signal, out of a layer as it went in.
+SignalT = TypeVar("SignalT", bound=Signal)
 
 
 class Side(NamedTuple):
@@ -191,7 +193,7 @@ class Side(NamedTuple):
 
     def close(
         self, value: Float[Array, "channels *size"], mask: Bool[Array, "*size"] | None
-    ) -> Signal:
+    ) -> Any:
         """A layer's output: the counterpart of `opened`, with the output's mask."""
         out = value
         if mask is not None:

@@ -3,13 +3,13 @@
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eqtangents._arguments import described
 from eqtangents.covariance import AbstractCovariance
@@ -20,6 +20,8 @@ from eqtangents.nn._inputs import Signal
 
 # One example: channels first, or a tuple of them between branches.
 Example: TypeAlias = PyTree[Signal]
+# What comes out of a network, for type checkers, to whom trees may be anything.
+Output: TypeAlias = Signal | tuple["Output", ...]
 Covariances: TypeAlias = PyTree[AbstractCovariance]
 Shape: TypeAlias = tuple[Any, ...]
 
@@ -76,8 +78,13 @@ class AbstractLayer(eqx.Module):
         - `key`: a random key; needed if the layer has parameters.
         """
 
+    # Not so of layers that make or join branches: they take or return tuples.
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
     @abc.abstractmethod
-    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
         """Apply to one example, channels first. Batch with `jax.vmap`."""
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Count, Multipliers, NonNegative, lowered, plain
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import Covariances, LayerError, single
 
 
@@ -65,7 +65,7 @@ class Linear(AbstractAffine):
         fan_in = input_shape[0]
         return self._drawn((self._channels(self.out_features), fan_in), fan_in, key)
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
         value, side = opened(x)

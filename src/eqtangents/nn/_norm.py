@@ -16,7 +16,7 @@ from eqtangents.covariance import (
     Nonlinear,
     Normalised,
 )
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import AbstractLayer, Covariances, LayerError, single
 
 
@@ -83,7 +83,7 @@ class LayerNorm(AbstractLayer):
         self._spatial_axes(len(input_shape) - 1)
         return _with_gains(self, input_shape[0])
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         self._spatial_axes(value.ndim - 1)
@@ -155,7 +155,7 @@ class RMSNorm(AbstractLayer):
         """Gains of one and offsets of zero."""
         return _with_gains(self, input_shape[0])
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         value = _standardised(value, side.mask, (0,), self.eps, centred=False)
@@ -206,7 +206,7 @@ class GroupNorm(AbstractLayer):
         self._check(input_shape[0])
         return _with_gains(self, input_shape[0])
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         self._check(value.shape[0])

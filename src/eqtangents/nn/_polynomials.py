@@ -2,15 +2,35 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated, Any, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from eqtangents._types import CountOrZero, Scalar, plain
+from eqtangents._types import CountOrZero, Rule, Scalar, is_real, plain
 from eqtangents.covariance import HermiteDual, PolynomialDual
 from eqtangents.nn._activations import AbstractActivation
+
+
+def _are_numbers(x: Any) -> bool:
+    if isinstance(x, Sequence) and not isinstance(x, str):
+        return all(is_real(one) and not np.ndim(one) for one in x)
+    return is_real(x) and np.ndim(x) == 1
+
+
+_COEFFICIENTS = "be a sequence of numbers, from that of the constant upwards"
+Coefficients: TypeAlias = Annotated[
+    Sequence[Scalar] | Float[Array, " terms"],
+    Rule(
+        _COEFFICIENTS,
+        lambda x: not isinstance(x, str) and (isinstance(x, Sequence) or is_real(x)),
+        f"{_COEFFICIENTS}, each of shape `()`",
+        _are_numbers,
+    ),
+]
 
 
 class Polynomial(AbstractActivation):
@@ -24,7 +44,7 @@ class Polynomial(AbstractActivation):
 
     coefficients: tuple[Scalar, ...] | Float[Array, " terms"]
 
-    def __init__(self, coefficients: Sequence[Scalar] | Float[Array, " terms"]):
+    def __init__(self, coefficients: Coefficients):
         """Set the coefficients, from that of the constant upwards."""
         is_array = isinstance(coefficients, jax.Array)
         self.coefficients = coefficients if is_array else tuple(coefficients)

@@ -1,6 +1,7 @@
 """Pooling over windows and over all positions."""
 
 import math
+from typing import overload
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from eqtangents.covariance import (
     Total,
     Window,
 )
-from eqtangents.nn._inputs import Signal, opened, read_out, window_mask
+from eqtangents.nn._inputs import Signal, SignalT, opened, read_out, window_mask
 from eqtangents.nn._layer import AbstractParameterless, Covariances, single
 from eqtangents.nn._spatial import window_sums, windows
 
@@ -42,7 +43,7 @@ class SumPool(AbstractParameterless):
         self.kernel_size, self.stride = plain(kernel_size), plain(stride)
         self.padding = plain(padding)
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         found = _pool_windows(self, value.shape[1:])
@@ -84,7 +85,7 @@ class AvgPool(AbstractParameterless):
         self.padding = plain(padding)
         self.normalize_edges = normalize_edges
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         found = _pool_windows(self, value.shape[1:])
@@ -111,6 +112,10 @@ class AvgPool(AbstractParameterless):
 class GlobalSumPool(AbstractParameterless):
     r"""The sum over all positions, $K' = \sum_{pp'} K_{pp'}$ and $T'$ alike."""
 
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
         value, side = opened(x)
@@ -128,6 +133,10 @@ class GlobalAvgPool(AbstractParameterless):
     Of a masked input, over those positions that it has.
     """
 
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
         value, side = opened(x)

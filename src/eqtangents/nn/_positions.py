@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from eqtangents._arguments import described
 from eqtangents._types import Rule, is_concrete, is_integer, is_real, lowered, plain
 from eqtangents.covariance import AbstractCovariance, Gathered, Mapped, picked
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
@@ -78,7 +78,7 @@ class ImageResize(AbstractParameterless):
         self.shape, self.method = plain(shape), lowered(method)
         self.antialias = antialias
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         self._size_out(value.shape[1:])
@@ -131,7 +131,7 @@ class Index(AbstractParameterless):
         axes = index if isinstance(index, tuple) else (index,)
         self.index = tuple(map(_axis_index, axes))
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         if not self._is_paired(value.ndim - 1):
@@ -286,7 +286,7 @@ class DotGeneral(AbstractParameterless):
         self.rhs = None if rhs is None else _Constant.of(rhs)
         self.dimension_numbers = plain(dimension_numbers)
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         out = jax.vmap(self._multiply)(value)

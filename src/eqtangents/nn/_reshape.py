@@ -1,17 +1,29 @@
 """Layers that change nothing but shapes."""
 
+from typing import Any, overload
+
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents.covariance import AbstractCovariance, Flattened
 from eqtangents.nn._inputs import Signal, opened, read_out
-from eqtangents.nn._layer import AbstractParameterless, Covariances, Example, single
+from eqtangents.nn._layer import (
+    AbstractParameterless,
+    Covariances,
+    Example,
+    Output,
+    single,
+)
 
 
 class Identity(AbstractParameterless):
     """The input itself."""
 
-    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Example:
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
         """The input."""
         return x
 
@@ -26,6 +38,10 @@ class Flatten(AbstractParameterless):
     Only covariances of coinciding positions are ever computed, by any layer before.
     """
 
+    @overload
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array: ...
+    @overload
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
         value, side = opened(x)
