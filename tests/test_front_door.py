@@ -182,6 +182,11 @@ MISTAKES = {
         ValueError,
         ["(2, 6)", "(2, 4)", "nn.Masked.pad"],
     ),
+    "one image for a batch": (
+        lambda: eqt.ntk(POOLED.init((2, 6), key=KEY), IMAGES.transpose(0, 2, 1)),
+        nn.LayerError,
+        ["layers[0] (Conv)", "2 inputs", "6 channels", "x[None]"],
+    ),
     # Weights and hyperparameters.
     "shared weights": (
         lambda: eqt.kernel(shared_weights(), X),

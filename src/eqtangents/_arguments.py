@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from eqtangents._types import Rule, is_concrete, is_integer
@@ -64,7 +65,7 @@ def is_key(value: Any) -> bool:
     dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
     if dtype is None:
         return False
-    if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
         return True
     return dtype == np.uint32 and shape in ((2,), (4,))
 

@@ -237,10 +237,12 @@ def _check_finite(name: str, signal: Signal) -> None:
     )
 
 
-def _not_finite(x: Array) -> Bool[np.ndarray, "..."]:
-    if not is_concrete(x) or np.isfinite(x := np.asarray(x)).all():
+def _not_finite(x: Float[Array | np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    """Where values are no numbers, or nowhere, of any shape."""
+    if not is_concrete(x):
         return np.zeros((1, 1), bool)
-    return ~np.isfinite(x)
+    finite = np.isfinite(np.asarray(x))
+    return np.zeros((1, 1), bool) if finite.all() else ~finite
 
 
 def _bad_weights(adjacency: Any) -> Bool[np.ndarray, "..."]:
@@ -307,11 +309,10 @@ def _pair(a: Signal, b: Signal) -> tuple[Signal, Signal]:
 
 def _with_mask(signal: Signal) -> Signal:
     """With all positions there, if nothing is said of them."""
-    if isinstance(signal, Graph):
-        return Graph(_with_mask(signal.value), signal.adjacency)
-    if isinstance(signal, Masked):
-        return signal
-    return Masked(signal, jnp.ones((signal.shape[0], *signal.shape[2:]), bool))
+    value = signal.value if isinstance(signal, Graph) else signal
+    if not isinstance(value, Masked):
+        value = Masked(value, jnp.ones((value.shape[0], *value.shape[2:]), bool))
+    return Graph(value, signal.adjacency) if isinstance(signal, Graph) else value
 
 
 def _check_independent(net: AbstractLayer) -> None:

@@ -66,7 +66,7 @@ def _one_number(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
     """Whether something real is one number, whose value fits as far as it is known."""
 
     def of_value(x: Any) -> bool:
-        if np.shape(x) if isinstance(x, numbers.Real) else x.shape:
+        if not isinstance(x, numbers.Real) and x.shape:
             return False
         value = known(x)
         return value is None or fits(value)

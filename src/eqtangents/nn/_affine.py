@@ -110,6 +110,7 @@ class AbstractAffine(AbstractLayer):
 
         `gaussian`: whether each output mixes infinitely many inputs.
         """
+        self._check_inputs(channels_in, taps)
         scale = self.weight_std * self.weight_std / taps
         shift = 0.0 if self.bias_std is None else self.bias_std * self.bias_std
         if not self._standard:
@@ -126,3 +127,17 @@ class AbstractAffine(AbstractLayer):
             channels=self._channels(channels),
             gaussian=gaussian,
         )
+
+    def _check_inputs(self, channels: int, taps: int) -> None:
+        """Raise if this layer has weights for another number of channels."""
+        if self.weight is None:
+            return
+        inputs = self.weight.shape[1]
+        if inputs not in (channels, channels * taps):
+            raise LayerError(
+                self,
+                f"has weights for {inputs} inputs to each output, but its input has "
+                f"{channels} channels. Batches are `(n, channels, *spatial)`: pass one "
+                "example as `x[None]`. For the kernel of other inputs leave parameters "
+                "out.",
+            )

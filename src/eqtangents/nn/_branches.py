@@ -39,7 +39,7 @@ class FanOut(AbstractParameterless):
         """Set the number of copies."""
         self.n = plain(n)
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Example, *, key: PRNGKeyArray | None = None
     ) -> tuple[Example, ...]:
         """A tuple of `n` times the input."""
@@ -57,7 +57,7 @@ class FanInSum(AbstractParameterless):
     covariance that the branches' covariances do not tell.
     """
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
     ) -> Signal:
         """Add."""
@@ -87,7 +87,7 @@ class FanInProd(AbstractParameterless):
     All branches but one must have weights of their own.
     """
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
     ) -> Signal:
         """Multiply."""
@@ -122,7 +122,7 @@ class FanInConcat(AbstractParameterless):
         """Set the axis: 0 for channels, 1 for the first spatial axis, and so on."""
         self.axis = plain(axis)
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
     ) -> Signal:
         """Concatenate."""

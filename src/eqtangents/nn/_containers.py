@@ -99,7 +99,7 @@ class Parallel(AbstractLayer):
                 layers.append(layer.init(shape, key=layer_key))
         return Parallel(layers)
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[Example], *, key: PRNGKeyArray | None = None
     ) -> tuple[Example, ...]:
         """Apply each layer to its own input."""

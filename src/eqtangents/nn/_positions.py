@@ -176,7 +176,8 @@ class Index(AbstractParameterless):
         first, last = sliced.index(False), rank - 1 - sliced[::-1].index(False)
         return any(sliced[first:last])
 
-    def _pick(self, values: Float[Array, "*size"]) -> Float[Array, "*size_out"]:
+    def _pick(self, values: Any) -> Any:
+        """What is picked of an array, of NumPy's or of JAX's."""
         index = self._for_each(values.ndim)
         return values[
             tuple(np.asarray(i) if isinstance(i, tuple) else i for i in index)
