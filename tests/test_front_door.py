@@ -116,6 +116,22 @@ MISTAKES = {
         TypeError,
         ["`key`", "monte_carlo"],
     ),
+    "key for inputs": (
+        lambda: eqt.ntk(NET, KEY),
+        TypeError,
+        ["`x1`", "random key", "monte_carlo"],
+    ),
+    "words in an array": (
+        lambda: eqt.ntk(NET, np.array([["a"]])),
+        TypeError,
+        ["`x1`", "<U1", "batch"],
+    ),
+    "placeholder": (
+        lambda: eqt.ntk(NET, jax.ShapeDtypeStruct((4, 3), jnp.float32)),
+        TypeError,
+        ["`x1`", "placeholder", "eval_shape"],
+    ),
+    "list of examples": (lambda: eqt.ntk(NET, [*X]), ValueError, ["jnp.stack(x)"]),
     "network as x2": (lambda: eqt.ntk(NET, X, NET), TypeError, ["`x2`", "Sequential"]),
     "one example": (lambda: eqt.ntk(NET, X[0]), ValueError, ["(3,)", "x[None]"]),
     "integers": (
@@ -400,6 +416,11 @@ MISTAKES = {
     "negative padding": (lambda: nn.MaxPool(2, padding=-1), ValueError, ["`padding`"]),
     "no padding": (lambda: nn.SumPool(2, padding=None), TypeError, ["`None`", "SAME"]),
     "probability": (lambda: nn.Dropout(1.0), ValueError, ["`p`", "1.0", "below 1"]),
+    "array of a probability": (
+        lambda: nn.Dropout(jnp.array(0.5)),
+        TypeError,
+        ["`p`", "0.5", "number of Python"],
+    ),
     "word for a probability": (lambda: nn.Dropout("0.5"), TypeError, ["`p`", "'0.5'"]),
     "degree": (lambda: nn.Monomial(2.0), TypeError, ["`degree`", "2.0", "integer"]),
     "negative degree": (lambda: nn.Hermite(-1), ValueError, ["`degree`", "-1"]),
@@ -407,6 +428,7 @@ MISTAKES = {
     "repeats": (lambda: nn.Repeat(nn.Relu(), "3"), TypeError, ["`n`", "'3'"]),
     "axis": (lambda: nn.FanInConcat("channels"), TypeError, ["`axis`", "'channels'"]),
     "axes": (lambda: nn.LayerNorm(-1), ValueError, ["`axes`", "-1", "from 0"]),
+    "channels of a graph": (lambda: nn.Aggregate(0), ValueError, ["0", "from 1"]),
     "axes of a graph": (lambda: nn.Aggregate("h"), TypeError, ["`axes`", "'h'"]),
     "eps": (lambda: nn.LayerNorm(eps=-1.0), ValueError, ["`eps`", "not negative"]),
     "gains": (lambda: nn.LayerNorm(use_weight=2), TypeError, ["`use_weight`", "True"]),
@@ -512,6 +534,11 @@ MISTAKES = {
         lambda: NET.init((3,), key=0),
         TypeError,
         ["`key`", "jax.random.key(0)"],
+    ),
+    "many keys": (
+        lambda: NET.init((3,), key=jr.split(KEY, 3)),
+        ValueError,
+        ["`key`", "(3,)", "one"],
     ),
     "no shape": (lambda: NET.init(key=KEY), TypeError, ["`init`", "x.shape[1:]"]),
     "params and input": (

@@ -29,6 +29,8 @@ def described(value: Any) -> str:
         return f"the class `{value.__name__}`"
     if isinstance(value, Sequence):
         return _described_sequence(value)
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return f"a placeholder of shape {value.shape}"
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(shape, tuple) and dtype is not None:
         if is_key(value):
@@ -220,12 +222,12 @@ def _misfit(
         return f"{owner}: {said}"
     if not names:
         return f"{owner}: takes no arguments, but was given {described(args[0])}."
-    taken = ", ".join(f"`{name}`" for name in places) or "none"
+    taken = ", ".join(f"`{name}`" for name in places)
     further = [f"`{name}=`" for name in names if name not in places]
     by_name = f" Give others by name: {', '.join(further)}." if further else ""
     return (
-        f"{owner}: {len(args)} arguments were given by position, the last "
-        f"{described(args[-1])}, but there are {len(places)} of them: {taken}.{by_name}"
+        f"{owner}: takes {taken or 'none'} by position, but {len(args)} came, the last "
+        f"{described(args[-1])}.{by_name}"
     )
 
 

@@ -4,21 +4,19 @@ Whatever is wrong with them is said here, outside of anything that is compiled, 
 errors are raised where users call.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
-from eqtangents._arguments import Habits, described, rule_of
+from eqtangents._arguments import Habits, described
+from eqtangents._networks import check_independent, check_network
 from eqtangents._types import is_concrete
-from eqtangents.nn import AbstractActivation, AbstractLayer, Edges, Graph, Masked
+from eqtangents.nn import AbstractLayer, Edges, Graph, Masked
 from eqtangents.nn._inputs import Signal, is_signal, values_of, with_equal_edges
-from eqtangents.nn._layer import LayerError, instead_of_layer
 
 
 # At run time.
@@ -32,13 +30,14 @@ _ONE = (
     "Both kernels are `eqt.kernel(net, x1, x2)`, with `.nngp` and `.ntk`; one alone is "
     "`eqt.nngp(net, x1, x2)` or `eqt.ntk(net, x1, x2)`."
 )
+_NOT_RANDOM = (
+    "Kernels of infinitely wide networks are not random; estimates at finite width are "
+    "`eqt.monte_carlo(net, x1, x2, key, n_samples)`."
+)
 _SAID = {
     ("get",): _ONE,
     ("params", "variables"): "Parameters play no role, or are inside of `net`.",
-    ("key", "rng", "n_samples"): (
-        "Kernels of infinitely wide networks are not random; estimates at finite width "
-        "are `eqt.monte_carlo(net, x1, x2, key, n_samples)`."
-    ),
+    ("key", "rng", "n_samples"): _NOT_RANDOM,
     ("batch_size", "device_count", "store_on_device"): (
         "Examples are treated in tiles that fit the memory: leave it out."
     ),
@@ -81,7 +80,7 @@ def checked(
 
     **Raises:** `TypeError`, `ValueError` and `LayerError`, in words.
     """
-    _check_network(net, x1)
+    check_network(net, x1)
     for name, x in (("x1", x1), ("x2", x2)):
         _check_habits(name, x)
     x1 = _signals("x1", x1)
@@ -90,23 +89,8 @@ def checked(
         _check_batch(name, x)
     if x2 is not None:
         x1, x2 = _alike(x1, x2)
-    _check_independent(net)
+    check_independent(net)
     return net, x1, x2
-
-
-def _check_network(net: Any, x1: Any) -> None:
-    """Raise unless this is a network."""
-    if isinstance(net, AbstractLayer):
-        return
-    if isinstance(x1, AbstractLayer):
-        raise TypeError(
-            f"`net` is {described(net)} and `x1` {described(x1)}: they seem to be "
-            "swapped. The network comes first, `eqt.kernel(net, x1, x2)`."
-        )
-    raise TypeError(
-        f"`net` is {described(net)}, but must be a network of `eqtangents.nn`. "
-        f"{instead_of_layer(net)}"
-    )
 
 
 def _check_habits(name: str, x: Any) -> None:
@@ -123,13 +107,17 @@ def _check_habits(name: str, x: Any) -> None:
             f"`{name}` is {described(x)}, but must be a batch of inputs. The network "
             "comes first, and there is one: `eqt.kernel(net, x1, x2)`."
         )
+    if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+        raise TypeError(
+            f"`{name}` is a random key, but must be a batch of inputs. {_NOT_RANDOM}"
+        )
 
 
 def _signals(name: str, x: Any) -> PyTree[Signal]:
     """Inputs in tuples, as arrays of JAX."""
     if is_signal(x):
         return x
-    if isinstance(x, np.ndarray) and x.dtype != object:
+    if isinstance(x, np.ndarray) and x.dtype.kind not in "OSUMm":
         return jnp.asarray(x)
     if isinstance(x, tuple | list) and x:
         if not all(isinstance(one, int | float | np.number) for one in _flat(x)):
@@ -138,7 +126,9 @@ def _signals(name: str, x: Any) -> PyTree[Signal]:
     convert = f"convert it, by `jnp.asarray({name})`, say"
     if x is None or isinstance(x, str | bool | int | float | complex | np.number):
         convert = "for a network with several inputs, give a tuple of arrays"
-    if isinstance(x, dict):
+    if isinstance(x, jax.ShapeDtypeStruct):
+        convert = "shapes alone are `jax.eval_shape(lambda x: eqt.kernel(net, x), x)`"
+    elif isinstance(x, dict):
         convert = "for a network with several inputs, give a tuple of arrays"
     raise TypeError(
         f"`{name}` is or holds {described(x)}, but must be {needed}: {convert}."
@@ -183,7 +173,8 @@ def _check_signal(name: str, signal: Signal) -> None:
         raise ValueError(
             f"`{name}` has shape {values.shape}, but a batch of inputs has a leading "
             "axis of examples and one of channels, `(n, channels, *spatial)`. For one "
-            "example, pass `x[None]`; for examples of one feature, `x[:, None]`."
+            "example, pass `x[None]`; for examples of one feature, `x[:, None]`; for a "
+            "list of examples, `jnp.stack(x)`."
         )
     if not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
@@ -313,52 +304,3 @@ def _with_mask(signal: Signal) -> Signal:
     if not isinstance(value, Masked):
         value = Masked(value, jnp.ones((value.shape[0], *value.shape[2:]), bool))
     return Graph(value, signal.adjacency) if isinstance(signal, Graph) else value
-
-
-def _check_independent(net: AbstractLayer) -> None:
-    """Raise if weights are in two places: one array that is a leaf of two layers."""
-    arrays = [leaf for leaf in jax.tree.leaves(net) if eqx.is_array(leaf) and leaf.ndim]
-    if len(set(map(id, arrays))) == len(arrays):
-        return
-    seen: dict[int, str] = {}
-    for path, layer, name, value in _fields(net, ""):
-        # The parameters of functions count as fixed, and may be shared.
-        fixed = isinstance(layer, AbstractActivation)
-        if fixed or not (eqx.is_array(value) and value.ndim):
-            continue
-        place = f"{path}.{name}".lstrip(".")
-        if (first := seen.setdefault(id(value), place)) != place:
-            raise LayerError(
-                layer,
-                f"its `{name}` is the very array of `{first}`, but the kernel takes "
-                "the weights of all layers to be independent. Initialise each layer on "
-                "its own, or leave parameters out: `net.init(shape, key=key)` draws "
-                "others for each layer.",
-                path.lstrip("."),
-            )
-
-
-def check_hyperparameters(net: AbstractLayer) -> None:
-    """Raise for hyperparameters that were set to more than one number each."""
-    for path, layer, name, value in _fields(net, ""):
-        rule = rule_of(layer.__dataclass_fields__[name].type)
-        if rule is None or not eqx.is_array(value) or rule.of_value(value):
-            continue
-        raise LayerError(
-            layer,
-            f"its `{name}` is {described(value)}, but must {rule.value}. The kernels "
-            "of networks with each of several values are mapped by `eqx.filter_vmap`.",
-            path.lstrip("."),
-        )
-
-
-def _fields(node: Any, path: str) -> Iterator[tuple[str, Any, str, Any]]:
-    """The fields of all modules within a network, with their places."""
-    if isinstance(node, eqx.Module):
-        for field in dataclasses.fields(node):
-            value = getattr(node, field.name)
-            yield path, node, field.name, value
-            yield from _fields(value, f"{path}.{field.name}")
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for i, one in enumerate(node):
-            yield from _fields(one, f"{path}[{i}]")

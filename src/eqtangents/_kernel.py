@@ -13,10 +13,10 @@ from eqtangents._batches import (
     Batch,
     Batches,
     Inputs,
-    check_hyperparameters,
     checked,
 )
 from eqtangents._kernel_pair import Kernel as Kernel
+from eqtangents._networks import check_hyperparameters
 from eqtangents._tiles import Entries, evaluate, evaluate_diagonal
 from eqtangents.nn import AbstractLayer
 
@@ -103,7 +103,7 @@ def ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
 @overload
 def kernel_diagonal(net: AbstractLayer, x: Batch) -> Kernel: ...
 @overload
-def kernel_diagonal(net: AbstractLayer, x: Sequence[Any]) -> Kernels: ...
+def kernel_diagonal(net: AbstractLayer, x: Sequence[Batches]) -> Kernels: ...
 @names_checked(KERNEL_HABITS)
 def kernel_diagonal(net: AbstractLayer, x: Inputs) -> Any:
     """Both kernels of each example with itself, in time proportional to their number.
@@ -128,7 +128,7 @@ def kernel_diagonal(net: AbstractLayer, x: Inputs) -> Any:
 @overload
 def nngp_diagonal(net: AbstractLayer, x: Batch) -> Array: ...
 @overload
-def nngp_diagonal(net: AbstractLayer, x: Sequence[Any]) -> Matrices: ...
+def nngp_diagonal(net: AbstractLayer, x: Sequence[Batches]) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
 def nngp_diagonal(net: AbstractLayer, x: Inputs) -> Any:
     """The neural network Gaussian process kernel of each example with itself.
@@ -142,7 +142,7 @@ def nngp_diagonal(net: AbstractLayer, x: Inputs) -> Any:
 @overload
 def ntk_diagonal(net: AbstractLayer, x: Batch) -> Array: ...
 @overload
-def ntk_diagonal(net: AbstractLayer, x: Sequence[Any]) -> Matrices: ...
+def ntk_diagonal(net: AbstractLayer, x: Sequence[Batches]) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
 def ntk_diagonal(net: AbstractLayer, x: Inputs) -> Any:
     """The neural tangent kernel of each example with itself.

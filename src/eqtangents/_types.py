@@ -78,6 +78,11 @@ def _scalar(value: str, fits: Callable[[float], bool]) -> Rule:
     return Rule("be a number", is_real, value, _one_number(fits))
 
 
+def _constant(value: str, fits: Callable[[float], bool]) -> Rule:
+    is_number = lambda x: isinstance(x, numbers.Real) and not isinstance(x, bool)
+    return Rule("be a number of Python", is_number, value, fits)
+
+
 def _integer(value: str, least: int) -> Rule:
     return Rule("be an integer", is_integer, value, lambda x: x >= least)
 
@@ -121,11 +126,11 @@ NonNegative: TypeAlias = Annotated[
 ]
 Positive: TypeAlias = Annotated[
     float | int,
-    _scalar("be one finite number above zero", lambda x: 0 < x < math.inf),
+    _constant("be a finite number above zero", lambda x: 0 < x < math.inf),
 ]
 Probability: TypeAlias = Annotated[
     float | int,
-    _scalar(
+    _constant(
         "be the probability of dropping a value, at least 0 and below 1",
         lambda x: 0 <= x < 1,
     ),
@@ -141,6 +146,10 @@ Counts: TypeAlias = Annotated[
 Axes: TypeAlias = Annotated[
     int | tuple[int, ...],
     _integers("be an axis, or a tuple of them, counted from 0", 0),
+]
+SpatialAxes: TypeAlias = Annotated[
+    int | tuple[int, ...],
+    _integers("be a spatial axis, or a tuple of them, counted from 1", 1),
 ]
 Multipliers: TypeAlias = Annotated[
     tuple[int, int],

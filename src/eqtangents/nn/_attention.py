@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -60,7 +60,8 @@ class PositionalEmbedding(eqx.Module):
     p_norm: Positive = eqx.field(static=True)
     on_values: bool = eqx.field(static=True)
 
-    __new__ = checked_new
+    if not TYPE_CHECKING:  # checkers read `__init__`
+        __new__ = checked_new
 
     def __init__(
         self,

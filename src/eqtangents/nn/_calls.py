@@ -78,7 +78,14 @@ def _shape(name: str, shape: Any) -> Any:
 
 
 def _check_key(name: str, method: str, key: Any) -> None:
-    if key is None or is_key(key):
+    if key is None:
+        return
+    if is_key(key):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape:
+            raise ValueError(
+                f"{name}: `key` of `{method}` is an array of keys, of shape "
+                f"{key.shape}, but must be one: `key[0]`, say."
+            )
         return
     raise TypeError(
         f"{name}: `key` of `{method}` is {described(key)}, but must be a random key: "

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Axes, plain
+from eqtangents._types import SpatialAxes, plain
 from eqtangents.covariance import AbstractCovariance, Mapped
 from eqtangents.nn._inputs import Adjacency, Edges, SignalT, opened
 from eqtangents.nn._layer import (
@@ -36,7 +36,7 @@ class Aggregate(AbstractParameterless):
 
     axes: tuple[int, ...] | None = eqx.field(static=True)
 
-    def __init__(self, axes: Axes | None = None):
+    def __init__(self, axes: SpatialAxes | None = None):
         """Set the axes of one example that the graph connects; by default all spatial.
 
         They are counted from 1, the first spatial axis.

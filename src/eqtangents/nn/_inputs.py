@@ -1,7 +1,7 @@
 """Inputs that are more than an array: variable lengths, and graphs."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -24,7 +24,8 @@ class Masked(eqx.Module):
     value: Float[Array, "..."]
     mask: Bool[Array, "..."]
 
-    __new__ = checked_new
+    if not TYPE_CHECKING:  # checkers read `__init__`
+        __new__ = checked_new
 
     def __init__(
         self,
@@ -112,7 +113,8 @@ class Graph(eqx.Module):
     value: Float[Array, "..."] | Masked
     adjacency: Adjacency
 
-    __new__ = checked_new
+    if not TYPE_CHECKING:  # checkers read `__init__`
+        __new__ = checked_new
 
     def __init__(
         self,

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 import equinox as eqx
 import jax
@@ -57,7 +57,8 @@ class AbstractLayer(eqx.Module):
     runs: a `Scalar`, say, is a number, or an array of shape `()`.
     """
 
-    __new__ = checked_new
+    if not TYPE_CHECKING:  # checkers read `__init__`
+        __new__ = checked_new
 
     def __init_subclass__(cls, **options: Any):
         """Have what `init` and `__call__` are given checked first, in any layer."""
@@ -167,7 +168,7 @@ def single(layer: object, covariance: Covariances) -> AbstractCovariance:
             layer,
             f"takes one input, but gets {len(covariance)}. Join branches first, by a "
             "`FanInSum`, `FanInProd` or `FanInConcat`, or give each its own layer by "
-            "`Parallel([...])`.",
+            "`Parallel([...])`. A list of examples is one input after `jnp.stack`.",
         )
     return covariance
 

@@ -26,7 +26,7 @@ Coefficients: TypeAlias = Annotated[
     Sequence[Scalar] | Float[Array, " terms"],
     Rule(
         _COEFFICIENTS,
-        lambda x: not isinstance(x, str) and (isinstance(x, Sequence) or is_real(x)),
+        lambda x: isinstance(x, Sequence | jax.Array | np.ndarray),
         f"{_COEFFICIENTS}, each of shape `()`",
         _are_numbers,
     ),
