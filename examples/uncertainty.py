@@ -24,9 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.datasets import load_diabetes
 
-import eqtangents as eqt
 from eqtangents import nn
-from eqtangents.predict import Ensemble, FromInputs, GaussianProcess
+from eqtangents.predict import Ensemble, FromNetwork, GaussianProcess
 
 
 SPLITS, STEPS = 5, 150
@@ -48,8 +47,8 @@ class Model(eqx.Module):
         stds = zip(jnp.exp(self.weight_stds), jnp.exp(self.bias_stds), strict=True)
         linear = [nn.Linear(1, weight_std=w, bias_std=b) for w, b in stds]
         hidden = [part for layer in linear[:-1] for part in (layer, nn.Relu())]
-        kernel = eqx.Partial(eqt.nngp, nn.Sequential([*hidden, linear[-1]]))
-        return FromInputs(GaussianProcess, kernel, x, y, noise=jnp.exp(self.noise))
+        net = nn.Sequential([*hidden, linear[-1]])
+        return FromNetwork(GaussianProcess, net, x, y, noise=jnp.exp(self.noise))
 
 
 def default(depth):
@@ -64,7 +63,7 @@ def learn(model, x, y):
 
     @eqx.filter_value_and_grad
     def loss(model):
-        return -model.posterior(x, y).predictor.log_marginal_likelihood() / len(y)
+        return -model.posterior(x, y).log_marginal_likelihood() / len(y)
 
     @eqx.filter_jit
     def step(model, state):
@@ -153,15 +152,11 @@ def network():
 def draw_line(panels):
     x, y, x_test = line()
     net, noise = network(), 0.01
-    posterior = FromInputs(
-        GaussianProcess, eqx.Partial(eqt.nngp, net), x[:, None], y, noise=noise
-    )
-    ensemble = FromInputs(
-        Ensemble, eqx.Partial(eqt.kernel, net), x[:, None], y, noise=noise
-    )
+    posterior = FromNetwork(GaussianProcess, net, x[:, None], y, noise=noise)
+    ensemble = FromNetwork(Ensemble, net, x[:, None], y, noise=noise)
     t = jnp.asarray([30.0, jnp.inf])
-    means = ensemble.mean(x_test[:, None], t)
-    variances = ensemble.variance(x_test[:, None], t)
+    means = ensemble.mean(t, x_test[:, None])
+    variances = ensemble.variance(t, x_test[:, None])
     parts = {
         "Trained for a short time": (means[0], variances[0], ORANGE),
         "Trained to the end": (means[1], variances[1], ORANGE),

@@ -32,7 +32,7 @@ BELOW = {
     "tiles": ["nn"],
     "kernel": ["batches", "tiles", "kernel_pair"],
     "gram": ["kernel"],
-    "predict": ["gram"],
+    "predict": ["gram", "empirical"],
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "in_words", "trees"],

@@ -11,7 +11,7 @@ import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.predict import (
     Ensemble,
-    FromInputs,
+    FromNetwork,
     GaussianProcess,
     GradientDescentMSE,
     GradientSteps,
@@ -202,16 +202,16 @@ def test_inputs_are_as_good_as_kernels(getkey):
     k, star = eqt.kernel(NET, x), eqt.kernel(NET, x_test, x)
     star_star = eqt.nngp(NET, x_test)
     ensemble = Ensemble(k, y, noise=0.1)
-    wrapped = FromInputs(Ensemble, eqx.Partial(eqt.kernel, NET), x, y, noise=0.1)
-    assert_close(wrapped.mean(x_test, 3.0), ensemble.mean(3.0, star))
+    wrapped = FromNetwork(Ensemble, NET, x, y, noise=0.1)
+    assert_close(wrapped.mean(3.0, x_test), ensemble.mean(3.0, star))
     covariance = ensemble.covariance(times(), star, star_star)
-    assert_close(wrapped.covariance(x_test, times()), covariance)
+    assert_close(wrapped.covariance(times(), x_test), covariance)
     variance = jax.vmap(jnp.diagonal)(covariance)
-    assert_close(wrapped.variance(x_test, times()), variance, 10 * tolerance())
+    assert_close(wrapped.variance(times(), x_test), variance, 10 * tolerance())
 
     posterior = GaussianProcess(k.nngp, y, noise=0.1)
     kernel = eqx.Partial(eqt.nngp, NET)
-    wrapped = FromInputs(GaussianProcess, kernel, x, y, noise=0.1)
+    wrapped = FromNetwork(GaussianProcess, kernel, x, y, noise=0.1)
     assert_close(wrapped.mean(x_test), posterior.mean(star.nngp))
     covariance = posterior.covariance(star.nngp, star_star)
     assert_close(wrapped.covariance(x_test), covariance)
@@ -221,9 +221,9 @@ def test_inputs_are_as_good_as_kernels(getkey):
     assert_close(wrapped.sample(x_test, (2,), key=key), sample)
 
     training = GradientDescentMSE(k.ntk, y)
-    wrapped = FromInputs(GradientDescentMSE, eqx.Partial(eqt.ntk, NET), x, y)
+    wrapped = FromNetwork(GradientDescentMSE, NET, x, y)
     outputs = training.test_outputs(times(), star.ntk, 0.0, 1.0)
-    assert_close(wrapped.test_outputs(x_test, times(), start_test=1.0), outputs)
+    assert_close(wrapped.test_outputs(times(), x_test, start_test=1.0), outputs)
 
 
 @pytest.mark.parametrize("trained", ["all", "last"])
@@ -231,14 +231,14 @@ def test_spatial_outputs(getkey, trained):
     net = nn.Sequential([nn.Conv(8, (3,), padding="SAME"), nn.Relu(), nn.Conv(1, (1,))])
     x, x_test = (jr.normal(getkey(), (n, 2, 4), DTYPE) for n in (3, 2))
     y = jr.normal(getkey(), (3, 4, 2), DTYPE)
-    ensemble = FromInputs(
+    ensemble = FromNetwork(
         Ensemble, eqx.Partial(eqt.kernel, net), x, y, trained=trained, noise=0.1
     )
-    assert ensemble.mean(x_test, times()).shape == (4, 2, 4, 2)
-    covariance = ensemble.covariance(x_test, times())
+    assert ensemble.mean(times(), x_test).shape == (4, 2, 4, 2)
+    covariance = ensemble.covariance(times(), x_test)
     assert covariance.shape == (4, 2, 2, 4, 4)
     variance = jnp.einsum("tiipp->tip", covariance)
-    assert_close(ensemble.variance(x_test, times()), variance, 10 * tolerance())
+    assert_close(ensemble.variance(times(), x_test), variance, 10 * tolerance())
 
 
 # ------------------------------------------------------------------------------------

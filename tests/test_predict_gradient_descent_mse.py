@@ -351,7 +351,8 @@ def test_an_indefinite_kernel_is_refused_with_the_noise_that_mends_it(getkey):
         GradientDescentMSE(bad, y)
     assert f"smallest eigenvalue is {smallest:.3g}" in str(caught.value)
     mend = float(str(caught.value).split("`noise=")[1].split("`")[0])
-    assert -smallest < mend < -1.3 * smallest
+    # The noise must be large against what is negative.
+    assert -10 * smallest < mend < -13 * smallest
     GaussianProcess(bad, y, noise=mend).mean(k_star)
     with pytest.raises(RuntimeError, match="not\npositive definite"):
         eqx.filter_jit(GradientDescentMSE)(bad, y)

@@ -13,7 +13,7 @@ from eqtangents.predict._conditioning import (
     max_learning_rate as max_learning_rate,
 )
 from eqtangents.predict._ensemble import Ensemble as Ensemble
-from eqtangents.predict._from_inputs import FromInputs as FromInputs
+from eqtangents.predict._from_network import FromNetwork as FromNetwork
 from eqtangents.predict._gaussian_process import GaussianProcess as GaussianProcess
 from eqtangents.predict._gradient_descent import (
     GradientDescent as GradientDescent,

@@ -7,9 +7,15 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int, Shaped
 
 from eqtangents._types import Scalar
+from eqtangents.predict._arguments import as_array, finite, number, refuse
 
 
 _NODES = 64  # of the quadrature: the integrand is smooth and lies between 0 and 1
+
+_NO_VARIANCE = (
+    "`variance` must be positive. Where a posterior has none left, add the noise's: "
+    "that gives the probability of labels."
+)
 
 
 def encode_labels(
@@ -25,19 +31,27 @@ def encode_labels(
     - `n_classes`: $C$, their number.
     - `dtype`: of the targets.
 
-    **Raises:** `ValueError` if labels are not integers.
+    **Raises:** `ValueError` if labels are not integers; `RuntimeError` if one is no
+    class.
     """
+    labels = as_array("labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"`labels` has dtype {labels.dtype}, but classes are numbered by integers."
         )
+    wrong = jnp.any((labels < 0) | (labels >= n_classes))
+    message = f"`labels` must be classes, from 0 to {n_classes - 1}."
+    labels = refuse(labels, (wrong, message))
     dtype = jnp.result_type(dtype)
     return jax.nn.one_hot(labels, n_classes, dtype=dtype) - 1 / n_classes
 
 
 def decode_labels(outputs: Float[Array, "*batch n_classes"]) -> Int[Array, "*batch"]:
     """The class with the largest output."""
-    return jnp.argmax(outputs, axis=-1)
+    outputs = as_array("outputs", outputs)
+    if not outputs.ndim:
+        raise ValueError("`outputs` has no axis of classes: `(*batch, n_classes)`.")
+    return jnp.argmax(finite("outputs", outputs), axis=-1)
 
 
 def class_probabilities(
@@ -59,11 +73,14 @@ def class_probabilities(
     - `mean`: of the outputs.
     - `variance`: positive, the same for all classes or one each.
 
-    **Raises:** `ValueError` if the shapes do not fit.
+    **Raises:** `ValueError` if the shapes do not fit; `RuntimeError` if a mean is not
+    finite or a variance not positive.
 
     **Source:** Girolami & Rogers 2006, "Variational Bayesian multinomial probit
     regression with Gaussian process priors", equation 6.
     """
+    mean = finite("mean", as_array("mean", mean))
+    variance = as_array("variance", variance, mean.dtype)
     if variance.shape == mean.shape[:-1]:
         variance = jnp.broadcast_to(variance[..., None], mean.shape)
     if variance.shape != mean.shape:
@@ -71,6 +88,8 @@ def class_probabilities(
             f"`variance` has shape {variance.shape}, but `mean` has shape "
             f"{mean.shape}: {mean.shape[:-1]}, or one for each class, is needed."
         )
+    wrong = ~jnp.all(variance > 0)
+    variance = refuse(variance, (wrong, _NO_VARIANCE))
     nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
     nodes = jnp.asarray(nodes, mean.dtype)
     weights = jnp.asarray(weights / weights.sum(), mean.dtype)
@@ -98,11 +117,16 @@ def sampled_class_probabilities(
     - `samples`: from `GaussianProcess.sample`, say.
     - `temperature`: if given, the average of `softmax(samples / temperature)`; if not,
         how often each class has the largest output.
+
+    **Raises:** `ValueError` if the temperature is not one number; `RuntimeError` if it
+    is negative or a sample is not finite.
     """
+    samples = finite("samples", as_array("samples", samples))
     if temperature is None:
         winners = jnp.argmax(samples, axis=-1)
         votes = jax.nn.one_hot(winners, samples.shape[-1], dtype=samples.dtype)
     else:
+        temperature = number("temperature", temperature)
         votes = jax.nn.softmax(samples / jnp.asarray(temperature, samples.dtype))
     return jnp.mean(votes, axis=0)
 
@@ -124,8 +148,17 @@ def expected_calibration_error(
     - `labels`: the right classes.
     - `bins`: how many, of the same width, between 0 and 1.
 
+    **Raises:** `ValueError` if there is not one label for each example.
+
     **Source:** Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
+    probabilities = finite("probabilities", as_array("probabilities", probabilities))
+    labels = as_array("labels", labels)
+    if labels.shape != probabilities.shape[:1]:
+        raise ValueError(
+            f"`labels` has shape {labels.shape}, but `probabilities` has shape "
+            f"{probabilities.shape}: {probabilities.shape[:1]} is needed."
+        )
     confidence = jnp.max(probabilities, axis=-1)
     right = jnp.argmax(probabilities, axis=-1) == labels
     index = jnp.clip(jnp.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)

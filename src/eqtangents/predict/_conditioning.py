@@ -1,26 +1,34 @@
 """How fast a kernel can be learned with, and how hard it is to solve with."""
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._training_set import as_matrix, check_kernel
+from eqtangents.predict._arguments import as_array, number
+from eqtangents.predict._training_set import as_matrix, check_kernel, checked_kernel
 
 
-@eqx.filter_jit
 def eigenvalues(
     k_train_train: Float[Array, "n_train n_train *positions_twice"],
 ) -> Float[Array, " rows"]:
     """Eigenvalues of a kernel, from the smallest to the largest.
 
-    **Raises:** `ValueError` if it is not that of examples with themselves.
+    **Raises:** `ValueError` if it is not that of examples with themselves,
+    `RuntimeError` if it is not finite or not symmetric.
 
     **Cost:** about $4 n^3 / 3$ multiply-adds.
     """
-    shape = k_train_train.shape
-    check_kernel(k_train_train, (shape[0], *shape[2 : 2 + (len(shape) - 2) // 2]))
-    return jnp.linalg.eigvalsh(as_matrix(k_train_train))
+    kernel = as_array("k_train_train", k_train_train)
+    shape = kernel.shape
+    check_kernel(kernel, (*shape[:1], *shape[2 : 2 + (len(shape) - 2) // 2]))
+    return _eigenvalues(checked_kernel("k_train_train", as_matrix(kernel)))
+
+
+@jax.jit
+def _eigenvalues(matrix: Float[Array, "rows rows"]) -> Float[Array, " rows"]:
+    return jnp.linalg.eigvalsh(matrix)
 
 
 def max_learning_rate(
@@ -50,7 +58,12 @@ def max_learning_rate(
     """
     values = eigenvalues(k_train_train)
     size = values.shape[0] if n_targets is None else n_targets
-    momentum = jnp.asarray(momentum, values.dtype)
+    if not isinstance(size, int | np.integer) or size < 1:
+        raise ValueError(
+            f"`n_targets` is {size!r}, but it is the number of target values, "
+            "`y_train.size`."
+        )
+    momentum = jnp.asarray(number("momentum", momentum, at_most=1.0), values.dtype)
     steepest = 2 * (1 + momentum) / ((1 + 2 * momentum) if nesterov else 1)
     return steepest * size / values[-1]
 
@@ -77,9 +90,8 @@ def condition_number(
     **Raises:** `ValueError` if the kernel is not that of examples with themselves.
     """
     values = eigenvalues(k_train_train)
-    noise = jnp.asarray(noise, values.dtype)
-    values = (
-        values + noise + jnp.asarray(relative_noise, values.dtype) * jnp.mean(values)
-    )
+    noise = jnp.asarray(number("noise", noise), values.dtype)
+    relative = jnp.asarray(number("relative_noise", relative_noise), values.dtype)
+    values = values + noise + relative * jnp.mean(values)
     ratio = values[-1] / jnp.where(values[0] > 0, values[0], 1)
     return jnp.where(values[0] > 0, ratio, jnp.inf)

@@ -6,14 +6,23 @@ from typing import Any, Literal, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
+from eqtangents.predict._arguments import (
+    BothKernels,
+    choice,
+    described,
+    is_both,
+    number,
+    times as checked_times,
+)
 from eqtangents.predict._gradient_descent_mse import Gain, GradientDescentMSE
 from eqtangents.predict._rules import FLOW, AbstractRule
 from eqtangents.predict._spectrum import apply
+from eqtangents.predict._training_set import checked_kernel
 
 
 class Ensemble(eqx.Module):
@@ -49,7 +58,7 @@ class Ensemble(eqx.Module):
 
     def __init__(
         self,
-        k_train_train: Kernel,
+        k_train_train: BothKernels,
         y_train: Float[Array, " n_train *positions_and_outputs"],
         *,
         trained: Literal["all", "last"] = "all",
@@ -62,7 +71,8 @@ class Ensemble(eqx.Module):
 
         **Arguments:**
 
-        - `k_train_train`: both kernels of the training examples with each other.
+        - `k_train_train`: both kernels of the training examples with each other, of
+            infinitely wide networks or of finite ones (traced over the outputs).
         - `y_train`: targets, `(n_train, *positions, *outputs)`.
         - `trained`: the layers that are trained, all or the last one.
         - `rule`: how they are trained: `GradientFlow` or `GradientSteps`.
@@ -79,17 +89,19 @@ class Ensemble(eqx.Module):
         **Source:** Lee et al. 2019, arXiv:1902.06720, section 2.3; Matthews et al.
         2017, "Sample-then-optimize posterior sampling for Bayesian linear models".
         """
-        if trained not in ("all", "last"):
-            raise ValueError(f'`trained` is {trained!r}; "all" or "last" is needed.')
-        check_pair("k_train_train", k_train_train)
+        choice("trained", trained, ("all", "last"))
+        check_both("k_train_train", k_train_train)
         dynamics = k_train_train.ntk if trained == "all" else k_train_train.nngp
         self.trained = trained
         self.training = GradientDescentMSE(
             dynamics, y_train, rule=rule, noise=noise, relative_noise=relative_noise
         )
         data, spectrum = self.training.data, self.training.spectrum
+        target_noise = number("target_noise", target_noise)
         self.target_noise = jnp.asarray(target_noise, data.kernel.dtype)
-        self.nngp = data.test_train(k_train_train.nngp, "k_train_train.nngp")
+        name = "k_train_train.nngp"
+        nngp = data.test_train(k_train_train.nngp, name)
+        self.nngp = checked_kernel(name, nngp)
         if trained == "last" and jnp.ndim(noise) == 0:
             half = (spectrum.values - data.noise[:, 0] + self.target_noise) / 2
         else:
@@ -99,7 +111,7 @@ class Ensemble(eqx.Module):
         self.half = lax.stop_gradient(half)
 
     def mean(
-        self, t: Scalar | Float[Array, "..."], k_test_train: Kernel
+        self, t: Scalar | Float[Array, "..."], k_test_train: BothKernels
     ) -> Float[Array, "..."]:
         """Mean outputs of test examples.
 
@@ -117,7 +129,7 @@ class Ensemble(eqx.Module):
     def covariance(
         self,
         t: Scalar | Float[Array, "..."],
-        k_test_train: Kernel,
+        k_test_train: BothKernels,
         nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
     ) -> Float[Array, "..."]:
         """Covariance of the outputs of test examples, the same for each output.
@@ -139,12 +151,12 @@ class Ensemble(eqx.Module):
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_test(nngp_test_test, nngp.shape[0], "nngp_test_test")
         covariance = data.as_kernel(self._evolved(t, dynamics, nngp, prior))
-        return jnp.reshape(covariance, jnp.shape(t) + covariance.shape[1:])
+        return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
     def variance(
         self,
         t: Scalar | Float[Array, "..."],
-        k_test_train: Kernel,
+        k_test_train: BothKernels,
         nngp_test_diagonal: Float[Array, " n_test *positions"],
     ) -> Float[Array, "..."]:
         """Variance of each test output: the diagonal of `covariance`, computed alone.
@@ -164,7 +176,7 @@ class Ensemble(eqx.Module):
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_diagonal(nngp_test_diagonal, nngp.shape[0])
         variance = jnp.maximum(self._evolved(t, dynamics, nngp, prior), 0)
-        return jnp.reshape(variance, jnp.shape(t) + nngp_test_diagonal.shape)
+        return jnp.reshape(variance, np.shape(t) + np.shape(nngp_test_diagonal))
 
     def train_mean(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:
         """Mean outputs of the training examples: those of the networks, no noise."""
@@ -178,17 +190,17 @@ class Ensemble(eqx.Module):
         data = self.training.data
         covariance = self._evolved(t, data.kernel, self.nngp, self.nngp)
         covariance = data.as_kernel(covariance)
-        return jnp.reshape(covariance, jnp.shape(t) + covariance.shape[1:])
+        return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
     def _test_train(
-        self, k_test_train: Kernel
+        self, k_test_train: BothKernels
     ) -> tuple[Float[Array, "rows_test rows"], Float[Array, "rows_test rows"]]:
         data = self.training.data
         dynamics = data.test_train(self._dynamics(k_test_train))
         return dynamics, data.test_train(k_test_train.nngp, "k_test_train.nngp")
 
-    def _dynamics(self, k_test_train: Kernel) -> Float[Array, "..."]:
-        check_pair("k_test_train", k_test_train)
+    def _dynamics(self, k_test_train: BothKernels) -> Float[Array, "..."]:
+        check_both("k_test_train", k_test_train)
         return k_test_train.ntk if self.trained == "all" else k_test_train.nngp
 
     def _start_covariance(self) -> Float[Array, "rows rows"]:
@@ -203,17 +215,18 @@ class Ensemble(eqx.Module):
         nngp: Float[Array, "rows_test rows"],
         prior: Float[Array, "*test"],
     ) -> Float[Array, "times *test"]:
-        times = jnp.ravel(jnp.asarray(t, nngp.dtype))
+        times = jnp.ravel(checked_times(t, nngp.dtype))
         return _evolved_jit(self, times, (dynamics, nngp, prior))
 
 
-def check_pair(name: str, kernel: Kernel) -> None:
+def check_both(name: str, kernel: BothKernels) -> None:
     """Raise unless both kernels are there."""
-    if not isinstance(kernel, Kernel):
+    if not is_both(kernel):
         raise ValueError(
-            f"`{name}` is a {type(kernel).__name__}, but an ensemble needs the NNGP "
-            "kernel for how the networks start and the NTK for how they train. Pass "
-            "both, `eqtangents.kernel(net, ...)` or `eqtangents.Kernel(nngp, ntk)`."
+            f"`{name}` is {described(kernel)}, but an ensemble needs the NNGP kernel "
+            "for how the networks start and the NTK for how they train. Pass both, "
+            "`eqtangents.kernel(net, ...)` or `eqtangents.Kernel(nngp, ntk)`. Times "
+            "come before kernels."
         )
 
 

@@ -6,12 +6,19 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Scalar
+from eqtangents.predict._arguments import as_array
+from eqtangents.predict._definiteness import (
+    NOT_SAMPLED,
+    cholesky_of,
+    refuse_spoiled,
+)
 from eqtangents.predict._spectrum import Spectrum
-from eqtangents.predict._training_set import TrainingSet, refuse_indefinite
+from eqtangents.predict._training_set import TrainingSet
 
 
 class GaussianProcess(eqx.Module):
@@ -68,9 +75,10 @@ class GaussianProcess(eqx.Module):
             training examples, so that one value suits kernels of any scale. The two
             are added: use `noise` for what the data say and this one for rounding.
 
-        **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating.
-        `RuntimeError`, when the values are known, if the kernel is not finite, not
-        symmetric, or with the noise not positive definite, or if a noise is negative.
+        **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating,
+        `TypeError` for what is no array. `RuntimeError` if the kernel or the targets
+        are not finite, if the kernel is not symmetric, or with the noise not positive
+        definite beyond its rounding, or if a noise is negative.
 
         **Cost:** $n^3 / 3$ multiply-adds, and three arrays of the size of $K$; if the
         noise differs between outputs, for each of them.
@@ -79,10 +87,47 @@ class GaussianProcess(eqx.Module):
         al. 2019, arXiv:1902.06720, corollary 1, for the NTK's mean.
         """
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
-        self.cholesky = _cholesky(self.data)
-        self.solution = self._by_group(
-            lambda cholesky, y: cho_solve((cholesky, True), y), self.data.targets
-        )
+        self.cholesky = cholesky_of(self.data.kernel, self.data.noise)
+        self.solution = _solution(self.cholesky, self.data.targets)
+
+    def condition(
+        self,
+        k_new_train: Float[Array, "n_new n_train *positions_twice"],
+        k_new_new: Float[Array, "n_new n_new *positions_twice"],
+        y_new: Float[Array, " n_new *positions_and_outputs"],
+        *,
+        noise: Scalar | Float[Array, "..."] | None = None,
+    ) -> "GaussianProcess":
+        r"""The posterior after more observations, which extend the factorisation.
+
+        $$\begin{pmatrix} K + \sigma^2 I & K_+^\top \\ K_+ & K_{++} + \sigma^2 I
+        \end{pmatrix} = L L^\top, \qquad
+        L = \begin{pmatrix} L_0 & 0 \\ K_+ L_0^{-\top} & L_+ \end{pmatrix}$$
+
+        It is the posterior given all observations at once, in the order in which they
+        came: kernels of test examples have columns for the old and then for the new.
+
+        **Arguments:**
+
+        - `k_new_train`: covariance $K_+$ of the new with all earlier examples.
+        - `k_new_new`: covariance $K_{++}$ of the new examples with each other.
+        - `y_new`: their targets.
+        - `noise`: variance of the new observations, as for the constructor; if not
+            given that of the first ones, to which `relative_noise` counts with what it
+            came to then.
+
+        **Raises:** as the constructor does; `ValueError` if the noise has to be given,
+        since it differed between examples.
+
+        **Cost:** $n^2 m$ multiply-adds for $m$ new among $n$ examples.
+        """
+        data = self.data.extended(k_new_train, k_new_new, y_new, noise)
+        groups = data.noise.shape[1]
+        cholesky = jnp.broadcast_to(self.cholesky, (groups, *self.cholesky.shape[1:]))
+        cholesky = _extended(cholesky, data.kernel, data.noise)
+        cholesky = refuse_spoiled(cholesky, data.kernel, data.noise)
+        parts = (data, cholesky, _solution(cholesky, data.targets))
+        return eqx.tree_at(lambda gp: (gp.data, gp.cholesky, gp.solution), self, parts)
 
     # The posterior.
 
@@ -148,7 +193,7 @@ class GaussianProcess(eqx.Module):
         prior = self.data.test_diagonal(k_test_diagonal, rows)
         explained = jnp.sum(self._whitened(k_test_train) ** 2, axis=1)
         variance = jnp.maximum(prior[None] - explained, 0)
-        shape = variance.shape[:1] + k_test_diagonal.shape
+        shape = variance.shape[:1] + np.shape(k_test_diagonal)
         return self._first_or_outputs(jnp.reshape(variance, shape))
 
     def sample(
@@ -175,8 +220,8 @@ class GaussianProcess(eqx.Module):
         **Cost:** that of an eigendecomposition of the covariance.
         """
         mean = self.data.columns(self.mean(k_test_train))
-        scale = jnp.max(jnp.abs(k_test_test), initial=0)
         covariance = self._covariance(k_test_train, k_test_test)
+        scale = jnp.max(jnp.abs(as_array("k_test_test", k_test_test)), initial=0)
         normal = jr.normal(key, (*shape, *mean.shape), mean.dtype)
         columns = jnp.moveaxis(normal.reshape(-1, *mean.shape), 0, 1)
         groups = covariance.shape[0]
@@ -186,7 +231,7 @@ class GaussianProcess(eqx.Module):
         def correlate(
             covariance: Float[Array, "rows rows"], z: Float[Array, "rows draws columns"]
         ) -> Float[Array, "rows draws columns"]:
-            spectrum = Spectrum(covariance, scale=scale)
+            spectrum = Spectrum(covariance, scale=scale, message=NOT_SAMPLED)
             flat = spectrum.apply(_root, z.reshape(z.shape[0], -1))
             return flat.reshape(z.shape)
 
@@ -304,14 +349,6 @@ class GaussianProcess(eqx.Module):
             self.cholesky
         )
 
-    def _by_group(
-        self, solve: Callable[[Array, Array], Array], columns: Float[Array, "n columns"]
-    ) -> Float[Array, "n columns"]:
-        groups = self.cholesky.shape[0]
-        rows, width = columns.shape
-        grouped = columns.reshape(rows, groups, width // max(groups, 1))
-        return jax.vmap(solve, (0, 1), 1)(self.cholesky, grouped).reshape(columns.shape)
-
     def _first_or_outputs(
         self, grouped: Float[Array, "groups *rest"]
     ) -> Float[Array, "..."]:
@@ -320,14 +357,35 @@ class GaussianProcess(eqx.Module):
         return jnp.reshape(grouped, self.data.outputs + grouped.shape[1:])
 
 
-def _cholesky(data: TrainingSet) -> Float[Array, "groups rows rows"]:
-    noises = jax.vmap(jnp.diag, 1)(data.noise)
-    matrices = data.kernel[None] + noises
-    # Not `cho_factor`: this one symmetrises first, so that the gradient with respect
-    # to the kernel is symmetric too.
-    cholesky = jnp.linalg.cholesky(matrices)
-    failed = ~jnp.all(jnp.isfinite(cholesky), axis=(1, 2))
-    return refuse_indefinite(cholesky, jnp.any(failed), matrices[jnp.argmax(failed)])
+@jax.jit
+def _extended(
+    cholesky: Float[Array, "groups old old"],
+    kernel: Float[Array, "rows rows"],
+    noise: Float[Array, "rows groups"],
+) -> Float[Array, "groups rows rows"]:
+    """Cholesky factors of the kernel with its noise, from those of its first rows."""
+    old = cholesky.shape[1]
+
+    def extend(
+        cholesky: Float[Array, "old old"], noise: Float[Array, " rows"]
+    ) -> Float[Array, "rows rows"]:
+        cross = solve_triangular(cholesky, kernel[:old, old:], lower=True)
+        new = kernel[old:, old:] + jnp.diag(noise[old:]) - cross.T @ cross
+        above = jnp.zeros_like(cross)
+        return jnp.block([[cholesky, above], [cross.T, jnp.linalg.cholesky(new)]])
+
+    return jax.vmap(extend, (0, 1))(cholesky, noise)
+
+
+def _solution(
+    cholesky: Float[Array, "groups rows rows"], targets: Float[Array, "rows columns"]
+) -> Float[Array, "rows columns"]:
+    """For each group of outputs, the targets solved for."""
+    groups = cholesky.shape[0]
+    rows, width = targets.shape
+    grouped = targets.reshape(rows, groups, width // max(groups, 1))
+    solve: Callable[[Array, Array], Array] = lambda c, y: cho_solve((c, True), y)
+    return jax.vmap(solve, (0, 1), 1)(cholesky, grouped).reshape(targets.shape)
 
 
 def _root(values: Float[Array, " n"]) -> Float[Array, " n"]:

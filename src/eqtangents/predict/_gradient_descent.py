@@ -10,6 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from eqtangents._types import Scalar
+from eqtangents.predict._arguments import (
+    as_array,
+    check_function,
+    described,
+    finite,
+    number,
+    one_number,
+    refuse,
+)
+from eqtangents.predict._definiteness import refuse_beyond_rounding
 from eqtangents.predict._training_set import TrainingSet
 
 
@@ -20,6 +30,11 @@ Loss: TypeAlias = Callable[
 _NOT_INCREASING = (
     "`t` must be finite and increase, from the time of the state where training "
     "starts on: sort it. For the end of training, use `converged`."
+)
+
+_NOT_FOLLOWED = (
+    "`t` must be from the time of the state where the trajectory starts to the time "
+    "that it was followed to: make it with a later one."
 )
 
 _NOT_SOLVED = """
@@ -127,34 +142,32 @@ class GradientDescent(eqx.Module):
             and, with momentum, their velocities.
         - `max_steps`: of the solver in one call.
 
-        **Raises:** `ValueError` if shapes or dtypes do not fit. `RuntimeError`, when
-        the values are known, if the kernel is not finite or not symmetric.
+        **Raises:** `ValueError` if shapes or dtypes do not fit, `TypeError` for what is
+        no function or no array. `RuntimeError` if the kernel or floating targets are
+        not finite, if the kernel is not symmetric, or not positive semi-definite beyond
+        rounding, or if a constant is out of range.
 
         **Cost:** about six products of the kernel with the outputs for each step of the
-        solver. Their length is limited by the largest eigenvalue of the kernel.
+        solver. Their length is limited by the largest eigenvalue of the kernel. Once, a
+        Cholesky factorisation: $n^3 / 3$ multiply-adds.
 
         **Source:** Lee et al. 2019, arXiv:1902.06720, equations 5 and 6 and section
         "Momentum".
         """
-        if output_shape is None:
-            if not jnp.issubdtype(y_train.dtype, jnp.floating):
-                raise ValueError(
-                    f"`y_train` is {y_train.dtype}, so the number of outputs cannot be "
-                    "told from it. For class labels pass `output_shape=(n_classes,)`."
-                )
-            output_shape = y_train.shape[1:]
-        elif y_train.shape[:1] != k_train_train.shape[:1]:
-            raise ValueError(
-                f"`y_train` has shape {y_train.shape}, but `k_train_train` has shape "
-                f"{k_train_train.shape}: both must have as many training examples."
-            )
-        nothing = jnp.zeros((*y_train.shape[:1], *output_shape), k_train_train.dtype)
-        self.data = TrainingSet(k_train_train, nothing)
-        self.y_train = y_train
+        check_function("loss", loss, "a function of outputs and targets")
+        kernel = as_array("k_train_train", k_train_train)
+        y = as_array("y_train", y_train)
+        shape = _output_shape(kernel, y, output_shape)
+        data = TrainingSet(kernel, jnp.zeros((*y.shape[:1], *shape), kernel.dtype))
+        kernel = refuse_beyond_rounding(data.kernel)
+        self.data = eqx.tree_at(lambda data: data.kernel, data, kernel)
+        self.y_train = finite("y_train", y)
         self.loss = loss
-        self.learning_rate = learning_rate
+        self.learning_rate = number("learning_rate", learning_rate)
+        if momentum is not None:
+            momentum = number("momentum", momentum, at_most=1.0)
         self.momentum = momentum
-        self.weight_decay = weight_decay
+        self.weight_decay = number("weight_decay", weight_decay)
         self.solver = solver
         self.rtol = rtol
         self.atol = atol
@@ -194,7 +207,7 @@ class GradientDescent(eqx.Module):
         t: Scalar | Float[Array, "*times"],
         start: TrainingState | None = None,
         *,
-        progress: diffrax.AbstractProgressMeter = _SILENT,
+        progress: diffrax.AbstractProgressMeter[Any] = _SILENT,
     ) -> TrainingState:
         """The state at each of some times.
 
@@ -209,10 +222,11 @@ class GradientDescent(eqx.Module):
         **Raises:** `RuntimeError` if times do not increase, or the solver takes too
         many steps.
         """
-        start = self.start() if start is None else start
-        times = jnp.asarray(t, self.data.kernel.dtype)
+        start = self._checked(start)
+        times = self._increasing(t, start)
         flat = jnp.ravel(times)
-        states = self._state(flat, _solve(self, flat, start, progress))
+        motion, failed = _solve(self, flat, start, progress)
+        states = self._state(flat, refuse(motion, (failed, _NOT_SOLVED)))
         shaped = lambda x: jnp.reshape(x, times.shape + x.shape[1:])
         return jax.tree.map(shaped, states)
 
@@ -221,7 +235,7 @@ class GradientDescent(eqx.Module):
         start: TrainingState | None = None,
         *,
         tolerance: float = 1e-6,
-        progress: diffrax.AbstractProgressMeter = _SILENT,
+        progress: diffrax.AbstractProgressMeter[Any] = _SILENT,
     ) -> TrainingState:
         """The state at the end of training, and the time when it was reached.
 
@@ -235,9 +249,9 @@ class GradientDescent(eqx.Module):
         **Raises:** `RuntimeError` if that takes too many steps, as it does where the
         loss has no minimum.
         """
-        start = self.start() if start is None else start
-        time, motion = _converge(self, start, tolerance, progress)
-        return self._state(time, motion)
+        start = self._checked(start)
+        end, failed = _converge(self, start, tolerance, progress)
+        return self._state(*refuse(end, (failed, _NOT_CONVERGED)))
 
     def trajectory(
         self, t: Scalar, start: TrainingState | None = None, *, max_steps: int = 1000
@@ -252,10 +266,11 @@ class GradientDescent(eqx.Module):
 
         **Raises:** `RuntimeError` if the solver takes too many steps.
         """
-        start = self.start() if start is None else start
-        end = jnp.asarray(t, self.data.kernel.dtype)
-        solution = _follow(self, end, start, max_steps)
-        return eqx.Partial(_interpolated, self, solution)
+        start = self._checked(start)
+        end = self._increasing(one_number("t", t), start)
+        solution, failed = _follow(self, end, start, max_steps)
+        solution = refuse(solution, (failed, _NOT_SOLVED))
+        return eqx.Partial(_at, self, solution, start.time, end)
 
     def test_outputs(
         self,
@@ -277,6 +292,7 @@ class GradientDescent(eqx.Module):
 
         **Raises:** `ValueError` if shapes or dtypes do not fit.
         """
+        state = self._checked(state, "state")
         matrix = self.data.test_train(k_test_train)
         rows, columns = self.data.targets.shape
         times = state.time.shape
@@ -287,6 +303,27 @@ class GradientDescent(eqx.Module):
         coasted = jnp.einsum("...,ic->...ic", self._coasting(state.time), speed)
         start = jnp.broadcast_to(start, moved.shape)
         return self.data.restored(start + coasted + moved)
+
+    def _checked(
+        self, state: TrainingState | None, name: str = "start"
+    ) -> TrainingState:
+        if state is None and name == "start":
+            return self.start()
+        if not isinstance(state, TrainingState):
+            raise TypeError(
+                f"`{name}` is {described(state)}, but a state of training is needed: "
+                "`start`, `states(t)` and `converged` give one."
+            )
+        return state
+
+    def _increasing(
+        self, t: Scalar | Float[Array, "..."], start: TrainingState
+    ) -> Float[Array, "..."]:
+        dtype = self.data.kernel.dtype
+        times = as_array("t", t, dtype).astype(dtype)
+        steps = jnp.diff(jnp.ravel(times), prepend=start.time[None])
+        wrong = ~jnp.all((steps >= 0) & jnp.isfinite(steps))
+        return refuse(times, (wrong, _NOT_INCREASING))
 
     def _coasting(self, time: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """How far an initial velocity of 1 takes without any force."""
@@ -355,17 +392,17 @@ def _diffeqsolve(
     )
 
 
+# What follows says whether the solver failed, and leaves it to the caller to raise: an
+# error from within a compiled function would have that function's traceback.
+
+
 @eqx.filter_jit
 def _solve(
     training: GradientDescent,
     times: Float[Array, " times"],
     start: TrainingState,
-    progress: diffrax.AbstractProgressMeter,
-) -> _Motion:
-    disorder = jnp.any(jnp.diff(times, prepend=start.time[None]) < 0)
-    times = eqx.error_if(
-        times, disorder | ~jnp.all(jnp.isfinite(times)), _NOT_INCREASING
-    )
+    progress: diffrax.AbstractProgressMeter[Any],
+) -> tuple[Any, Bool[Array, ""]]:
     solution = _diffeqsolve(
         training,
         start,
@@ -374,8 +411,7 @@ def _solve(
         max_steps=training.max_steps,
         progress_meter=progress,
     )
-    failed = solution.result != diffrax.RESULTS.successful
-    return eqx.error_if(solution.ys, failed, _NOT_SOLVED)
+    return solution.ys, solution.result != diffrax.RESULTS.successful
 
 
 @eqx.filter_jit
@@ -383,8 +419,8 @@ def _converge(
     training: GradientDescent,
     start: TrainingState,
     tolerance: float,
-    progress: diffrax.AbstractProgressMeter,
-) -> tuple[Float[Array, ""], _Motion]:
+    progress: diffrax.AbstractProgressMeter[Any],
+) -> tuple[tuple[Float[Array, ""], _Motion], Bool[Array, ""]]:
     friction = 1.0 if training.momentum is None else 1 - training.momentum
 
     def size(weights: Float[Array, "rows columns"]) -> Float[Array, ""]:
@@ -411,9 +447,8 @@ def _converge(
         max_steps=training.max_steps,
         progress_meter=progress,
     )
-    failed = solution.result != diffrax.RESULTS.event_occurred
     last = jax.tree.map(lambda x: x[-1], (solution.ts, solution.ys))
-    return eqx.error_if(last, failed, _NOT_CONVERGED)
+    return last, solution.result != diffrax.RESULTS.event_occurred
 
 
 @eqx.filter_jit
@@ -422,25 +457,59 @@ def _follow(
     end: Float[Array, ""],
     start: TrainingState,
     max_steps: int,
-) -> diffrax.Solution:
-    wrong = ~(jnp.isfinite(end) & (end >= start.time))
+) -> tuple[diffrax.Solution, Bool[Array, ""]]:
     solution = _diffeqsolve(
         training,
         start,
-        t1=eqx.error_if(end, wrong, _NOT_INCREASING),
+        t1=end,
         saveat=diffrax.SaveAt(dense=True),
         max_steps=max_steps,
     )
-    failed = solution.result != diffrax.RESULTS.successful
-    return eqx.error_if(solution, failed, _NOT_SOLVED)
+    return solution, solution.result != diffrax.RESULTS.successful
+
+
+def _at(
+    training: GradientDescent,
+    solution: diffrax.Solution,
+    first: Float[Array, ""],
+    last: Float[Array, ""],
+    t: Scalar,
+) -> TrainingState:
+    """The state at a time of a trajectory, if that goes so far."""
+    time = jnp.asarray(one_number("t", t), first.dtype)
+    wrong = ~((time >= first) & (time <= last))
+    return _interpolated(training, solution, refuse(time, (wrong, _NOT_FOLLOWED)))
 
 
 @eqx.filter_jit
 def _interpolated(
-    training: GradientDescent, solution: diffrax.Solution, t: Scalar
+    training: GradientDescent, solution: diffrax.Solution, time: Float[Array, ""]
 ) -> TrainingState:
-    time = jnp.asarray(t, training.data.kernel.dtype)
     return training._state(time, solution.evaluate(time))
+
+
+def _output_shape(
+    kernel: Array, y: Array, output_shape: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    """The shape of one example's outputs."""
+    if output_shape is None:
+        if not jnp.issubdtype(y.dtype, jnp.floating):
+            raise ValueError(
+                f"`y_train` is {y.dtype}, so the number of outputs cannot be "
+                "told from it. For class labels pass `output_shape=(n_classes,)`."
+            )
+        return y.shape[1:]
+    if y.shape[:1] != kernel.shape[:1]:
+        raise ValueError(
+            f"`y_train` has shape {y.shape}, but `k_train_train` has shape "
+            f"{kernel.shape}: both must have as many training examples."
+        )
+    if not isinstance(output_shape, tuple):
+        raise TypeError(
+            f"`output_shape` is {output_shape!r}, but a shape is needed, as "
+            "`(n_classes,)`."
+        )
+    return output_shape
 
 
 def _norm(motion: _Motion) -> Float[Array, ""]:

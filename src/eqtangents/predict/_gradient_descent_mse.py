@@ -3,10 +3,13 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._rules import FLOW, AbstractRule
+from eqtangents.predict._arguments import times as checked_times
+from eqtangents.predict._definiteness import spoiled
+from eqtangents.predict._rules import FLOW, AbstractRule, check_rule
 from eqtangents.predict._spectrum import Spectrum
 from eqtangents.predict._training_set import TrainingSet
 
@@ -20,12 +23,17 @@ class Gain(eqx.Module):
     size: int = eqx.field(static=True)
 
     def __call__(self, values: Float[Array, " n"]) -> Float[Array, "times n"]:
+        # In the end, what an eigenvalue of zero lets learn is nothing. Before, it is
+        # little, and the next to zero need not be told from it until that is more than
+        # rounding may be multiplied with.
+        unseen = values <= self.rounding
+        none = jnp.zeros(1, values.dtype)
+
         def at(t: Float[Array, ""]) -> Float[Array, " n"]:
-            # In the end, what an eigenvalue of zero lets learn is nothing. Before, it
-            # is little, and the next to zero need not be told from it.
-            end = jnp.isinf(t) & (values <= self.rounding)
-            curvature = jnp.where(end, 0, values / self.size)
-            return self.rule.gain(curvature, t) / self.size
+            curvature = jnp.where(jnp.isinf(t) & unseen, 0, values / self.size)
+            gains = self.rule.gain(jnp.concatenate([curvature, none]), t) / self.size
+            lost = unseen & spoiled(gains[-1], self.rounding)
+            return jnp.where(lost, 0, gains[:-1])
 
         return jax.vmap(at)(self.times)
 
@@ -89,10 +97,10 @@ class GradientDescentMSE(eqx.Module):
             for all is a weight decay of $\sigma^2 / N$.
         - `relative_noise`: more of it, in units of the kernel's mean diagonal.
 
-        **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating.
-        `RuntimeError`, when the values are known, if the kernel is not finite, not
-        symmetric, or not positive semi-definite beyond rounding, or if a noise is
-        negative.
+        **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating,
+        `TypeError` for what is no array. `RuntimeError` if the kernel or the targets
+        are not finite, if the kernel is not symmetric, or not positive semi-definite
+        beyond rounding, if a noise is negative, or not large against that rounding.
 
         **Cost:** of the eigendecomposition, about $9 n^3$ multiply-adds at most. A call
         with $T$ times costs $T n^2$ for each output.
@@ -100,6 +108,7 @@ class GradientDescentMSE(eqx.Module):
         **Source:** Jacot et al. 2018, arXiv:1806.07572; Lee et al. 2019,
         arXiv:1902.06720, equations 8 to 11.
         """
+        check_rule(rule)
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
         self.spectrum = noisy_spectrum(self.data)
         self.rule = rule
@@ -170,7 +179,7 @@ class GradientDescentMSE(eqx.Module):
         return self.data.start("start_train", start_train, rows)
 
     def _times(self, t: Scalar | Float[Array, "..."]) -> Float[Array, " times"]:
-        return jnp.ravel(jnp.asarray(t, self.data.kernel.dtype))
+        return jnp.ravel(checked_times(t, self.data.kernel.dtype))
 
     def _restored(
         self,
@@ -178,7 +187,7 @@ class GradientDescentMSE(eqx.Module):
         t: Scalar | Float[Array, "..."],
     ) -> Float[Array, "..."]:
         outputs = self.data.restored(columns)
-        return jnp.reshape(outputs, jnp.shape(t) + outputs.shape[1:])
+        return jnp.reshape(outputs, np.shape(t) + outputs.shape[1:])
 
     def gain(self, times: Float[Array, " times"]) -> Gain:
         """The gain of the rule, as a function of the kernel's eigenvalues."""
@@ -231,6 +240,4 @@ def noisy_spectrum(data: TrainingSet) -> Spectrum:
             "factorisation for all of them. Use one for each output, or a "
             "`GaussianProcess`."
         )
-    noise = data.noise[:, 0]
-    floor = jnp.min(noise) if noise.size else 0.0
-    return Spectrum(data.kernel + jnp.diag(noise), floor=floor)
+    return Spectrum(data.kernel, data.noise[:, 0])

@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from eqtangents._types import Scalar
+from eqtangents.predict._arguments import as_array, described, in_range, number
 
 
 class AbstractRule(eqx.Module):
@@ -30,6 +31,21 @@ class AbstractRule(eqx.Module):
         - `t`: for how long, from 0 to infinity. At infinity the gain is $1 / \mu$, and
             0 for $\mu = 0$, as nothing is ever seen of those directions.
         """
+
+
+def _schedule(
+    learning_rate: Scalar | Float[Array, " steps"],
+) -> Scalar | Float[Array, " steps"]:
+    """One learning rate, or a vector of them."""
+    if isinstance(learning_rate, float | int):
+        return number("learning_rate", learning_rate)
+    array = as_array("learning_rate", learning_rate)
+    if array.ndim > 1 or not array.size:
+        raise ValueError(
+            f"`learning_rate` has shape {array.shape}, but it is one number, or a "
+            "vector: one for each unit of time."
+        )
+    return in_range("learning_rate", array)
 
 
 class GradientFlow(AbstractRule):
@@ -58,9 +74,11 @@ class GradientFlow(AbstractRule):
             and so on; the last one is kept.
         - `weight_decay`: $\gamma$, of the distance of the parameters from their initial
             values: $\tfrac\gamma2 \|\theta - \theta_0\|^2$ is added to the loss.
+
+        **Raises:** `ValueError` for more axes, `RuntimeError` for negative numbers.
         """
-        self.learning_rate = learning_rate
-        self.weight_decay = weight_decay
+        self.learning_rate = _schedule(learning_rate)
+        self.weight_decay = number("weight_decay", weight_decay)
 
     def gain(self, curvature: Float[Array, " n"], t: Scalar) -> Float[Array, " n"]:
         dtype = curvature.dtype
@@ -117,11 +135,13 @@ class GradientSteps(AbstractRule):
         - `nesterov`: whether the momentum is Nesterov's.
         - `weight_decay`: $\gamma$, of the distance of the parameters from their initial
             values.
+
+        **Raises:** `ValueError` for more axes, `RuntimeError` for numbers out of range.
         """
-        self.learning_rate = learning_rate
-        self.momentum = momentum
+        self.learning_rate = _schedule(learning_rate)
+        self.momentum = number("momentum", momentum, at_most=1.0)
         self.nesterov = nesterov
-        self.weight_decay = weight_decay
+        self.weight_decay = number("weight_decay", weight_decay)
 
     def gain(self, curvature: Float[Array, " n"], t: Scalar) -> Float[Array, " n"]:
         dtype = curvature.dtype
@@ -233,6 +253,15 @@ def _repeated(change: _Change, state: _State, times: Int[Array, ""]) -> _State:
         double, (change, state), jnp.arange(bits, dtype=times.dtype)
     )
     return state
+
+
+def check_rule(rule: object) -> None:
+    """Raise unless this is a way to train."""
+    if not isinstance(rule, AbstractRule):
+        raise TypeError(
+            f"`rule` is {described(rule)}, but a `GradientFlow` or a `GradientSteps` "
+            "is needed, which has the learning rate."
+        )
 
 
 def _limit(rate: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -10,7 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._training_set import refuse_indefinite
+from eqtangents.predict._arguments import as_array
+from eqtangents.predict._definiteness import NOT_POSITIVE, refuse_indefinite
 
 
 # Entry by entry on the last axis; it may add axes before it. A pytree.
@@ -36,40 +37,49 @@ class Spectrum(eqx.Module):
 
     def __init__(
         self,
-        matrix: Float[Array, "n n"],
+        kernel: Float[Array, "n n"],
+        noise: Float[Array, " n"] | None = None,
         *,
-        floor: Scalar = 0.0,
         scale: Scalar = 0.0,
+        message: str = NOT_POSITIVE,
     ):
         """Factorise.
 
         **Arguments:**
 
-        - `matrix`: symmetric.
-        - `floor`: what its eigenvalues are known to exceed: the noise, say.
-        - `scale`: size of the terms whose difference the matrix is, if it is one.
+        - `kernel`: symmetric.
+        - `noise`: on its diagonal; the least of it is what eigenvalues are known to
+            exceed.
+        - `scale`: size of the terms whose difference the kernel is, if it is one.
+        - `message`: what to say if it is not positive semi-definite.
 
-        **Raises:** `RuntimeError` if an eigenvalue is more negative than rounding
-        could make it.
+        **Raises:** `ValueError` if it is not square. `RuntimeError` if an eigenvalue is
+        more negative than rounding could make it, or the noise not large against one
+        that is.
 
         **Cost:** about $9 n^3$ multiply-adds, at most.
         """
+        kernel = as_array("kernel", kernel)
+        if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
+            raise ValueError(
+                f"`kernel` has shape {kernel.shape}, but a symmetric matrix is needed."
+            )
+        n, dtype = kernel.shape[0], kernel.dtype
+        noise = jnp.zeros(n, dtype) if noise is None else noise
+        matrix = kernel + jnp.diag(noise)
         values, vectors = jnp.linalg.eigh(lax.stop_gradient(matrix))
-        n, dtype = matrix.shape[0], matrix.dtype
-        floor, scale = (
-            lax.stop_gradient(jnp.asarray(v, dtype)) for v in (floor, scale)
+        floor = lax.stop_gradient(jnp.min(noise, initial=jnp.inf))
+        floor = jnp.where(jnp.isinf(floor), 0, floor)  # of no examples
+        smallest = jnp.min(values, initial=jnp.inf)
+        values = refuse_indefinite(
+            values, smallest, floor, kernel, noise, scale=scale, message=message
         )
-        largest = jnp.max(jnp.abs(values), initial=0)
-        # The kernel may have been computed in float32, whatever its dtype is now.
-        tolerance = 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
-        allowed = tolerance * jnp.maximum(largest, scale)
-        negative = jnp.min(values, initial=0) < -allowed
-        values = refuse_indefinite(values, negative, matrix)
         self.matrix = matrix
         self.values = jnp.maximum(values, floor)
         self.vectors = vectors
+        largest = jnp.max(jnp.abs(values), initial=0)
         zero = n * float(jnp.finfo(dtype).eps) * largest
-        self.rounding = jnp.where(floor > 0, 0, zero)
+        self.rounding = jnp.where(floor > 0, 0, jnp.maximum(zero, -smallest))
 
     def apply(
         self, function: SpectralFunction, columns: Float[Array, "n columns"]

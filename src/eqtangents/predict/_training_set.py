@@ -5,41 +5,33 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
 from eqtangents._types import Scalar
-
-
-_NONFINITE = """
-`k_train_train` holds a value that is not finite.
-
-(a) If the network is deep, its weight variances probably make the signal grow with
-    depth; lower `weight_std` (for `Relu` the stable value is `sqrt(2)`).
-(b) If the inputs are large, divide them by their standard deviation: kernels of
-    nonlinearities without closed form are not numbers where variances are too large.
-""".strip()
-
-_ASYMMETRIC = """
-`k_train_train` is not symmetric, so it is not the covariance of the training examples
-with themselves. Was a test-train block passed in its place?
-""".strip()
-
-_NEGATIVE_NOISE = (
-    "`noise` and `relative_noise` are variances: both must be at least zero."
+from eqtangents.predict._arguments import (
+    NONFINITE_KERNEL,
+    as_array,
+    finite,
+    not_finite,
+    one_number,
+    refuse,
 )
 
-_NOT_POSITIVE = """
-The {n} x {n} matrix `k_train_train`, with the noise added to its diagonal, is not
-positive definite in {dtype}{found}.
 
-(a) If training examples repeat, or are nearly the same, add noise: {mend}.
-(b) If the predictions must interpolate the targets, compute the kernel in float64.
+_ASYMMETRIC = """
+`{name}` is not symmetric, so it is not the covariance of the training examples
+with themselves. Was a test-train block passed in its place, or were the inputs? Their
+kernel is `eqtangents.nngp(net, x_train)` or `eqtangents.ntk(net, x_train)`.
 """.strip()
 
-_USUAL_NOISE = (
-    "a usual start is\n    `relative_noise=1e-4` in float32, `relative_noise=1e-10` in "
-    "float64 (outside of\n    `jax.jit`, this message says how much is needed)"
+_SWAPPED = "It and `y_train` seem to be swapped: the kernel comes first."
+_INPUTS = (
+    "For inputs `x_train` that is `eqtangents.nngp(net, x_train)` or "
+    "`eqtangents.ntk(net, x_train)`; `eqtangents.predict.FromNetwork` computes it."
+)
+
+_NO_NOISE = (
+    "`noise` and `relative_noise` are variances: both must be finite and at least zero."
 )
 
 # Rounding, in whichever precision the kernel was computed, stays far below this.
@@ -57,6 +49,7 @@ class TrainingSet(eqx.Module):
     kernel: Float[Array, "rows rows"]
     targets: Float[Array, "rows columns"]
     noise: Float[Array, "rows groups"]  # one group of outputs, or one for each output
+    noise_each: Float[Array, "positions groups"] | None  # if the same for all examples
     positions: tuple[int, ...] = eqx.field(static=True)
     outputs: tuple[int, ...] = eqx.field(static=True)
 
@@ -71,22 +64,72 @@ class TrainingSet(eqx.Module):
 
         **Raises:** `ValueError` for shapes and dtypes; `RuntimeError` for values.
         """
+        k_train_train = as_array("k_train_train", k_train_train)
+        dtype = k_train_train.dtype
+        # Not in the kernel's dtype, so that labels are told from targets.
+        y_train = as_array("y_train", y_train)
         check_kernel(k_train_train, y_train.shape)
-        if not jnp.issubdtype(y_train.dtype, jnp.floating):
-            raise ValueError(
-                f"`y_train` is {y_train.dtype}: a floating dtype is needed. For class "
-                "labels use `eqtangents.predict.encode_labels(labels, n_classes)`."
-            )
-        rank, dtype = (k_train_train.ndim - 2) // 2, k_train_train.dtype
+        check_targets("y_train", y_train)
+        rank = (k_train_train.ndim - 2) // 2
         self.positions = y_train.shape[1 : 1 + rank]
         self.outputs = y_train.shape[1 + rank :]
-        noise = _noise_columns(jnp.asarray(noise, dtype), y_train.shape, rank)
-        relative_noise = jnp.asarray(relative_noise, dtype)
-        kernel = _check_values(as_matrix(k_train_train), noise, relative_noise)
-        mean_variance = jnp.trace(kernel) / max(kernel.shape[0], 1)
+        kernel = checked_kernel("k_train_train", as_matrix(k_train_train))
+        relative = one_number("relative_noise", relative_noise)
+        relative = checked_noise(jnp.asarray(relative, dtype))
+        relative = relative * jnp.trace(kernel) / max(kernel.shape[0], 1)
+        noise = checked_noise(as_array("noise", noise, dtype).astype(dtype))
+        own = noise.ndim < 1 or (noise.ndim == y_train.ndim and noise.shape[0] == 1)
+        self.noise = noise_columns(noise, y_train.shape, rank) + relative
+        rows = math.prod(self.positions)
+        self.noise_each = self.noise[:rows] if own else None
         self.kernel = kernel
-        self.noise = noise + relative_noise * mean_variance
-        self.targets = self.columns(y_train.astype(dtype))
+        self.targets = self.columns(finite("y_train", y_train.astype(dtype)))
+
+    def extended(
+        self,
+        k_new_train: Float[Array, "n_new n_train *positions_twice"],
+        k_new_new: Float[Array, "n_new n_new *positions_twice"],
+        y_new: Float[Array, " n_new *positions_and_outputs"],
+        noise: Scalar | Float[Array, "..."] | None,
+    ) -> "TrainingSet":
+        """With more examples after those that there are."""
+        cross = self.test_train(k_new_train, "k_new_train")
+        new = self.test_test(k_new_new, cross.shape[0], "k_new_new")
+        new = checked_kernel("k_new_new", new)
+        y = as_array("y_new", y_new, self.kernel.dtype)
+        check_targets("y_new", y)
+        examples = cross.shape[0] // max(math.prod(self.positions), 1)
+        shape = (examples, *self.positions, *self.outputs)
+        if y.shape != shape:
+            raise ValueError(
+                f"`y_new` has shape {y.shape}, but `k_new_train` has {examples} rows, "
+                f"one a new example: {shape} is needed."
+            )
+        columns = self.columns(finite("y_new", y.astype(self.kernel.dtype)))
+        own = self._noise_of(shape, noise)
+        groups = max(own.shape[1], self.noise.shape[1])
+        noises = [jnp.broadcast_to(n, (n.shape[0], groups)) for n in (self.noise, own)]
+        parts = (
+            jnp.block([[self.kernel, cross.T], [cross, new]]),
+            jnp.concatenate([self.targets, columns]),
+            jnp.concatenate(noises),
+        )
+        return eqx.tree_at(lambda d: (d.kernel, d.targets, d.noise), self, parts)
+
+    def _noise_of(
+        self, shape: tuple[int, ...], noise: Scalar | Float[Array, "..."] | None
+    ) -> Float[Array, "rows groups"]:
+        """Of new examples with targets of this shape."""
+        if noise is not None:
+            dtype, rank = self.kernel.dtype, len(self.positions)
+            noise = checked_noise(as_array("noise", noise, dtype).astype(dtype))
+            return noise_columns(noise, shape, rank)
+        if self.noise_each is None:
+            raise ValueError(
+                "`noise` has to be given: that of the earlier examples differed "
+                "between them."
+            )
+        return jnp.tile(self.noise_each, (shape[0], 1))
 
     @property
     def size(self) -> int:
@@ -113,7 +156,8 @@ class TrainingSet(eqx.Module):
         """Initial outputs as columns; one number is that for all."""
         examples = rows // max(math.prod(self.positions), 1)
         shape = (examples, *self.positions, *self.outputs)
-        outputs = jnp.asarray(outputs, self.kernel.dtype)
+        dtype = self.kernel.dtype
+        outputs = finite(name, as_array(name, outputs, dtype).astype(dtype))
         if outputs.shape not in ((), shape):
             raise ValueError(
                 f"`{name}` has shape {outputs.shape}, but the outputs have shape "
@@ -125,6 +169,7 @@ class TrainingSet(eqx.Module):
         self, k_test_train: Float[Array, "..."], name: str = "k_test_train"
     ) -> Float[Array, "rows_test rows"]:
         """A test-train kernel as a matrix."""
+        k_test_train = as_array(name, k_test_train, self.kernel.dtype)
         shape, positions = k_test_train.shape, self.positions
         n_train = self.kernel.shape[0] // max(math.prod(positions), 1)
         if len(shape) < 2 or shape[1:] != (n_train, *positions, *positions):
@@ -136,9 +181,9 @@ class TrainingSet(eqx.Module):
                 f"`{name}` has shape {shape}, but there are {n_train} training "
                 f"examples: {needed}) is needed."
                 + (" It looks transposed." if swapped else "")
+                + (" The time comes before the kernel." if len(shape) < 1 else "")
             )
-        self._check_dtype(name, k_test_train)
-        return as_matrix(k_test_train)
+        return self._checked(name, as_matrix(k_test_train))
 
     def test_test(
         self,
@@ -147,6 +192,7 @@ class TrainingSet(eqx.Module):
         name: str = "k_test_test",
     ) -> Float[Array, "rows_test rows_test"]:
         """A test-test kernel as a matrix, with as many rows as the test-train one."""
+        k_test_test = as_array(name, k_test_test, self.kernel.dtype)
         shape, positions = k_test_test.shape, self.positions
         n_test = rows // max(math.prod(positions), 1)
         if shape != (n_test, n_test, *positions, *positions):
@@ -156,13 +202,15 @@ class TrainingSet(eqx.Module):
                 f"{(n_test, n_test, *positions, *positions)} is needed. For the "
                 "variances alone, use `variance`."
             )
-        self._check_dtype(name, k_test_test)
-        return as_matrix(k_test_test)
+        return self._checked(name, as_matrix(k_test_test))
 
     def test_diagonal(
         self, k_test_diagonal: Float[Array, "..."], rows: int
     ) -> Float[Array, " rows_test"]:
         """Prior variances of test outputs, as many as rows of the test-train kernel."""
+        k_test_diagonal = as_array(
+            "k_test_diagonal", k_test_diagonal, self.kernel.dtype
+        )
         n_test = rows // max(math.prod(self.positions), 1)
         if k_test_diagonal.shape != (n_test, *self.positions):
             raise ValueError(
@@ -171,8 +219,7 @@ class TrainingSet(eqx.Module):
                 f"{(n_test, *self.positions)} is needed. If it is a whole matrix, pass "
                 "its `jnp.diagonal`."
             )
-        self._check_dtype("k_test_diagonal", k_test_diagonal)
-        return k_test_diagonal.reshape(rows)
+        return self._checked("k_test_diagonal", k_test_diagonal.reshape(rows))
 
     def as_kernel(
         self, matrix: Float[Array, "*batch rows1 rows2"]
@@ -184,12 +231,13 @@ class TrainingSet(eqx.Module):
         split = jnp.reshape(matrix, (*batch, n1, *p, n2, *p))
         return jnp.moveaxis(split, lead + 1 + rank, lead + 1)
 
-    def _check_dtype(self, name: str, array: Shaped[Array, "..."]) -> None:
+    def _checked(self, name: str, array: Array) -> Array:
         if array.dtype != self.kernel.dtype:
             raise ValueError(
                 f"`{name}` is {array.dtype}, but `k_train_train` was "
                 f"{self.kernel.dtype}. Compute both from inputs of one dtype."
             )
+        return finite(name, array, NONFINITE_KERNEL)
 
 
 def as_matrix(
@@ -202,38 +250,17 @@ def as_matrix(
     return jnp.reshape(jnp.moveaxis(kernel, 1, 1 + rank), (n1 * p1, n2 * p2))
 
 
-def refuse_indefinite(
-    value: Float[Array, "*shape"],
-    failed: Bool[Array, ""],
-    matrix: Float[Array, "rows rows"],
-) -> Float[Array, "*shape"]:
-    """Raise if `failed`: with the smallest eigenvalue, if the values are known now."""
-    n, dtype = matrix.shape[0], matrix.dtype
-    try:
-        known = bool(failed)
-    except jax.errors.ConcretizationTypeError:
-        message = _NOT_POSITIVE.format(n=n, dtype=dtype, found="", mend=_USUAL_NOISE)
-        return eqx.error_if(value, failed, message)
-    if known:
-        smallest, *_, largest = np.linalg.eigvalsh(np.asarray(matrix, np.float64))
-        noise = max(-smallest, 0) * 1.1 + n * float(jnp.finfo(dtype).eps) * abs(largest)
-        found = f":\nits smallest eigenvalue is {smallest:.3g}"
-        mend = f"`noise={noise:.2g}` more\n    would mend it"
-        raise RuntimeError(
-            _NOT_POSITIVE.format(n=n, dtype=dtype, found=found, mend=mend)
-        )
-    return value
-
-
 def check_kernel(
     k_train_train: Shaped[Array, "..."], targets_shape: tuple[int, ...]
 ) -> None:
     """Everything that shapes and dtypes can tell."""
     shape = k_train_train.shape
     if len(shape) < 2 or shape[0] != shape[1]:
+        swapped = len(targets_shape) > 1 and targets_shape[:2] == shape[:1] * 2
         raise ValueError(
             f"`k_train_train` has shape {shape}, but it is the covariance of the "
-            "training examples with themselves: (n_train, n_train) is needed."
+            "training examples with themselves: (n_train, n_train) is needed. "
+            + (_SWAPPED if swapped else _INPUTS)
         )
     rank = (len(shape) - 2) // 2
     positions = shape[2 : 2 + rank]
@@ -262,7 +289,13 @@ def check_kernel(
         )
 
 
-def _noise_columns(
+def checked_noise(noise: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The same variances, if that is what they are."""
+    wrong = ~jnp.all(jnp.isfinite(noise) & (noise >= 0))
+    return refuse(noise, (wrong, _NO_NOISE))
+
+
+def noise_columns(
     noise: Float[Array, "..."], targets_shape: tuple[int, ...], rank: int
 ) -> Float[Array, "rows groups"]:
     """A variance for each row, in one column, or in one for each output."""
@@ -283,21 +316,27 @@ def _noise_columns(
     return jnp.reshape(noise, (math.prod(rows), math.prod(groups)))
 
 
-def _check_values(
-    kernel: Float[Array, "rows rows"],
-    noise: Float[Array, "rows groups"],
-    relative_noise: Float[Array, ""],
+def checked_kernel(
+    name: str, matrix: Float[Array, "rows rows"]
 ) -> Float[Array, "rows rows"]:
-    """The same matrix, with the checks that need its values attached."""
-    nonfinite = ~jnp.all(jnp.isfinite(kernel))
-    asymmetry = jnp.max(jnp.abs(kernel - kernel.T), initial=0)
-    scale = jnp.max(jnp.abs(kernel), initial=0)
-    asymmetric = asymmetry > _ASYMMETRY_TOLERANCE * scale
-    negative = jnp.any(noise < 0) | (relative_noise < 0)
-    wrong = jnp.stack([nonfinite, asymmetric, negative])
-    return eqx.branched_error_if(
-        kernel,
-        jnp.any(wrong),
-        jnp.argmax(wrong),  # of the first that holds
-        [_NONFINITE, _ASYMMETRIC, _NEGATIVE_NOISE],
+    """The same matrix, if it is finite and symmetric."""
+    return refuse(
+        matrix,
+        (not_finite(matrix), NONFINITE_KERNEL.format(name=name)),
+        (_is_asymmetric(matrix), _ASYMMETRIC.format(name=name)),
     )
+
+
+@jax.jit
+def _is_asymmetric(matrix: Float[Array, "rows rows"]) -> Bool[Array, ""]:
+    asymmetry = jnp.max(jnp.abs(matrix - matrix.T), initial=0)
+    return asymmetry > _ASYMMETRY_TOLERANCE * jnp.max(jnp.abs(matrix), initial=0)
+
+
+def check_targets(name: str, y: Shaped[Array, "..."]) -> None:
+    """Raise unless these are numbers to be learned."""
+    if not jnp.issubdtype(y.dtype, jnp.floating):
+        raise ValueError(
+            f"`{name}` is {y.dtype}: a floating dtype is needed. For class labels use "
+            "`eqtangents.predict.encode_labels(labels, n_classes)`."
+        )

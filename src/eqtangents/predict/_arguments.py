@@ -1,0 +1,210 @@
+"""What is asked of an argument, whichever predictor it is given to."""
+
+import math
+from typing import TypeAlias, TypeGuard, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
+
+from eqtangents._kernel import Kernel
+from eqtangents._types import Scalar
+from eqtangents.empirical import EmpiricalKernel
+from eqtangents.nn import AbstractLayer
+
+
+T = TypeVar("T")
+
+# Both kernels, of an infinite or of a finite network.
+BothKernels: TypeAlias = Kernel | EmpiricalKernel
+Times: TypeAlias = Scalar | Float[Array, "..."]
+
+NONFINITE_KERNEL = """
+`{name}` holds a value that is not finite.
+
+(a) Most often, NaN or infinity is among the inputs of the kernel: see whether
+    `jnp.isfinite(x).all()`.
+(b) If the network is deep, its weight variances probably make the signal grow with
+    depth; lower `weight_std` (for `Relu` the stable value is `sqrt(2)`).
+(c) If the inputs are large, divide them by their standard deviation: kernels of
+    nonlinearities without closed form are not numbers where variances are too large.
+""".strip()
+
+_NONFINITE = (
+    "`{name}` holds NaN or infinity. Leave out, or fill in, the examples that have no "
+    "value: one of them spoils all predictions."
+)
+
+_NO_TIME = (
+    "`{name}` must be at least zero and not NaN: training starts at time 0, and ends "
+    "at `jnp.inf`."
+)
+
+
+def is_both(kernel: object) -> TypeGuard[BothKernels]:
+    """Whether this is an NNGP kernel together with an NTK."""
+    return isinstance(kernel, BothKernels)
+
+
+def refuse(value: T, *checks: tuple[Bool[Array, ""], str]) -> T:
+    """The same value, unless something is wrong with it.
+
+    What is known now is raised now, as any error of Python. What is known only when a
+    compiled function runs is raised then, by `eqx.branched_error_if`.
+
+    **Arguments:**
+
+    - `value`: what depends on the checks.
+    - `checks`: whether something is wrong, and what; the first that is, is told.
+
+    **Raises:** `RuntimeError`.
+    """
+    later = []
+    for wrong, message in checks:
+        try:
+            known = bool(wrong)
+        except jax.errors.ConcretizationTypeError:
+            later.append((wrong, message))
+            continue
+        if known:
+            raise RuntimeError(message)
+    if not later:
+        return value
+    wrong = jnp.stack([wrong for wrong, _ in later])
+    messages = [message for _, message in later]
+    return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
+
+
+def as_array(
+    name: str, value: object, dtype: np.dtype | None = None, *, hint: str = ""
+) -> Array:
+    """The argument as an array; what has no dtype of JAX's is converted to `dtype`.
+
+    **Raises:** `ValueError` if it is both kernels where one is needed, `TypeError` if
+    it is no array at all.
+    """
+    if isinstance(value, jax.Array):
+        return value
+    if is_both(value):
+        raise ValueError(
+            f"`{name}` is a `{type(value).__name__}`, both kernels: pass its `.ntk` or "
+            f"`.nngp`.{hint}"
+        )
+    if isinstance(value, AbstractLayer):
+        raise TypeError(
+            f"`{name}` is a network (`{type(value).__name__}`), but an array is "
+            "needed. Pass its kernel, `eqtangents.nngp(net, x1, x2)` or "
+            "`eqtangents.ntk`, or let `eqtangents.predict.FromNetwork` compute it."
+            f"{hint}"
+        )
+    array = _converted(value, dtype)
+    if array is None:
+        raise TypeError(
+            f"`{name}` is {described(value)}, but an array of numbers is needed.{hint}"
+        )
+    return array
+
+
+def _converted(value: object, dtype: np.dtype | None) -> Array | None:
+    """An array of numbers, if that can be made of it."""
+    listed = isinstance(value, list | tuple | int | float | complex)
+    if not listed and not callable(getattr(value, "__array__", None)):
+        return None
+    try:
+        # Of NumPy's or another library's array, by its own conversion; lists may hold
+        # arrays of JAX, whose values need not be known.
+        return jnp.asarray(value if listed else np.asarray(value), dtype)
+    except (TypeError, ValueError):
+        return None
+
+
+def described(value: object) -> str:
+    """What kind of object this is, in words."""
+    if value is None:
+        return "`None`"
+    if isinstance(value, type):
+        return f"the class `{value.__name__}`"
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"a plain array, of shape {value.shape}"
+    if isinstance(value, str):
+        return f"the string {value!r}"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} that is no array"
+    return f"a `{type(value).__name__}`"
+
+
+def one_number(name: str, value: Scalar) -> Scalar:
+    """A hyperparameter, which has no axes.
+
+    **Raises:** `ValueError` if it has, `TypeError` for what is no number.
+    """
+    if isinstance(value, float | int):  # without JAX: constants are made at import
+        return value
+    array = as_array(name, value, hint=" One number is meant here.")
+    if array.ndim:
+        raise ValueError(
+            f"`{name}` has shape {array.shape}, but it is one number: a Python number, "
+            "or an array without axes."
+        )
+    return array
+
+
+def number(
+    name: str, value: Scalar, at_least: float = 0.0, at_most: float = math.inf
+) -> Scalar:
+    """A hyperparameter: one number, finite and in a range.
+
+    **Raises:** as `one_number`; `RuntimeError` for a value out of range.
+    """
+    return in_range(name, one_number(name, value), at_least, at_most)
+
+
+def in_range(
+    name: str, value: T, at_least: float = 0.0, at_most: float = math.inf
+) -> T:
+    """The same numbers, if all are finite and in the range."""
+    bounded = math.isfinite(at_most)
+    needed = (
+        f"from {at_least:g} to {at_most:g}" if bounded else f"at least {at_least:g}"
+    )
+    if isinstance(value, float | int):
+        if not (math.isfinite(value) and at_least <= value <= at_most):
+            raise RuntimeError(
+                f"`{name}` is {value!r}: it must be finite and {needed}."
+            )
+        return value
+    array = jnp.asarray(value, float)
+    wrong = ~jnp.isfinite(array) | (array < at_least) | (array > at_most)
+    return refuse(value, (jnp.any(wrong), f"`{name}` must be finite and {needed}."))
+
+
+def finite(name: str, value: Array, message: str = _NONFINITE) -> Array:
+    """The same array, if all of it is finite."""
+    return refuse(value, (not_finite(value), message.format(name=name)))
+
+
+@jax.jit
+def not_finite(array: Shaped[Array, "..."]) -> Bool[Array, ""]:
+    """Whether NaN or infinity is among the values."""
+    return ~jnp.all(jnp.isfinite(array))
+
+
+def times(t: Times, dtype: np.dtype, name: str = "t") -> Float[Array, "..."]:
+    """Times of training, from 0 to infinity, in the dtype of the kernel."""
+    array = as_array(name, t, dtype, hint=" The time comes first.").astype(dtype)
+    return refuse(array, (~jnp.all(array >= 0), _NO_TIME.format(name=name)))
+
+
+def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Raise unless it is one of these."""
+    if value not in choices:
+        needed = " or ".join(f'"{c}"' for c in choices)
+        raise ValueError(f"`{name}` is {value!r}; {needed} is needed.")
+
+
+def check_function(name: str, value: object, wanted: str) -> None:
+    """Raise unless it can be called."""
+    if not callable(value) or isinstance(value, AbstractLayer | type):
+        raise TypeError(f"`{name}` is {described(value)}, but {wanted} is needed.")

@@ -1,0 +1,220 @@
+"""When rounding has spoiled a kernel too much to predict from it: one rule for all.
+
+A kernel is positive semi-definite, so that a negative eigenvalue tells how large its
+rounding is: about that much of every other eigenvalue is rounding too. To invert a
+direction multiplies its rounding with the reciprocal of its eigenvalue. Hence:
+
+- What is inverted needs noise that is `LARGE` times rounding.
+- Without any noise, eigenvalues below rounding are not told from zero: a posterior,
+  which inverts all of them, is refused, and training learns nothing along them as soon
+  as what it would learn were `1 / LARGE` of what rounding is.
+- Eigenvalues that are more negative than rounding can explain are always refused.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+from jax import lax
+from jax.scipy.linalg import cho_solve, solve_triangular
+from jaxtyping import Array, Bool, Float, Int
+
+from eqtangents._types import Scalar
+from eqtangents.predict._arguments import T, refuse
+
+
+LARGE = 10  # what is so many times larger than rounding is hardly changed by it
+
+NOT_POSITIVE = """
+The {n} x {n} matrix `k_train_train`, with the noise added to its diagonal, is not
+positive definite in {dtype}{found}.
+
+(a) If training examples repeat, or are nearly the same, add noise: {mend}.
+(b) If the predictions must interpolate the targets, compute the kernel in float64.
+""".strip()
+
+_USUAL_NOISE = (
+    "a usual start is\n    `relative_noise=1e-4` in float32, `relative_noise=1e-10` in "
+    "float64 (outside of\n    `jax.jit`, this message says how much is needed)"
+)
+
+# For what has no noise to be mended by.
+NOT_TRAINABLE = """
+The {n} x {n} matrix `k_train_train` is not positive semi-definite, not up to rounding
+in {dtype} either{found}.
+
+(a) If it was computed by one kernel, of one batch, compute it in float64.
+(b) For the squared error, `GradientDescentMSE` takes noise.
+""".strip()
+
+NOT_SAMPLED = """
+The {n} x {n} covariance of the test outputs is not positive semi-definite{found}.
+Are `k_test_train` and `k_test_test` blocks of the kernel that `k_train_train` is of?
+""".strip()
+
+_KRYLOV = 16  # dimensions
+
+
+def refuse_indefinite(
+    value: T,
+    smallest: Float[Array, ""],
+    floor: Float[Array, ""],
+    kernel: Float[Array, "rows rows"],
+    noise: Float[Array, " rows"],
+    *,
+    inverted: bool = False,
+    scale: Scalar = 0.0,
+    message: str = NOT_POSITIVE,
+) -> T:
+    """The same value, unless the kernel is too far from positive semi-definite for it.
+
+    **Arguments:**
+
+    - `value`: what was computed of the kernel.
+    - `smallest`: the least eigenvalue of the kernel with its noise.
+    - `floor`: the least noise, which is what `smallest` exceeds without rounding.
+    - `kernel`, `noise`: for how large rounding must be, and for the message.
+    - `inverted`: whether all directions are inverted, also without any noise.
+    - `scale`: size of the terms whose difference the kernel is, if it is one.
+    - `message`: what to say.
+
+    **Raises:** `RuntimeError`, with the noise that mends it if the values are known.
+    """
+    kernel, noise, smallest, floor = lax.stop_gradient((kernel, noise, smallest, floor))
+    refused = ~(smallest > _needed(kernel, floor, inverted, scale))
+    try:
+        known = bool(refused)
+    except jax.errors.ConcretizationTypeError:
+        return refuse(value, (refused, _filled(message, kernel, "", _USUAL_NOISE)))
+    if known:
+        found, mend = _diagnosis(kernel, noise, float(floor))
+        raise RuntimeError(_filled(message, kernel, found, mend))
+    return value
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _needed(
+    kernel: Float[Array, "n n"], floor: Float[Array, ""], inverted: bool, scale: Scalar
+) -> Float[Array, ""]:
+    """What the smallest eigenvalue must exceed."""
+    n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
+    # Rounding of each entry by itself is a random matrix, of about this norm.
+    stored = n**0.5 * eps * jnp.max(jnp.abs(kernel), initial=0)
+    inverse = jnp.maximum((1 - 1 / LARGE) * floor, stored)
+    # The kernel may have been computed in float32, whatever its dtype is now. The sum
+    # of a row is no less than the largest eigenvalue.
+    tolerance = 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
+    largest = jnp.max(jnp.sum(jnp.abs(kernel), axis=1), initial=0)
+    forgiven = tolerance * jnp.maximum(largest, jnp.asarray(scale, kernel.dtype))
+    tiny = float(jnp.finfo(kernel.dtype).tiny)  # a kernel of zeros passes
+    return jnp.where((floor > 0) | inverted, inverse, -forgiven - tiny)
+
+
+def _filled(message: str, kernel: Array, found: str, mend: str) -> str:
+    n, dtype = kernel.shape[0], kernel.dtype
+    return message.format(n=n, dtype=dtype, found=found, mend=mend)
+
+
+def _diagnosis(kernel: Array, noise: Array, floor: float) -> tuple[str, str]:
+    """The smallest eigenvalue, and the noise that mends it, in words."""
+    n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
+    matrix = np.asarray(kernel, np.float64) + np.diag(np.asarray(noise, np.float64))
+    values = np.linalg.eigvalsh(matrix)
+    rounding = max(floor - values[0], 0)
+    more = max(1.2 * LARGE * rounding - floor, 0) + n * eps * abs(values[-1])
+    found = f":\nits smallest eigenvalue is {values[0]:.3g}"
+    if not more > 0:  # a kernel of zeros
+        return found, _USUAL_NOISE
+    return found, f"`noise={more:.2g}` more\n    would mend it"
+
+
+def refuse_beyond_rounding(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+    """The same kernel, unless it has eigenvalues more negative than rounding makes.
+
+    **Cost:** that of a Cholesky factorisation, where eigenvalues are not needed.
+    """
+    fixed = lax.stop_gradient(kernel)
+    none = jnp.zeros((), kernel.dtype)
+    forgiven = -_needed(fixed, none, False, 0.0)
+    n = kernel.shape[0]
+    shifted = jnp.linalg.cholesky(fixed + forgiven * jnp.eye(n, dtype=kernel.dtype))
+    # Its eigenvalues are not known; whether all are above the limit is.
+    sign = jnp.where(jnp.all(jnp.isfinite(shifted)), jnp.inf, -jnp.inf)
+    noise = jnp.zeros(n, kernel.dtype)
+    sign = sign.astype(kernel.dtype)
+    return refuse_indefinite(kernel, sign, none, fixed, noise, message=NOT_TRAINABLE)
+
+
+def cholesky_of(
+    kernel: Float[Array, "rows rows"], noise: Float[Array, "rows groups"]
+) -> Float[Array, "groups rows rows"]:
+    """Cholesky factors of the kernel with the noise of each group of outputs.
+
+    **Raises:** `RuntimeError` if one of them is not positive definite beyond rounding.
+    """
+    matrices = kernel[None] + jax.vmap(jnp.diag, 1)(noise)
+    # Not `cho_factor`: this one symmetrises first, so that the gradient with respect
+    # to the kernel is symmetric too.
+    return refuse_spoiled(jnp.linalg.cholesky(matrices), kernel, noise)
+
+
+def refuse_spoiled(
+    cholesky: Float[Array, "groups rows rows"],
+    kernel: Float[Array, "rows rows"],
+    noise: Float[Array, "rows groups"],
+) -> Float[Array, "groups rows rows"]:
+    """The same Cholesky factors, of the kernel with its noise, if they can be used."""
+    if not cholesky.size:
+        return cholesky
+    smallest, floor, own = _worst(*lax.stop_gradient((cholesky, kernel, noise)))
+    return refuse_indefinite(cholesky, smallest, floor, kernel, own, inverted=True)
+
+
+@jax.jit
+def _worst(
+    cholesky: Float[Array, "groups rows rows"],
+    kernel: Float[Array, "rows rows"],
+    noise: Float[Array, "rows groups"],
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " rows"]]:
+    """Least eigenvalue, and noise, of the group that is worst against what it needs."""
+    smallest, floor = jax.vmap(smallest_eigenvalue)(cholesky), jnp.min(noise, axis=0)
+    margin = smallest - jax.vmap(lambda f: _needed(kernel, f, True, 0.0))(floor)
+    worst = jnp.argmin(margin)  # NaN counts as less than all numbers
+    return smallest[worst], floor[worst], noise[:, worst]
+
+
+def smallest_eigenvalue(cholesky: Float[Array, "n n"]) -> Float[Array, ""]:
+    r"""Least eigenvalue of $L L^\top$, by the largest of the inverse on a Krylov space.
+
+    **Cost:** of order $n^2$, far below that of the factorisation.
+    """
+    n, eps = cholesky.shape[0], float(jnp.finfo(cholesky.dtype).eps)
+    start = jr.normal(jr.key(0), (n,), cholesky.dtype)
+    basis = jnp.zeros((min(n, _KRYLOV), n), cholesky.dtype)
+    basis = basis.at[0].set(start / jnp.linalg.norm(start))
+
+    def step(i: Int[Array, ""], basis: Float[Array, "k n"]) -> Float[Array, "k n"]:
+        image = cho_solve((cholesky, True), basis[i])
+        new = image
+        for _ in range(2):  # once leaves rounding behind
+            new = new - basis.T @ (basis @ new)
+        size = jnp.linalg.norm(new)
+        # What is left of nothing is rounding: the space is invariant.
+        more = ~(size <= 10 * eps * jnp.linalg.norm(image))
+        return basis.at[i + 1].set(jnp.where(more, new / jnp.where(more, size, 1), 0))
+
+    basis = lax.fori_loop(0, basis.shape[0] - 1, step, basis)
+    half = solve_triangular(cholesky, basis.T, lower=True)
+    return 1 / jnp.linalg.eigvalsh(half.T @ half)[-1]
+
+
+def spoiled(
+    gains_without_curvature: Float[Array, ""], rounding: Float[Array, ""]
+) -> Bool[Array, ""]:
+    """Whether what is learned of rounding is no longer small.
+
+    It is what a direction without curvature gains, times the rounding there.
+    """
+    return gains_without_curvature * rounding * LARGE > 1

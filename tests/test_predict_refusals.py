@@ -1,0 +1,431 @@
+"""What one predictor refuses, all refuse, and in the same words."""
+
+import functools
+import traceback
+
+import equinox as eqx
+import hypothesis as hyp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn, predict
+from predict_problems import DTYPE, X64, assert_close, problem
+
+
+K = jnp.eye(4, dtype=DTYPE) * 2 + 1
+Y = jnp.arange(8, dtype=DTYPE).reshape(4, 2)
+STAR = jnp.ones((3, 4), DTYPE)
+
+# Each predictor of a kernel and targets, and what it says of other examples.
+half = predict.half_mean_squared_error
+PREDICTORS = {
+    "gp": predict.GaussianProcess,
+    "mse": predict.GradientDescentMSE,
+    "ode": functools.partial(predict.GradientDescent, half),
+    "ensemble": lambda k, y, **options: predict.Ensemble(
+        eqt.Kernel(k, k), y, **options
+    ),
+    "last layer": lambda k, y, **options: predict.Ensemble(
+        eqt.Kernel(k, k), y, trained="last", **options
+    ),
+}
+TESTS = {
+    "gp": lambda p, k: p.mean(k),
+    "mse": lambda p, k: p.test_outputs(1.0, k),
+    "ode": lambda p, k: p.test_outputs(p.start(), k),
+    "ensemble": lambda p, k: p.mean(1.0, eqt.Kernel(k, k)),
+    "last layer": lambda p, k: p.mean(1.0, eqt.Kernel(k, k)),
+}
+each = pytest.mark.parametrize("name", PREDICTORS)
+with_noise = pytest.mark.parametrize("name", [n for n in PREDICTORS if n != "ode"])
+with_times = pytest.mark.parametrize("name", ["mse", "ensemble", "last layer"])
+plain = pytest.mark.usefixtures("without_jaxtyping")
+
+NAN, INF = float("nan"), float("inf")
+
+
+@each
+@pytest.mark.parametrize("bad", [NAN, INF])
+@pytest.mark.parametrize("where", ["k_train_train", "y_train", "k_test_train"])
+def test_what_is_not_finite_is_refused(name, bad, where):
+    k, y, star = K, Y, STAR
+    if where == "k_train_train":
+        k = k.at[1, 2].set(bad)
+    elif where == "y_train" and name != "ode":
+        y = y.at[1, 1].set(bad)
+    elif where == "y_train":
+        y = y.at[1, 1].set(bad)
+    else:
+        star = star.at[1, 1].set(bad)
+    message = f"`{where}` holds .*" + ("inputs" if where != "y_train" else "NaN")
+    with pytest.raises(RuntimeError, match=f"(?s){message}") as caught:
+        TESTS[name](PREDICTORS[name](k, y), star)
+    assert type(caught.value) is RuntimeError  # Python's own
+    assert "debug" not in str(caught.value)
+
+
+@each
+def test_compiled_it_is_refused_too(name):
+    def outputs(k, y):
+        predictor = PREDICTORS[name](k, y)
+        data = getattr(predictor, "training", predictor).data
+        return TESTS[name](predictor, STAR), data.kernel  # all that is checked is used
+
+    fit = eqx.filter_jit(outputs)
+    for found, expected in zip(fit(K, Y), outputs(K, Y), strict=True):
+        assert_close(found, expected)
+    with pytest.raises(RuntimeError) as caught:
+        fit(K.at[0, 0].set(NAN), Y)
+    assert "`k_train_train` holds a value that is not finite" in str(caught.value)
+
+
+@with_noise
+@pytest.mark.parametrize("option", ["noise", "relative_noise"])
+@pytest.mark.parametrize("bad", [-0.5, NAN, INF])
+def test_a_noise_is_a_variance(name, option, bad):
+    with pytest.raises(RuntimeError, match="`noise` and `relative_noise` are var"):
+        PREDICTORS[name](K, Y, **{option: bad})
+
+
+@with_times
+@pytest.mark.parametrize("bad", [-1.0, NAN, [1.0, -1e-3]])
+def test_times_are_from_zero(name, bad):
+    predictor = PREDICTORS[name](K, Y)
+    star = STAR if name == "mse" else eqt.Kernel(STAR, STAR)
+    trained = predictor.train_outputs if name == "mse" else predictor.train_mean
+    tested = predictor.test_outputs if name == "mse" else predictor.mean
+    bad = jnp.asarray(bad, DTYPE)
+    for call in (trained, lambda t: tested(t, star)):
+        with pytest.raises(
+            RuntimeError, match=r"`t` must be at least zero and not NaN"
+        ):
+            call(bad)
+        assert call(jnp.asarray(jnp.inf)).shape[-1] == 2
+
+
+def test_a_trajectory_ends_where_it_ends():
+    training = predict.GradientDescent(half, K, Y)
+    trajectory = training.trajectory(2.0)
+    np.testing.assert_allclose(
+        trajectory(1.0).outputs, training.states(1.0).outputs, atol=1e-3
+    )
+    for bad in (-1.0, 2.5, NAN):
+        with pytest.raises(RuntimeError, match=r"time of the state .* followed to"):
+            trajectory(bad)
+
+
+@plain
+@each
+def test_both_kernels_are_not_a_matrix(name):
+    if name in ("ensemble", "last layer"):
+        with pytest.raises(ValueError, match="needs the NNGP"):
+            predict.Ensemble(K, Y)
+        return
+    for both in (eqt.Kernel(K, K), eqt.EmpiricalKernel(K, K)):
+        pattern = (
+            r"is a `(Empirical)?Kernel`, both kernels: pass its `\.ntk` or `\.nngp`"
+        )
+        with pytest.raises(ValueError, match="`k_train_train` " + pattern):
+            PREDICTORS[name](both, Y)
+        with pytest.raises(ValueError, match="`k_test_train` " + pattern):
+            TESTS[name](PREDICTORS[name](K, Y), both)
+
+
+NET = nn.Sequential([nn.Linear(8), nn.Relu(), nn.Linear(1)])
+NO_ARRAYS = {
+    "string": ("kernel", "the string 'kernel'"),
+    "nothing": (None, "`None`"),
+    "class": (nn.Linear, "the class `Linear`"),
+    "network": (NET, r"a network \(`Sequential`\).*`eqtangents\.nngp\(net, x1, x2\)`"),
+    "ragged": ([[1.0, 2.0], [1.0]], "a list that is no array"),
+    "function": (eqt.nngp, "a `"),
+}
+
+
+@plain
+@each
+@pytest.mark.parametrize("case", NO_ARRAYS.values(), ids=NO_ARRAYS.keys())
+def test_what_is_no_array_is_said(name, case):
+    bad, message = case
+    for k, y, where in ((bad, Y, r"k_train_train(\.nngp)?"), (K, bad, "y_train")):
+        if name in ("ensemble", "last layer") and where != "y_train" and bad is None:
+            continue
+        with pytest.raises(TypeError, match=f"(?s)`{where}` is {message}"):
+            PREDICTORS[name](k, y)
+    with pytest.raises(TypeError, match=rf"(?s)`k_test_train(\.nngp)?` is {message}"):
+        TESTS[name](PREDICTORS[name](K, Y), bad)
+
+
+@plain
+@each
+def test_lists_and_numpy_are_arrays(name):
+    expected = TESTS[name](PREDICTORS[name](K, Y), STAR)
+    lists = PREDICTORS[name](K.tolist(), Y.tolist())
+    np.testing.assert_allclose(TESTS[name](lists, STAR.tolist()), expected, rtol=1e-5)
+    doubles = [np.asarray(a, np.float64) for a in (K, Y, STAR)]
+    numpy = PREDICTORS[name](*doubles[:2])
+    found = TESTS[name](numpy, doubles[2])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.dtype == DTYPE
+
+
+@plain
+def test_times_and_variances_may_be_lists():
+    training, ensemble = (PREDICTORS[n](K, Y) for n in ("mse", "ensemble"))
+    outputs = training.test_outputs([[0.0, 2.0]], STAR)
+    assert outputs.shape == (1, 2, 3, 2)
+    assert_close(outputs[0, 1], training.test_outputs(2.0, STAR))
+    both = eqt.Kernel(STAR, STAR)
+    found = ensemble.variance([1.0, 2.0], both, [2.0, 2.0, 2.0])
+    expected = ensemble.variance(2.0, both, jnp.full(3, 2, DTYPE))
+    assert_close(found[1], expected)
+    found = PREDICTORS["gp"](K, Y).variance(STAR, [2.0, 2.0, 2.0])
+    assert found.shape == (3,)
+
+
+@plain
+@pytest.mark.parametrize("name", ["gp", "mse"])
+def test_swapped_arguments_are_said(name):
+    with pytest.raises(ValueError, match="`y_train` seem to be swapped"):
+        PREDICTORS[name](Y, K)
+    with pytest.raises(ValueError, match=r"For inputs .*`eqtangents\.nngp\(net, x_tr"):
+        PREDICTORS[name](jnp.ones((4, 3), DTYPE), Y)
+    square = jr.normal(jr.key(0), (4, 4), DTYPE)
+    with pytest.raises(RuntimeError, match=r"(?s)not symmetric.*were the inputs"):
+        PREDICTORS[name](square, Y)
+
+
+@plain
+def test_times_come_first():
+    training, ensemble = (PREDICTORS[n](K, Y) for n in ("mse", "ensemble"))
+    with pytest.raises(ValueError, match="The time comes before the kernel"):
+        training.test_outputs(STAR, 1.0)
+    with pytest.raises(ValueError, match="Times come before kernels"):
+        ensemble.mean(eqt.Kernel(STAR, STAR), STAR)
+    with pytest.raises(TypeError, match=r"`state` is a `float`.*`states\(t\)`"):
+        PREDICTORS["ode"](K, Y).test_outputs(1.0, STAR)
+    with pytest.raises(TypeError, match="`loss` is a plain array"):
+        predict.GradientDescent(K, Y, half)
+
+
+VECTOR = jnp.ones(3, DTYPE)
+# Each hyperparameter that is one number: how it is passed.
+SCALARS = {
+    "relative_noise": lambda v: predict.GaussianProcess(K, Y, relative_noise=v),
+    "relative_noise, mse": lambda v: predict.GradientDescentMSE(K, Y, relative_noise=v),
+    "target_noise": lambda v: PREDICTORS["ensemble"](K, Y, target_noise=v),
+    "learning_rate": lambda v: PREDICTORS["ode"](K, Y, learning_rate=v),
+    "momentum": lambda v: PREDICTORS["ode"](K, Y, momentum=v),
+    "weight_decay": lambda v: PREDICTORS["ode"](K, Y, weight_decay=v),
+    "weight_decay, flow": lambda v: predict.GradientFlow(weight_decay=v),
+    "weight_decay, steps": lambda v: predict.GradientSteps(weight_decay=v),
+    "momentum, steps": lambda v: predict.GradientSteps(momentum=v),
+    "momentum, rate": lambda v: predict.max_learning_rate(K, momentum=v),
+    "noise": lambda v: predict.condition_number(K, noise=v),
+    "temperature": lambda v: predict.sampled_class_probabilities(
+        STAR[None], temperature=v
+    ),
+}
+
+
+@plain
+@pytest.mark.parametrize("case", SCALARS)
+def test_one_number_has_no_axes(case):
+    name, call = case.split(",")[0], SCALARS[case]
+    for shape in ((1,), (1, 1), (3,)):
+        with pytest.raises(ValueError, match=rf"`{name}` has shape \({shape[0]},.*one"):
+            call(jnp.ones(shape, DTYPE))
+    with pytest.raises(TypeError, match=f"`{name}` is the string"):
+        call("0.5")
+    for bad in (-0.1, NAN, INF):
+        with pytest.raises(RuntimeError, match=r"must be finite"):
+            call(jnp.asarray(bad, DTYPE))
+        with pytest.raises(RuntimeError):
+            call(bad)
+    call(jnp.asarray(0.5, DTYPE))
+    eqx.filter_jit(lambda v: jax.tree.leaves(call(v)))(jnp.asarray(0.5, DTYPE))
+
+
+@plain
+@pytest.mark.parametrize("rule", [predict.GradientFlow, predict.GradientSteps])
+def test_learning_rates_are_a_number_or_a_vector(rule):
+    with pytest.raises(ValueError, match=r"`learning_rate` has shape \(1, 3\)"):
+        rule(VECTOR[None])
+    with pytest.raises(RuntimeError, match="`learning_rate` is -1"):
+        rule(-1.0)
+    with pytest.raises(RuntimeError, match="`learning_rate` must be finite"):
+        rule(VECTOR.at[1].set(-1))
+    with pytest.raises(TypeError, match=r"`rule` is a `float`.*`GradientFlow`"):
+        predict.GradientDescentMSE(K, Y, rule=0.1)
+
+
+def test_the_traceback_is_that_of_the_caller():
+    def right():
+        return predict.GaussianProcess(K, Y, noise=0.1)
+
+    def wrong(k, noise):
+        return predict.GaussianProcess(k, Y, noise=noise)
+
+    right()
+    for k, noise in ((K.at[0, 0].set(NAN), 0.1), (K.at[0, 1].set(5), 0.1), (K, -0.1)):
+        with pytest.raises(RuntimeError) as caught:
+            wrong(k, noise)
+        text = "".join(traceback.format_exception(caught.value))
+        assert "in wrong" in text
+        assert "in right" not in text
+        assert "equinox/api/debug" not in text
+
+
+# ------------------------------------------------------------------------------------
+# Kernels that rounding made indefinite.
+# ------------------------------------------------------------------------------------
+
+
+def _spoiled(seed, n, negative, noise):
+    """A smooth kernel's eigenvalues, of which the least are rounding, and noise."""
+    vectors = np.linalg.qr(np.random.default_rng(seed).standard_normal((n, n)))[0]
+    values = np.maximum(n * 0.3 ** np.arange(n), 0)
+    values[-1] = -negative
+    k = jnp.asarray((vectors * values) @ vectors.T, DTYPE)
+    return (k + k.T) / 2, noise
+
+
+def _refuses(make):
+    message = ""
+    try:
+        make()
+    except RuntimeError as error:
+        message = str(error)
+    return "not\npositive definite" in message
+
+
+@hyp.given(
+    seed=st.integers(0, 2**31 - 1),
+    n=st.sampled_from([12, 30]),
+    ratio=st.sampled_from([0.3, 1.05, 3.0, 8.0, 13.0, 40.0]),
+)
+@hyp.settings(max_examples=12)
+def test_noise_must_be_large_against_rounding_for_all_predictors(seed, n, ratio):
+    negative = 1e-4
+    k, noise = _spoiled(seed, n, negative, ratio * negative)
+    y = jr.normal(jr.key(seed), (n, 1), DTYPE)
+    refused = {
+        name: _refuses(lambda name=name: PREDICTORS[name](k, y, noise=noise))
+        for name in PREDICTORS
+        if name != "ode"
+    }
+    assert refused == dict.fromkeys(refused, ratio < 10)
+
+
+@pytest.mark.parametrize("n", [100, 300])
+def test_deep_kernels_of_one_dimension_are_right_or_refused(n):
+    # Inputs that are not scaled: in float32, rounding is far above the noise.
+    lin = nn.Linear(1, weight_std=1.5, bias_std=0.05)
+    net = nn.Sequential([lin, nn.Relu(), lin, nn.Relu(), lin])
+    x = jnp.linspace(-31.4159, 31.4159, n, dtype=DTYPE)[:, None]
+    star = jnp.linspace(-31.4159, 31.4159, 5, dtype=DTYPE)[:, None]
+    y = jnp.sin(x) + jnp.sin(2 * x)
+    k, k_star = eqt.kernel(net, x), eqt.kernel(net, star, x)
+    noise = {"relative_noise": 1e-4}
+    calls = [
+        lambda: predict.GaussianProcess(k.ntk, y, **noise).mean(k_star.ntk),
+        lambda: predict.GradientDescentMSE(k.ntk, y, **noise).test_outputs(
+            jnp.inf, k_star.ntk
+        ),
+        lambda: predict.Ensemble(k, y, **noise).mean(jnp.inf, k_star),
+    ]
+    if not X64:
+        smallest = np.linalg.eigvalsh(np.asarray(k.ntk, np.float64))[0]
+        noise_now = 1e-4 * float(jnp.trace(k.ntk)) / n
+        # If kernels become more precise, this asks for right values instead.
+        if -smallest > noise_now / 10:
+            assert all(map(_refuses, calls))
+            return
+    matrix = np.asarray(k.ntk, float)
+    matrix = matrix + 1e-4 * np.trace(matrix) / n * np.eye(n)
+    expected = np.asarray(k_star.ntk, float) @ np.linalg.solve(matrix, np.asarray(y))
+    for call in calls:
+        np.testing.assert_allclose(call(), expected, atol=1e-6 if X64 else 0.2)
+
+
+def test_without_noise_nothing_is_learned_of_rounding(getkey):
+    # One direction is rounding: it is dropped before its reciprocal, or the time, would
+    # multiply the rounding of other kernels; until then it is learned from.
+    k, y, star, _ = problem(getkey())
+    values, vectors = np.linalg.eigh(np.asarray(k, np.float64))
+    rest = (vectors[:, 1:] / values[1:]) @ vectors[:, 1:].T
+    expected = np.asarray(star, float) @ rest @ np.asarray(y, float)
+    negative = 1e-6
+    values[0] = -negative
+    spoiled = jnp.asarray((vectors * values) @ vectors.T, DTYPE)
+    spoiled = (spoiled + spoiled.T) / 2
+    training = predict.GradientDescentMSE(spoiled, y)
+    for t in (jnp.inf, 1e9, 1e30):
+        np.testing.assert_allclose(training.test_outputs(t, star), expected, atol=1e-4)
+    early = training.weights(1e-2)
+    np.testing.assert_allclose(early, 1e-2 / y.size * y, rtol=1e-2)
+    with pytest.raises(RuntimeError, match="positive definite"):
+        predict.GaussianProcess(spoiled, y)
+
+
+def test_a_posterior_without_noise_does_not_invert_rounding(getkey):
+    k, y, _, _ = problem(getkey())
+    twice = jnp.asarray([0, 1, 2, 3, 4, 5, 0, 1])
+    k, y = k[twice][:, twice], y[twice]
+    tiny = 1e-17 if X64 else 1e-9  # below rounding: no noise at all
+    for noise in (0.0, tiny):
+        with pytest.raises(RuntimeError, match="positive definite"):
+            predict.GaussianProcess(k, y, noise=noise)
+    mean = predict.GaussianProcess(k, y, noise=1e-3).mean(k)
+    np.testing.assert_allclose(mean, y, atol=2e-2)
+
+
+def test_equations_are_not_solved_with_what_is_no_kernel(getkey):
+    k, y, _, _ = problem(getkey())
+    with pytest.raises(RuntimeError, match=r"(?s)not positive semi-definite.*smallest"):
+        predict.GradientDescent(half, k - 2 * jnp.eye(6, dtype=DTYPE), y)
+    singular = k.at[0].set(k[1]).at[:, 0].set(k[:, 1]).at[0, 0].set(k[1, 1])
+    predict.GradientDescent(half, singular, y).states(1.0)
+
+
+def test_samples_of_blocks_that_do_not_belong_together_are_refused(getkey):
+    k, y, star, star_star = problem(getkey())
+    posterior = predict.GaussianProcess(k, y)
+    with pytest.raises(RuntimeError, match="`k_test_train` and `k_test_test` blocks"):
+        posterior.sample(10 * star, star_star, key=getkey())
+
+
+# ------------------------------------------------------------------------------------
+# Losses and labels.
+# ------------------------------------------------------------------------------------
+
+
+@plain
+def test_losses_do_not_broadcast():
+    with pytest.raises(ValueError, match=r"`outputs` has shape \(4, 2\).*\(4,\)"):
+        predict.half_mean_squared_error(Y, Y[:, 0])
+    with pytest.raises(ValueError, match=r"`labels` has shape \(3,\).*\(4,\)"):
+        predict.cross_entropy(Y, jnp.zeros(3, int))
+    with pytest.raises(ValueError, match=r"`labels` has shape \(4,\) and dtype float"):
+        predict.cross_entropy(Y, Y[:, 0])
+    found = predict.cross_entropy(Y, [0, 1, 1, 0])
+    np.testing.assert_allclose(
+        found, predict.cross_entropy(Y, jnp.asarray([0, 1, 1, 0]))
+    )
+
+
+@plain
+def test_labels_are_classes():
+    np.testing.assert_allclose(predict.encode_labels([0, 1], 2, DTYPE)[0], [0.5, -0.5])
+    for bad in ([0, 3], [-1, 0]):
+        with pytest.raises(RuntimeError, match="from 0 to 2"):
+            predict.encode_labels(bad, 3)
+    with pytest.raises(RuntimeError, match="`variance` must be positive"):
+        predict.class_probabilities(Y, jnp.zeros(4, DTYPE))
+    with pytest.raises(ValueError, match=r"`labels` has shape \(3,\).*\(4,\)"):
+        predict.expected_calibration_error(Y, jnp.zeros(3, int))
