@@ -40,10 +40,10 @@ def _assert_same(found, expected, k_star, k_star_star):
 @pytest.mark.parametrize("outputs", [(), (2,)])
 @hyp.given(
     seed=st.integers(0, 2**31 - 1),
-    sizes=st.sampled_from([(3, 1), (4, 2, 1), (0, 3)]),
+    sizes=st.sampled_from([(3, 1), (2, 1, 1)]),
     noise=st.sampled_from(["none", "one", "relative", "outputs"]),
 )
-@hyp.settings(max_examples=8)
+@hyp.settings(max_examples=5)
 def test_conditioning_is_a_refit(outputs, seed, sizes, noise):
     n = sum(sizes)
     joint = covariance(jr.key(seed), n + 3)

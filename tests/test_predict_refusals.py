@@ -306,7 +306,7 @@ def _refuses(make):
 
 @hyp.given(
     seed=st.integers(0, 2**31 - 1),
-    n=st.sampled_from([12, 30]),
+    n=st.just(12),
     ratio=st.sampled_from([0.3, 1.05, 3.0, 8.0, 13.0, 40.0]),
 )
 @hyp.settings(max_examples=12)
