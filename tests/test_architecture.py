@@ -32,7 +32,7 @@ BELOW = {
     "tiles": ["nn"],
     "kernel": ["batches", "tiles", "kernel_pair"],
     "gram": ["kernel"],
-    "predict": ["gram", "empirical"],
+    "predict": ["gram"],
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "in_words", "trees"],

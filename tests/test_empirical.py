@@ -52,7 +52,9 @@ def test_chunks_and_ways_do_not_change_the_kernel(case, way, chunk_size):
     model, x1, x2, truth, symmetric = case
     options = {"implementation": way, "chunk_size": chunk_size}
     np.testing.assert_allclose(
-        eqt.empirical_ntk(model, x1, x2, trace_axes=(), **options), truth, atol=tolerance()
+        eqt.empirical_ntk(model, x1, x2, trace_axes=(), **options),
+        truth,
+        atol=tolerance(),
     )
     averaged = jnp.einsum("ijabad->ijbd", symmetric) / 3
     np.testing.assert_allclose(

@@ -14,11 +14,16 @@ import pytest
 import eqtangents as eqt
 from eqtangents import nn, predict
 from eqtangents.predict import FromNetwork, GaussianProcess
-from predict_problems import DTYPE, X64, assert_close, covariance
+from precision import DTYPE, by_precision
+from predict_problems import assert_close, covariance
 
 
-RTOL = 1e-9 if X64 else 1e-3
 plain = pytest.mark.usefixtures("without_jaxtyping")
+
+
+def rtol():
+    return by_precision(float64=1e-9, float32=1e-3)
+
 
 # ------------------------------------------------------------------------------------
 # Conditioning.
@@ -26,15 +31,15 @@ plain = pytest.mark.usefixtures("without_jaxtyping")
 
 
 def _assert_same(found, expected, k_star, k_star_star):
-    assert_close(found.mean(k_star), expected.mean(k_star), RTOL)
+    assert_close(found.mean(k_star), expected.mean(k_star), rtol())
     covariances = (p.covariance(k_star, k_star_star) for p in (found, expected))
-    assert_close(*covariances, RTOL)
+    assert_close(*covariances, rtol())
     evidence = (p.log_marginal_likelihood() for p in (found, expected))
-    assert_close(*evidence, RTOL)
+    assert_close(*evidence, rtol())
     for ours, theirs in zip(
         found.leave_one_out(), expected.leave_one_out(), strict=True
     ):
-        assert_close(ours, theirs, RTOL)
+        assert_close(ours, theirs, rtol())
 
 
 @pytest.mark.parametrize("outputs", [(), (2,)])
@@ -108,7 +113,7 @@ def test_conditioning_compiles_and_has_gradients(getkey):
 
     scale = jnp.asarray(1.3, DTYPE)
     slopes = [jax.jit(jax.jacrev(lambda s, r=r: mean(s, r)))(scale) for r in (0, 1)]
-    assert_close(*slopes, 10 * RTOL)
+    assert_close(*slopes, 10 * rtol())
 
 
 @plain
@@ -175,8 +180,8 @@ def test_conditioning_on_inputs_is_a_refit(data):
     gp = FromNetwork(GaussianProcess, NET, x[:3], y[:3], noise=0.1)
     gp = gp.condition(x[3:4], y[3:4]).condition(x[4:], y[4:])
     refit = FromNetwork(GaussianProcess, NET, x, y, noise=0.1)
-    assert_close(gp.mean(x_test), refit.mean(x_test), RTOL)
-    assert_close(gp.variance(x_test), refit.variance(x_test), RTOL)
+    assert_close(gp.mean(x_test), refit.mean(x_test), rtol())
+    assert_close(gp.variance(x_test), refit.variance(x_test), rtol())
     np.testing.assert_array_equal(gp.x_train, x)
 
 
@@ -184,7 +189,7 @@ def test_variances_of_many_examples(data, getkey):
     x, y, _ = data
     gp = FromNetwork(GaussianProcess, eqx.Partial(eqt.ntk, NET), x, y, noise=0.1)
     many = jr.normal(getkey(), (37, 3), DTYPE)  # more than a batch, and a rest
-    assert_close(gp.variance(many), jnp.diagonal(gp.covariance(many)), 10 * RTOL)
+    assert_close(gp.variance(many), jnp.diagonal(gp.covariance(many)), 10 * rtol())
 
 
 def test_finite_networks_are_kernels_too(data, getkey):

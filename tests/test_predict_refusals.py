@@ -14,12 +14,21 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn, predict
-from predict_problems import DTYPE, X64, assert_close, problem
+from precision import DTYPE, by_precision, is_double
+from predict_problems import assert_close, problem
 
 
-K = jnp.eye(4, dtype=DTYPE) * 2 + 1
-Y = jnp.arange(8, dtype=DTYPE).reshape(4, 2)
-STAR = jnp.ones((3, 4), DTYPE)
+def kernel():
+    return jnp.eye(4, dtype=DTYPE) * 2 + 1
+
+
+def targets():
+    return jnp.arange(8, dtype=DTYPE).reshape(4, 2)
+
+
+def k_test_train():
+    return jnp.ones((3, 4), DTYPE)
+
 
 # Each predictor of a kernel and targets, and what it says of other examples.
 half = predict.half_mean_squared_error
@@ -53,7 +62,7 @@ NAN, INF = float("nan"), float("inf")
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("where", ["k_train_train", "y_train", "k_test_train"])
 def test_what_is_not_finite_is_refused(name, bad, where):
-    k, y, star = K, Y, STAR
+    k, y, star = kernel(), targets(), k_test_train()
     if where == "k_train_train":
         k = k.at[1, 2].set(bad)
     elif where == "y_train" and name != "ode":
@@ -74,13 +83,17 @@ def test_compiled_it_is_refused_too(name):
     def outputs(k, y):
         predictor = PREDICTORS[name](k, y)
         data = getattr(predictor, "training", predictor).data
-        return TESTS[name](predictor, STAR), data.kernel  # all that is checked is used
+        return TESTS[name](
+            predictor, k_test_train()
+        ), data.kernel  # all that is checked is used
 
     fit = eqx.filter_jit(outputs)
-    for found, expected in zip(fit(K, Y), outputs(K, Y), strict=True):
+    for found, expected in zip(
+        fit(kernel(), targets()), outputs(kernel(), targets()), strict=True
+    ):
         assert_close(found, expected)
     with pytest.raises(RuntimeError) as caught:
-        fit(K.at[0, 0].set(NAN), Y)
+        fit(kernel().at[0, 0].set(NAN), targets())
     assert "`k_train_train` holds a value that is not finite" in str(caught.value)
 
 
@@ -89,14 +102,16 @@ def test_compiled_it_is_refused_too(name):
 @pytest.mark.parametrize("bad", [-0.5, NAN, INF])
 def test_a_noise_is_a_variance(name, option, bad):
     with pytest.raises(RuntimeError, match="`noise` and `relative_noise` are var"):
-        PREDICTORS[name](K, Y, **{option: bad})
+        PREDICTORS[name](kernel(), targets(), **{option: bad})
 
 
 @with_times
 @pytest.mark.parametrize("bad", [-1.0, NAN, [1.0, -1e-3]])
 def test_times_are_from_zero(name, bad):
-    predictor = PREDICTORS[name](K, Y)
-    star = STAR if name == "mse" else eqt.Kernel(STAR, STAR)
+    predictor = PREDICTORS[name](kernel(), targets())
+    star = (
+        k_test_train() if name == "mse" else eqt.Kernel(k_test_train(), k_test_train())
+    )
     trained = predictor.train_outputs if name == "mse" else predictor.train_mean
     tested = predictor.test_outputs if name == "mse" else predictor.mean
     bad = jnp.asarray(bad, DTYPE)
@@ -109,7 +124,7 @@ def test_times_are_from_zero(name, bad):
 
 
 def test_a_trajectory_ends_where_it_ends():
-    training = predict.GradientDescent(half, K, Y)
+    training = predict.GradientDescent(half, kernel(), targets())
     trajectory = training.trajectory(2.0)
     np.testing.assert_allclose(
         trajectory(1.0).outputs, training.states(1.0).outputs, atol=1e-3
@@ -124,16 +139,16 @@ def test_a_trajectory_ends_where_it_ends():
 def test_both_kernels_are_not_a_matrix(name):
     if name in ("ensemble", "last layer"):
         with pytest.raises(ValueError, match="needs the NNGP"):
-            predict.Ensemble(K, Y)
+            predict.Ensemble(kernel(), targets())
         return
-    for both in (eqt.Kernel(K, K), eqt.EmpiricalKernel(K, K)):
+    for both in (eqt.Kernel(kernel(), kernel()),):
         pattern = (
             r"is a `(Empirical)?Kernel`, both kernels: pass its `\.ntk` or `\.nngp`"
         )
         with pytest.raises(ValueError, match="`k_train_train` " + pattern):
-            PREDICTORS[name](both, Y)
+            PREDICTORS[name](both, targets())
         with pytest.raises(ValueError, match="`k_test_train` " + pattern):
-            TESTS[name](PREDICTORS[name](K, Y), both)
+            TESTS[name](PREDICTORS[name](kernel(), targets()), both)
 
 
 NET = nn.Sequential([nn.Linear(8), nn.Relu(), nn.Linear(1)])
@@ -152,22 +167,27 @@ NO_ARRAYS = {
 @pytest.mark.parametrize("case", NO_ARRAYS.values(), ids=NO_ARRAYS.keys())
 def test_what_is_no_array_is_said(name, case):
     bad, message = case
-    for k, y, where in ((bad, Y, r"k_train_train(\.nngp)?"), (K, bad, "y_train")):
+    for k, y, where in (
+        (bad, targets(), r"k_train_train(\.nngp)?"),
+        (kernel(), bad, "y_train"),
+    ):
         if name in ("ensemble", "last layer") and where != "y_train" and bad is None:
             continue
         with pytest.raises(TypeError, match=f"(?s)`{where}` is {message}"):
             PREDICTORS[name](k, y)
     with pytest.raises(TypeError, match=rf"(?s)`k_test_train(\.nngp)?` is {message}"):
-        TESTS[name](PREDICTORS[name](K, Y), bad)
+        TESTS[name](PREDICTORS[name](kernel(), targets()), bad)
 
 
 @plain
 @each
 def test_lists_and_numpy_are_arrays(name):
-    expected = TESTS[name](PREDICTORS[name](K, Y), STAR)
-    lists = PREDICTORS[name](K.tolist(), Y.tolist())
-    np.testing.assert_allclose(TESTS[name](lists, STAR.tolist()), expected, rtol=1e-5)
-    doubles = [np.asarray(a, np.float64) for a in (K, Y, STAR)]
+    expected = TESTS[name](PREDICTORS[name](kernel(), targets()), k_test_train())
+    lists = PREDICTORS[name](kernel().tolist(), targets().tolist())
+    np.testing.assert_allclose(
+        TESTS[name](lists, k_test_train().tolist()), expected, rtol=1e-5
+    )
+    doubles = [np.asarray(a, np.float64) for a in (kernel(), targets(), k_test_train())]
     numpy = PREDICTORS[name](*doubles[:2])
     found = TESTS[name](numpy, doubles[2])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
@@ -176,15 +196,19 @@ def test_lists_and_numpy_are_arrays(name):
 
 @plain
 def test_times_and_variances_may_be_lists():
-    training, ensemble = (PREDICTORS[n](K, Y) for n in ("mse", "ensemble"))
-    outputs = training.test_outputs([[0.0, 2.0]], STAR)
+    training, ensemble = (
+        PREDICTORS[n](kernel(), targets()) for n in ("mse", "ensemble")
+    )
+    outputs = training.test_outputs([[0.0, 2.0]], k_test_train())
     assert outputs.shape == (1, 2, 3, 2)
-    assert_close(outputs[0, 1], training.test_outputs(2.0, STAR))
-    both = eqt.Kernel(STAR, STAR)
+    assert_close(outputs[0, 1], training.test_outputs(2.0, k_test_train()))
+    both = eqt.Kernel(k_test_train(), k_test_train())
     found = ensemble.variance([1.0, 2.0], both, [2.0, 2.0, 2.0])
     expected = ensemble.variance(2.0, both, jnp.full(3, 2, DTYPE))
     assert_close(found[1], expected)
-    found = PREDICTORS["gp"](K, Y).variance(STAR, [2.0, 2.0, 2.0])
+    found = PREDICTORS["gp"](kernel(), targets()).variance(
+        k_test_train(), [2.0, 2.0, 2.0]
+    )
     assert found.shape == (3,)
 
 
@@ -192,43 +216,51 @@ def test_times_and_variances_may_be_lists():
 @pytest.mark.parametrize("name", ["gp", "mse"])
 def test_swapped_arguments_are_said(name):
     with pytest.raises(ValueError, match="`y_train` seem to be swapped"):
-        PREDICTORS[name](Y, K)
+        PREDICTORS[name](targets(), kernel())
     with pytest.raises(ValueError, match=r"For inputs .*`eqtangents\.nngp\(net, x_tr"):
-        PREDICTORS[name](jnp.ones((4, 3), DTYPE), Y)
+        PREDICTORS[name](jnp.ones((4, 3), DTYPE), targets())
     square = jr.normal(jr.key(0), (4, 4), DTYPE)
     with pytest.raises(RuntimeError, match=r"(?s)not symmetric.*were the inputs"):
-        PREDICTORS[name](square, Y)
+        PREDICTORS[name](square, targets())
 
 
 @plain
 def test_times_come_first():
-    training, ensemble = (PREDICTORS[n](K, Y) for n in ("mse", "ensemble"))
+    training, ensemble = (
+        PREDICTORS[n](kernel(), targets()) for n in ("mse", "ensemble")
+    )
     with pytest.raises(ValueError, match="The time comes before the kernel"):
-        training.test_outputs(STAR, 1.0)
+        training.test_outputs(k_test_train(), 1.0)
     with pytest.raises(ValueError, match="Times come before kernels"):
-        ensemble.mean(eqt.Kernel(STAR, STAR), STAR)
+        ensemble.mean(eqt.Kernel(k_test_train(), k_test_train()), k_test_train())
     with pytest.raises(TypeError, match=r"`state` is a `float`.*`states\(t\)`"):
-        PREDICTORS["ode"](K, Y).test_outputs(1.0, STAR)
+        PREDICTORS["ode"](kernel(), targets()).test_outputs(1.0, k_test_train())
     with pytest.raises(TypeError, match="`loss` is a plain array"):
-        predict.GradientDescent(K, Y, half)
+        predict.GradientDescent(kernel(), targets(), half)
 
 
 VECTOR = jnp.ones(3, DTYPE)
 # Each hyperparameter that is one number: how it is passed.
 SCALARS = {
-    "relative_noise": lambda v: predict.GaussianProcess(K, Y, relative_noise=v),
-    "relative_noise, mse": lambda v: predict.GradientDescentMSE(K, Y, relative_noise=v),
-    "target_noise": lambda v: PREDICTORS["ensemble"](K, Y, target_noise=v),
-    "learning_rate": lambda v: PREDICTORS["ode"](K, Y, learning_rate=v),
-    "momentum": lambda v: PREDICTORS["ode"](K, Y, momentum=v),
-    "weight_decay": lambda v: PREDICTORS["ode"](K, Y, weight_decay=v),
+    "relative_noise": lambda v: predict.GaussianProcess(
+        kernel(), targets(), relative_noise=v
+    ),
+    "relative_noise, mse": lambda v: predict.GradientDescentMSE(
+        kernel(), targets(), relative_noise=v
+    ),
+    "target_noise": lambda v: PREDICTORS["ensemble"](
+        kernel(), targets(), target_noise=v
+    ),
+    "learning_rate": lambda v: PREDICTORS["ode"](kernel(), targets(), learning_rate=v),
+    "momentum": lambda v: PREDICTORS["ode"](kernel(), targets(), momentum=v),
+    "weight_decay": lambda v: PREDICTORS["ode"](kernel(), targets(), weight_decay=v),
     "weight_decay, flow": lambda v: predict.GradientFlow(weight_decay=v),
     "weight_decay, steps": lambda v: predict.GradientSteps(weight_decay=v),
     "momentum, steps": lambda v: predict.GradientSteps(momentum=v),
-    "momentum, rate": lambda v: predict.max_learning_rate(K, momentum=v),
-    "noise": lambda v: predict.condition_number(K, noise=v),
+    "momentum, rate": lambda v: predict.max_learning_rate(kernel(), momentum=v),
+    "noise": lambda v: predict.condition_number(kernel(), noise=v),
     "temperature": lambda v: predict.sampled_class_probabilities(
-        STAR[None], temperature=v
+        k_test_train()[None], temperature=v
     ),
 }
 
@@ -261,18 +293,22 @@ def test_learning_rates_are_a_number_or_a_vector(rule):
     with pytest.raises(RuntimeError, match="`learning_rate` must be finite"):
         rule(VECTOR.at[1].set(-1))
     with pytest.raises(TypeError, match=r"`rule` is a `float`.*`GradientFlow`"):
-        predict.GradientDescentMSE(K, Y, rule=0.1)
+        predict.GradientDescentMSE(kernel(), targets(), rule=0.1)
 
 
 def test_the_traceback_is_that_of_the_caller():
     def right():
-        return predict.GaussianProcess(K, Y, noise=0.1)
+        return predict.GaussianProcess(kernel(), targets(), noise=0.1)
 
     def wrong(k, noise):
-        return predict.GaussianProcess(k, Y, noise=noise)
+        return predict.GaussianProcess(k, targets(), noise=noise)
 
     right()
-    for k, noise in ((K.at[0, 0].set(NAN), 0.1), (K.at[0, 1].set(5), 0.1), (K, -0.1)):
+    for k, noise in (
+        (kernel().at[0, 0].set(NAN), 0.1),
+        (kernel().at[0, 1].set(5), 0.1),
+        (kernel(), -0.1),
+    ):
         with pytest.raises(RuntimeError) as caught:
             wrong(k, noise)
         text = "".join(traceback.format_exception(caught.value))
@@ -339,7 +375,7 @@ def test_deep_kernels_of_one_dimension_are_right_or_refused(n):
         ),
         lambda: predict.Ensemble(k, y, **noise).mean(jnp.inf, k_star),
     ]
-    if not X64:
+    if not is_double():
         smallest = np.linalg.eigvalsh(np.asarray(k.ntk, np.float64))[0]
         noise_now = 1e-4 * float(jnp.trace(k.ntk)) / n
         # If kernels become more precise, this asks for right values instead.
@@ -350,7 +386,9 @@ def test_deep_kernels_of_one_dimension_are_right_or_refused(n):
     matrix = matrix + 1e-4 * np.trace(matrix) / n * np.eye(n)
     expected = np.asarray(k_star.ntk, float) @ np.linalg.solve(matrix, np.asarray(y))
     for call in calls:
-        np.testing.assert_allclose(call(), expected, atol=1e-6 if X64 else 0.2)
+        np.testing.assert_allclose(
+            call(), expected, atol=by_precision(float64=1e-6, float32=0.2)
+        )
 
 
 def test_without_noise_nothing_is_learned_of_rounding(getkey):
@@ -377,7 +415,7 @@ def test_a_posterior_without_noise_does_not_invert_rounding(getkey):
     k, y, _, _ = problem(getkey())
     twice = jnp.asarray([0, 1, 2, 3, 4, 5, 0, 1])
     k, y = k[twice][:, twice], y[twice]
-    tiny = 1e-17 if X64 else 1e-9  # below rounding: no noise at all
+    tiny = by_precision(float64=1e-17, float32=1e-9)  # below rounding: no noise at all
     for noise in (0.0, tiny):
         with pytest.raises(RuntimeError, match="positive definite"):
             predict.GaussianProcess(k, y, noise=noise)
@@ -408,14 +446,14 @@ def test_samples_of_blocks_that_do_not_belong_together_are_refused(getkey):
 @plain
 def test_losses_do_not_broadcast():
     with pytest.raises(ValueError, match=r"`outputs` has shape \(4, 2\).*\(4,\)"):
-        predict.half_mean_squared_error(Y, Y[:, 0])
+        predict.half_mean_squared_error(targets(), targets()[:, 0])
     with pytest.raises(ValueError, match=r"`labels` has shape \(3,\).*\(4,\)"):
-        predict.cross_entropy(Y, jnp.zeros(3, int))
+        predict.cross_entropy(targets(), jnp.zeros(3, int))
     with pytest.raises(ValueError, match=r"`labels` has shape \(4,\) and dtype float"):
-        predict.cross_entropy(Y, Y[:, 0])
-    found = predict.cross_entropy(Y, [0, 1, 1, 0])
+        predict.cross_entropy(targets(), targets()[:, 0])
+    found = predict.cross_entropy(targets(), [0, 1, 1, 0])
     np.testing.assert_allclose(
-        found, predict.cross_entropy(Y, jnp.asarray([0, 1, 1, 0]))
+        found, predict.cross_entropy(targets(), jnp.asarray([0, 1, 1, 0]))
     )
 
 
@@ -426,6 +464,6 @@ def test_labels_are_classes():
         with pytest.raises(RuntimeError, match="from 0 to 2"):
             predict.encode_labels(bad, 3)
     with pytest.raises(RuntimeError, match="`variance` must be positive"):
-        predict.class_probabilities(Y, jnp.zeros(4, DTYPE))
+        predict.class_probabilities(targets(), jnp.zeros(4, DTYPE))
     with pytest.raises(ValueError, match=r"`labels` has shape \(3,\).*\(4,\)"):
-        predict.expected_calibration_error(Y, jnp.zeros(3, int))
+        predict.expected_calibration_error(targets(), jnp.zeros(3, int))

@@ -156,13 +156,13 @@ def ntk_diagonal(net: AbstractLayer, x: Inputs) -> Any:
 @eqx.filter_jit
 def _kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _each(lambda e: Kernel(e.nngp, e.ntk), evaluate(net, x1, x2, wants_ntk=True))
+    return _each(_both, evaluate(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _kernel_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _each(lambda e: Kernel(e.nngp, e.ntk), evaluate_diagonal(net, x, wants_ntk=True))
+    return _each(_both, evaluate_diagonal(net, x, wants_ntk=True))
 
 
 @eqx.filter_jit
@@ -187,6 +187,11 @@ def _ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Array]:
 def _ntk_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Array]:
     check_hyperparameters(net)
     return _each(lambda e: e.ntk, evaluate_diagonal(net, x, wants_ntk=True))
+
+
+def _both(entries: Entries) -> Kernel:
+    assert entries.ntk is not None, "both kernels were asked for"
+    return Kernel(entries.nngp, entries.ntk)
 
 
 def _each(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:

@@ -11,14 +11,12 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
-from eqtangents.empirical import EmpiricalKernel
 from eqtangents.nn import AbstractLayer
 
 
 T = TypeVar("T")
 
 # Both kernels, of an infinite or of a finite network.
-BothKernels: TypeAlias = Kernel | EmpiricalKernel
 Times: TypeAlias = Scalar | Float[Array, "..."]
 
 NONFINITE_KERNEL = """
@@ -43,9 +41,9 @@ _NO_TIME = (
 )
 
 
-def is_both(kernel: object) -> TypeGuard[BothKernels]:
+def is_both(kernel: object) -> TypeGuard[Kernel]:
     """Whether this is an NNGP kernel together with an NTK."""
-    return isinstance(kernel, BothKernels)
+    return isinstance(kernel, Kernel)
 
 
 def refuse(value: T, *checks: tuple[Bool[Array, ""], str]) -> T:

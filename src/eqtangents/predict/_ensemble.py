@@ -10,9 +10,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
-    BothKernels,
     choice,
     described,
     is_both,
@@ -58,7 +58,7 @@ class Ensemble(eqx.Module):
 
     def __init__(
         self,
-        k_train_train: BothKernels,
+        k_train_train: Kernel,
         y_train: Float[Array, " n_train *positions_and_outputs"],
         *,
         trained: Literal["all", "last"] = "all",
@@ -111,7 +111,7 @@ class Ensemble(eqx.Module):
         self.half = lax.stop_gradient(half)
 
     def mean(
-        self, t: Scalar | Float[Array, "..."], k_test_train: BothKernels
+        self, t: Scalar | Float[Array, "..."], k_test_train: Kernel
     ) -> Float[Array, "..."]:
         """Mean outputs of test examples.
 
@@ -129,7 +129,7 @@ class Ensemble(eqx.Module):
     def covariance(
         self,
         t: Scalar | Float[Array, "..."],
-        k_test_train: BothKernels,
+        k_test_train: Kernel,
         nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
     ) -> Float[Array, "..."]:
         """Covariance of the outputs of test examples, the same for each output.
@@ -156,7 +156,7 @@ class Ensemble(eqx.Module):
     def variance(
         self,
         t: Scalar | Float[Array, "..."],
-        k_test_train: BothKernels,
+        k_test_train: Kernel,
         nngp_test_diagonal: Float[Array, " n_test *positions"],
     ) -> Float[Array, "..."]:
         """Variance of each test output: the diagonal of `covariance`, computed alone.
@@ -193,13 +193,13 @@ class Ensemble(eqx.Module):
         return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
     def _test_train(
-        self, k_test_train: BothKernels
+        self, k_test_train: Kernel
     ) -> tuple[Float[Array, "rows_test rows"], Float[Array, "rows_test rows"]]:
         data = self.training.data
         dynamics = data.test_train(self._dynamics(k_test_train))
         return dynamics, data.test_train(k_test_train.nngp, "k_test_train.nngp")
 
-    def _dynamics(self, k_test_train: BothKernels) -> Float[Array, "..."]:
+    def _dynamics(self, k_test_train: Kernel) -> Float[Array, "..."]:
         check_both("k_test_train", k_test_train)
         return k_test_train.ntk if self.trained == "all" else k_test_train.nngp
 
@@ -219,7 +219,7 @@ class Ensemble(eqx.Module):
         return _evolved_jit(self, times, (dynamics, nngp, prior))
 
 
-def check_both(name: str, kernel: BothKernels) -> None:
+def check_both(name: str, kernel: Kernel) -> None:
     """Raise unless both kernels are there."""
     if not is_both(kernel):
         raise ValueError(

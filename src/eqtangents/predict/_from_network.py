@@ -9,11 +9,10 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from eqtangents._kernel import Inputs, kernel as both, nngp, ntk
+from eqtangents._kernel import Inputs, Kernel, kernel as both, nngp, ntk
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
 from eqtangents.predict._arguments import (
-    BothKernels,
     Times,
     as_array,
     described,
@@ -27,7 +26,7 @@ from eqtangents.predict._training_set import as_matrix
 
 
 # Of `(x1, x2)`, where `x2=None` is `x1`: a matrix, or both kernels.
-KernelFunction: TypeAlias = Callable[..., Array | BothKernels]
+KernelFunction: TypeAlias = Callable[..., Array | Kernel]
 
 Options = ParamSpec("Options")
 P = TypeVar("P", bound=eqx.Module)
@@ -65,7 +64,7 @@ class FromNetwork(eqx.Module, Generic[P]):
     def __init__(
         self,
         make: Callable[Concatenate[Array, Array, Options], P]
-        | Callable[Concatenate[BothKernels, Array, Options], P],
+        | Callable[Concatenate[Kernel, Array, Options], P],
         network: AbstractLayer | KernelFunction,
         x_train: Inputs,
         y_train: Shaped[Array, " n_train *positions_and_outputs"],
@@ -318,7 +317,7 @@ def _kernel_function(
     return network
 
 
-def _nngp(kernel: Array | BothKernels) -> Array:
+def _nngp(kernel: Array | Kernel) -> Array:
     return as_array("kernel(x, None)", kernel.nngp if is_both(kernel) else kernel)
 
 
