@@ -11,9 +11,11 @@ import pytest
 import eqtangents as eqt
 from eqtangents import nn, predict
 from eqtangents._monte_carlo import _sampled
+from precision import by_precision
 
 
-ATOL = 1e-9 if jax.config.read("jax_enable_x64") else 1e-4
+def atol():
+    return by_precision(float64=1e-9, float32=1e-4)
 
 
 def outputs(p, x):
@@ -46,7 +48,7 @@ def test_lineax_sees_the_matrix(kind):
     matrix = operator.as_matrix()
     rows, columns = matrix.shape
     assert (operator.out_size(), operator.in_size()) == (rows, columns)
-    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=ATOL)
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol())
     close(lx.diagonal(operator), jnp.diagonal(matrix))
     near = (jnp.diagonal(matrix, offset) for offset in (0, -1, 1))
     if kind != "empty":
@@ -93,7 +95,7 @@ def test_solver_takes_diagonal_of_sums():
     _, operator = next(operators())
     noise = 0.5 * lx.IdentityLinearOperator(operator.in_structure())
     expected = jnp.diagonal(operator.as_matrix()) + 0.5
-    np.testing.assert_allclose(lx.diagonal(operator + noise), expected, atol=ATOL)
+    np.testing.assert_allclose(lx.diagonal(operator + noise), expected, atol=atol())
 
 
 NET = nn.Sequential([nn.Linear(32), nn.Relu(), nn.Linear(2)])
@@ -110,17 +112,17 @@ def test_all_agree_on_traced_axes(getkey):
         assert predict.Ensemble(kernel, y).train_mean(1.0).shape == (4, 1)
     whole = eqt.empirical_ntk(model, x, trace_axes=())
     traced = jnp.einsum("ijaa->ij", whole) / 2
-    np.testing.assert_allclose(finite.ntk, traced, atol=ATOL)
-    np.testing.assert_allclose(eqt.empirical_ntk(model, x), traced, atol=ATOL)
+    np.testing.assert_allclose(finite.ntk, traced, atol=atol())
+    np.testing.assert_allclose(eqt.empirical_ntk(model, x), traced, atol=atol())
     np.testing.assert_allclose(
-        eqt.empirical_ntk(model, x, trace_axes=0), traced, atol=ATOL
+        eqt.empirical_ntk(model, x, trace_axes=0), traced, atol=atol()
     )
     by_leaf = jax.tree.leaves(eqt.empirical_ntk_by_leaf(model, x))
-    np.testing.assert_allclose(sum(by_leaf), traced, atol=ATOL)
+    np.testing.assert_allclose(sum(by_leaf), traced, atol=atol())
     np.testing.assert_allclose(
         eqt.empirical_ntk(model, x, diagonal_axes=0),
         jnp.einsum("ijaa->ija", whole),
-        atol=ATOL,
+        atol=atol(),
     )
 
 
@@ -128,9 +130,9 @@ def test_scalar_outputs_have_no_channels(getkey):
     mlp = eqx.nn.MLP(3, "scalar", 4, 1, key=getkey())
     x = jr.normal(getkey(), (4, 3))
     expected = eqt.empirical_ntk(mlp, x, trace_axes=())
-    np.testing.assert_allclose(eqt.empirical_ntk(mlp, x), expected, atol=ATOL)
+    np.testing.assert_allclose(eqt.empirical_ntk(mlp, x), expected, atol=atol())
     sampled = eqt.monte_carlo(lambda key: mlp, x, None, getkey(), 2)
-    np.testing.assert_allclose(sampled.mean.ntk, expected, atol=ATOL)
+    np.testing.assert_allclose(sampled.mean.ntk, expected, atol=atol())
 
 
 def test_kernels_of_several_outputs(getkey):
@@ -148,7 +150,9 @@ def test_values_of_masked_outputs(getkey):
     model = net.init((3, 4), key=getkey())
     found = eqt.empirical_nngp(model, masked)
     f = jax.vmap(model)(masked).value
-    np.testing.assert_allclose(found, jnp.einsum("icp,jcq->ijpq", f, f) / 5, atol=ATOL)
+    np.testing.assert_allclose(
+        found, jnp.einsum("icp,jcq->ijpq", f, f) / 5, atol=atol()
+    )
     assert eqt.empirical_ntk(model, masked).shape == (2, 2, 4, 4)
 
 
@@ -159,10 +163,10 @@ def test_one_kernel_alone_is_that_of_both(kind, getkey):
     both = eqt.monte_carlo(NET, x, None, key, 4)
     for part in ("mean", "standard_error"):
         np.testing.assert_allclose(
-            getattr(alone, part), getattr(getattr(both, part), kind), atol=ATOL
+            getattr(alone, part), getattr(getattr(both, part), kind), atol=atol()
         )
     (last,) = eqt.running_monte_carlo(NET, x, None, key, [4], kernels=kind)
-    np.testing.assert_allclose(last.mean, alone.mean, atol=ATOL)
+    np.testing.assert_allclose(last.mean, alone.mean, atol=atol())
 
 
 def test_nngp_alone_has_no_derivatives():

@@ -10,10 +10,14 @@ from jaxtyping import Array, Float
 
 import eqtangents as eqt
 from eqtangents import nn
+from precision import by_precision
 
 
-ATOL = 1e-9 if jax.config.read("jax_enable_x64") else 1e-4
 X = np.linspace(-1.0, 1.0, 12).reshape(4, 3)
+
+
+def atol():
+    return by_precision(float64=1e-9, float32=1e-4)
 
 
 def batch():
@@ -113,7 +117,7 @@ def test_hyperparameters_do_not_move(expand):
 def test_hyperparameters_are_no_parameters(use):
     numbers, arrays = networks(few_layers)
     expected = USES[use](numbers)
-    np.testing.assert_allclose(USES[use](arrays), expected, rtol=1e-4, atol=ATOL)
+    np.testing.assert_allclose(USES[use](arrays), expected, rtol=1e-4, atol=atol())
     if use != "monte_carlo":
         everything = USES[use](arrays, trainable=eqx.is_inexact_array)
         assert np.max(np.abs(everything - expected)) > 0.01, "asked for, they are"
@@ -154,14 +158,14 @@ def test_trainable_applies_to_params(trainable):
     options = {"trainable": trainable, "trace_axes": ()}
     # One bias for each output, derivative one.
     eye = np.broadcast_to(np.eye(2), (4, 4, 2, 2))
-    np.testing.assert_allclose(eqt.empirical_ntk(*args, **options), eye, atol=ATOL)
+    np.testing.assert_allclose(eqt.empirical_ntk(*args, **options), eye, atol=atol())
     np.testing.assert_allclose(
-        eqt.empirical_kernel(*args, **options).ntk, eye, atol=ATOL
+        eqt.empirical_kernel(*args, **options).ntk, eye, atol=atol()
     )
     (part,) = jax.tree.leaves(eqt.empirical_ntk_by_leaf(*args, **options))
-    np.testing.assert_allclose(part, eye, atol=ATOL)
+    np.testing.assert_allclose(part, eye, atol=atol())
     matrix = eqt.NTKOperator(*args, trainable=trainable).as_matrix()
-    np.testing.assert_allclose(matrix, np.kron(np.ones((4, 4)), np.eye(2)), atol=ATOL)
+    np.testing.assert_allclose(matrix, np.kron(np.ones((4, 4)), np.eye(2)), atol=atol())
     assert eqt.explain_empirical_ntk(*args, **options).names == ["['b']"]
     x, other = batch()[0], {"w": 2 * params["w"], "b": 1 + params["b"], "n": 5}
     for tangent in (
@@ -169,7 +173,7 @@ def test_trainable_applies_to_params(trainable):
         eqt.taylorize(FUNCTION, 2, params, trainable=trainable),
     ):
         moved = FUNCTION({**params, "b": other["b"]}, x)
-        np.testing.assert_allclose(tangent(other, x), moved, atol=ATOL)
+        np.testing.assert_allclose(tangent(other, x), moved, atol=atol())
 
 
 def with_state():
@@ -192,18 +196,18 @@ def test_state_is_passed_along(without_jaxtyping):
     closure = lambda m, x: m(x, state)[0]
     right = eqt.empirical_kernel(closure, x, None, model, trace_axes=())
     found = eqt.empirical_kernel(model, x, state=state, trace_axes=())
-    np.testing.assert_allclose(found.ntk, right.ntk, atol=ATOL)
-    np.testing.assert_allclose(found.nngp, right.nngp, atol=ATOL)
+    np.testing.assert_allclose(found.ntk, right.ntk, atol=atol())
+    np.testing.assert_allclose(found.nngp, right.nngp, atol=atol())
     parts = eqt.empirical_ntk_by_leaf(model, x, state=state, trace_axes=())
-    np.testing.assert_allclose(sum(jax.tree.leaves(parts)), right.ntk, atol=ATOL)
+    np.testing.assert_allclose(sum(jax.tree.leaves(parts)), right.ntk, atol=atol())
     matrix = right.ntk.transpose(0, 2, 1, 3).reshape(8, 8)
     operator = eqt.NTKOperator(model, x, state=state)
-    np.testing.assert_allclose(operator.as_matrix(), matrix, atol=ATOL)
+    np.testing.assert_allclose(operator.as_matrix(), matrix, atol=atol())
     assert len(eqt.explain_empirical_ntk(model, x, state=state).names) == 6
     sampled = eqt.monte_carlo(lambda key: (model, state), x, None, jr.key(0), 2)
     expected = jnp.einsum("ijaa->ij", right.ntk) / 2
-    np.testing.assert_allclose(sampled.mean.ntk, expected, atol=ATOL)
-    np.testing.assert_allclose(sampled.standard_error.ntk, 0 * expected, atol=ATOL)
+    np.testing.assert_allclose(sampled.mean.ntk, expected, atol=atol())
+    np.testing.assert_allclose(sampled.standard_error.ntk, 0 * expected, atol=atol())
 
 
 def test_state_of_polynomials(without_jaxtyping):
@@ -212,14 +216,14 @@ def test_state_of_polynomials(without_jaxtyping):
     moved = jax.tree.map(lambda p: 1.1 * p if eqx.is_inexact_array(p) else p, model)
     right = eqt.linearize(lambda m, x: m(x, state)[0], model)(moved, x)
     tangent = eqt.linearize(model, state=state)
-    np.testing.assert_allclose(tangent(x), model(x, state)[0], atol=ATOL)
+    np.testing.assert_allclose(tangent(x), model(x, state)[0], atol=atol())
     step = eqx.filter(moved, eqx.is_inexact_array)
     at_moved = eqx.tree_at(lambda t: t.params, tangent, step)
-    np.testing.assert_allclose(at_moved(x), right, atol=ATOL)
+    np.testing.assert_allclose(at_moved(x), right, atol=atol())
     # It is no parameter: what trains or casts finds `params` alone.
     assert trained(eqx.filter(tangent, eqx.is_inexact_array)) == trained(step)
     later, _ = eqt.linearize(model)(x, state)
-    np.testing.assert_allclose(later, model(x, state)[0], atol=ATOL)
+    np.testing.assert_allclose(later, model(x, state)[0], atol=atol())
 
 
 def test_missing_state_is_said(without_jaxtyping):

@@ -22,15 +22,24 @@ from eqtangents import nn
 pytestmark = pytest.mark.usefixtures("without_jaxtyping")
 
 KEY = jr.key(0)
-X = jr.normal(KEY, (4, 3))
-IMAGES = jr.normal(KEY, (4, 2, 6))
 NET = nn.Sequential([nn.Linear(64), nn.Relu(), nn.Linear(1)])
 CONV = [nn.Conv(4, 3, padding="SAME"), nn.Relu()]
 POOLED = nn.Sequential([*CONV, nn.GlobalAvgPool(), nn.Linear(1)])
 FLAT = nn.Sequential([*CONV, nn.Flatten(), nn.Linear(1)])
 GRAPH = nn.Sequential([nn.Aggregate(1), nn.GlobalAvgPool(), nn.Linear(1)])
 MLP = eqx.nn.MLP(3, 1, 8, 1, key=KEY)
-EDGES = nn.Edges(*np.zeros((2, 4, 5), int), np.ones((4, 5), np.float32))
+
+
+def inputs():
+    return jr.normal(KEY, (4, 3))
+
+
+def images():
+    return jr.normal(KEY, (4, 2, 6))
+
+
+def edges():
+    return nn.Edges(*np.zeros((2, 4, 5), int), np.ones((4, 5), images().dtype))
 
 
 def attention(**options):
@@ -44,75 +53,87 @@ def shared_weights():
 
 
 def dots(constant):
-    return eqt.nngp(nn.DotGeneral(rhs=constant), X)[0, 0]
+    return eqt.nngp(nn.DotGeneral(rhs=constant), inputs())[0, 0]
 
 
 # The attempt, its error, and what the message has in it.
 MISTAKES = {
     # Arguments of kernels.
     "Equinox model": (
-        lambda: eqt.ntk(MLP, X),
+        lambda: eqt.ntk(MLP, inputs()),
         TypeError,
         ["`net`", "`MLP`", "eqt.from_equinox(model)", "empirical_ntk"],
     ),
     "list of layers": (
-        lambda: eqt.ntk([nn.Linear(1)], X),
+        lambda: eqt.ntk([nn.Linear(1)], inputs()),
         TypeError,
         ["`net`", "list", "nn.Sequential(["],
     ),
-    "swapped": (lambda: eqt.ntk(X, NET), TypeError, ["`net`", "`x1`", "swapped"]),
+    "swapped": (
+        lambda: eqt.ntk(inputs(), NET),
+        TypeError,
+        ["`net`", "`x1`", "swapped"],
+    ),
     "swapped for NumPy": (
         lambda: eqt.kernel(np.ones((2, 3)), NET, np.ones((2, 3))),
         TypeError,
         ["`net`", "`x1`", "swapped"],
     ),
     "class": (
-        lambda: eqt.ntk(nn.Linear, X),
+        lambda: eqt.ntk(nn.Linear, inputs()),
         TypeError,
         ["class `Linear`", "instance", "`Linear()`"],
     ),
-    "function": (lambda: eqt.ntk(jnp.tanh, X), TypeError, ["`tanh`", "Elementwise"]),
+    "function": (
+        lambda: eqt.ntk(jnp.tanh, inputs()),
+        TypeError,
+        ["`tanh`", "Elementwise"],
+    ),
     "triple of stax": (
-        lambda: eqt.ntk((lambda: 0, lambda: 0, lambda: 0), X),
+        lambda: eqt.ntk((lambda: 0, lambda: 0, lambda: 0), inputs()),
         TypeError,
         ["tuple of 3", "Neural Tangents"],
     ),
-    "no network": (lambda: eqt.ntk(None, X), TypeError, ["`net`", "`None`"]),
+    "no network": (lambda: eqt.ntk(None, inputs()), TypeError, ["`net`", "`None`"]),
     "no inputs": (lambda: eqt.ntk(NET, None), TypeError, ["`x1`", "`None`"]),
     "nested lists": (
-        lambda: eqt.ntk(NET, X.tolist()),
+        lambda: eqt.ntk(NET, inputs().tolist()),
         TypeError,
         ["`x1`", "list of 4", "jnp.asarray(x1)"],
     ),
     "number": (lambda: eqt.ntk(NET, 1.0), TypeError, ["`x1`", "1.0", "batch"]),
-    "dict": (lambda: eqt.ntk(NET, {"x": X}), TypeError, ["`x1`", "dict", "tuple"]),
+    "dict": (
+        lambda: eqt.ntk(NET, {"x": inputs()}),
+        TypeError,
+        ["`x1`", "dict", "tuple"],
+    ),
     "numbers as x2": (
-        lambda: eqt.ntk(NET, X, [[1.0, 2.0, 3.0]]),
+        lambda: eqt.ntk(NET, inputs(), [[1.0, 2.0, 3.0]]),
         TypeError,
         ["`x2`", "list", "jnp.asarray(x2)"],
     ),
     "third argument": (
-        lambda: eqt.kernel(NET, X, "ntk"),
+        lambda: eqt.kernel(NET, inputs(), "ntk"),
         TypeError,
         ["`x2`", "'ntk'", ".ntk", "eqt.ntk("],
     ),
     "both names": (
-        lambda: eqt.kernel(NET, X, ("nngp", "ntk")),
+        lambda: eqt.kernel(NET, inputs(), ("nngp", "ntk")),
         TypeError,
         ["`x2`", ".nngp", ".ntk"],
     ),
     "fourth argument": (
-        lambda: eqt.kernel(NET, X, None, "ntk"),
+        lambda: eqt.kernel(NET, inputs(), None, "ntk"),
         TypeError,
         ["'ntk'", ".ntk", "eqt.ntk("],
     ),
     "get": (
-        lambda: eqt.kernel(NET, X, get="ntk"),
+        lambda: eqt.kernel(NET, inputs(), get="ntk"),
         TypeError,
         ["`get`", ".ntk", "eqt.ntk("],
     ),
     "key to a kernel": (
-        lambda: eqt.nngp(NET, X, key=KEY),
+        lambda: eqt.nngp(NET, inputs(), key=KEY),
         TypeError,
         ["`key`", "monte_carlo"],
     ),
@@ -131,87 +152,96 @@ MISTAKES = {
         TypeError,
         ["`x1`", "placeholder", "eval_shape"],
     ),
-    "list of examples": (lambda: eqt.ntk(NET, [*X]), ValueError, ["jnp.stack(x)"]),
-    "network as x2": (lambda: eqt.ntk(NET, X, NET), TypeError, ["`x2`", "Sequential"]),
-    "one example": (lambda: eqt.ntk(NET, X[0]), ValueError, ["(3,)", "x[None]"]),
+    "list of examples": (
+        lambda: eqt.ntk(NET, [*inputs()]),
+        ValueError,
+        ["jnp.stack(x)"],
+    ),
+    "network as x2": (
+        lambda: eqt.ntk(NET, inputs(), NET),
+        TypeError,
+        ["`x2`", "Sequential"],
+    ),
+    "one example": (lambda: eqt.ntk(NET, inputs()[0]), ValueError, ["(3,)", "x[None]"]),
     "integers": (
         lambda: eqt.ntk(NET, np.ones((4, 3), int)),
         ValueError,
         ["int", "astype(jnp.float32)"],
     ),
     "no channels": (
-        lambda: eqt.ntk(NET, X[:, :0]),
+        lambda: eqt.ntk(NET, inputs()[:, :0]),
         ValueError,
         ["`x1`", "(4, 0)", "no channels"],
     ),
     "no positions": (
-        lambda: eqt.ntk(POOLED, IMAGES, IMAGES[..., :0]),
+        lambda: eqt.ntk(POOLED, images(), images()[..., :0]),
         ValueError,
         ["`x2`", "(4, 2, 0)", "no positions"],
     ),
     "no channels of images": (
-        lambda: eqt.ntk(POOLED, IMAGES[:, :0]),
+        lambda: eqt.ntk(POOLED, images()[:, :0]),
         ValueError,
         ["no channels"],
     ),
     "NaN": (
-        lambda: eqt.ntk(NET, X.at[2].set(jnp.nan)),
+        lambda: eqt.ntk(NET, inputs().at[2].set(jnp.nan)),
         ValueError,
         ["`x1`", "NaN", "1 of its 4 examples: 2", "jnp.isfinite"],
     ),
     "infinite x2": (
-        lambda: eqt.nngp(NET, X, X.at[:, 0].set(jnp.inf)),
+        lambda: eqt.nngp(NET, inputs(), inputs().at[:, 0].set(jnp.inf)),
         ValueError,
         ["`x2`", "infinite", "4 of its 4"],
     ),
     "NaN where the mask is true": (
         lambda: eqt.ntk(
-            POOLED, nn.Masked(IMAGES.at[1, 0, 2].set(jnp.nan), jnp.ones((4, 6), bool))
+            POOLED, nn.Masked(images().at[1, 0, 2].set(jnp.nan), jnp.ones((4, 6), bool))
         ),
         ValueError,
         ["`x1`", "NaN", "examples: 1"],
     ),
     "NaN in a graph": (
-        lambda: eqt.ntk(GRAPH, nn.Graph(IMAGES, jnp.full((4, 6, 6), jnp.nan))),
+        lambda: eqt.ntk(GRAPH, nn.Graph(images(), jnp.full((4, 6, 6), jnp.nan))),
         ValueError,
         ["`x1`", "edges", "NaN"],
     ),
     "graph on one side": (
-        lambda: eqt.ntk(GRAPH, nn.Graph(IMAGES, jnp.ones((4, 6, 6))), IMAGES),
+        lambda: eqt.ntk(GRAPH, nn.Graph(images(), jnp.ones((4, 6, 6))), images()),
         ValueError,
         ["`x1` has a graph", "`x2` none", "nn.Graph(x2, adjacency)"],
     ),
     "edges against a matrix": (
         lambda: eqt.ntk(
-            GRAPH, nn.Graph(IMAGES, jnp.ones((4, 6, 6))), nn.Graph(IMAGES, EDGES)
+            GRAPH, nn.Graph(images(), jnp.ones((4, 6, 6))), nn.Graph(images(), edges())
         ),
         ValueError,
         ["two kinds", "nn.Edges"],
     ),
     "array against a tuple": (
-        lambda: eqt.ntk(nn.FanInSum(), (X, X), X),
+        lambda: eqt.ntk(nn.FanInSum(), (inputs(), inputs()), inputs()),
         ValueError,
         ["`x1` is a tuple of 2", "`x2` an array of shape (4, 3)"],
     ),
     "lengths of sequences": (
-        lambda: eqt.ntk(POOLED, IMAGES, IMAGES[..., :4]),
+        lambda: eqt.ntk(POOLED, images(), images()[..., :4]),
         ValueError,
         ["(2, 6)", "(2, 4)", "nn.Masked.pad"],
     ),
     "one image for a batch": (
-        lambda: eqt.ntk(POOLED.init((2, 6), key=KEY), IMAGES.transpose(0, 2, 1)),
+        lambda: eqt.ntk(POOLED.init((2, 6), key=KEY), images().transpose(0, 2, 1)),
         nn.LayerError,
         ["layers[0] (Conv)", "2 inputs", "6 channels", "x[None]"],
     ),
     # Weights and hyperparameters.
     "shared weights": (
-        lambda: eqt.kernel(shared_weights(), X),
+        lambda: eqt.kernel(shared_weights(), inputs()),
         nn.LayerError,
         ["layers[1].layers[1]", "layers[1].layers[0].weight", "independent", "init"],
     ),
     "shared weights of a model": (
         lambda: eqt.kernel(
-            eqt.from_equinox(eqx.nn.Sequential([layer := MLP.layers[0], layer])), X
+            eqt.from_equinox(eqx.nn.Sequential([layer := MLP.layers[0], layer])),
+            inputs(),
         ),
         nn.LayerError,
         ["layers[1]", "layers[0].weight"],
@@ -223,7 +253,7 @@ MISTAKES = {
                 nn.Linear(8, weight_std=jnp.ones(())),
                 jnp.ones(4),
             ),
-            X,
+            inputs(),
         ),
         nn.LayerError,
         ["`weight_std`", "(4,)", "filter_vmap"],
@@ -334,7 +364,7 @@ MISTAKES = {
         ["`wieght_std`", "mean `weight_std`"],
     ),
     "array to a constructor": (
-        lambda: nn.Relu(X),
+        lambda: nn.Relu(inputs()),
         TypeError,
         ["Relu", "no arguments", "nn.Relu()"],
     ),
@@ -520,7 +550,7 @@ MISTAKES = {
         ["`init`", "5", "`(5,)`"],
     ),
     "array for a shape": (
-        lambda: NET.init(X, key=KEY),
+        lambda: NET.init(inputs(), key=KEY),
         TypeError,
         ["(4, 3)", "x.shape[1:]"],
     ),
@@ -542,70 +572,74 @@ MISTAKES = {
     ),
     "no shape": (lambda: NET.init(key=KEY), TypeError, ["`init`", "x.shape[1:]"]),
     "params and input": (
-        lambda: NET({}, X[0]),
+        lambda: NET({}, inputs()[0]),
         TypeError,
         ["`model(x)`", "(3,)"],
     ),
     "key after the input": (
-        lambda: NET(X[0], KEY),
+        lambda: NET(inputs()[0], KEY),
         TypeError,
         ["random key", "model(x, key=key)"],
     ),
     "list for an input": (
-        lambda: NET(X[0].tolist()),
+        lambda: NET(inputs()[0].tolist()),
         TypeError,
         ["list of 3", "jnp.asarray(x)"],
     ),
     "array to propagate": (
-        lambda: nn.Linear(8).propagate(X),
+        lambda: nn.Linear(8).propagate(inputs()),
         TypeError,
         ["covariances", "eqt.kernel(net, x)"],
     ),
     # Inputs that are more than an array.
     "mask with channels": (
-        lambda: nn.Masked(IMAGES, jnp.ones((4, 2, 6), bool)),
+        lambda: nn.Masked(images(), jnp.ones((4, 2, 6), bool)),
         ValueError,
         ["`mask`", "(4, 2, 6)", "`(n, *spatial)`"],
     ),
     "mask of numbers": (
-        lambda: nn.Masked(IMAGES, jnp.ones((4, 6))),
+        lambda: nn.Masked(images(), jnp.ones((4, 6))),
         ValueError,
         ["`mask`", "float", "astype(bool)"],
     ),
     "mask first": (
-        lambda: nn.Masked(jnp.ones((4, 6), bool), IMAGES),
+        lambda: nn.Masked(jnp.ones((4, 6), bool), images()),
         ValueError,
         ["swapped", "nn.Masked(value, mask)"],
     ),
-    "no mask": (lambda: nn.Masked(IMAGES, None), TypeError, ["`mask`", "`None`"]),
+    "no mask": (lambda: nn.Masked(images(), None), TypeError, ["`mask`", "`None`"]),
     "ragged values": (
         lambda: nn.Masked([[1.0], [1.0, 2.0]], jnp.ones(2, bool)),
         TypeError,
         ["`value`", "nn.Masked.pad("],
     ),
     "mask for one example": (
-        lambda: eqt.ntk(POOLED, nn.Masked(IMAGES, jnp.ones((2, 6), bool))),
+        lambda: eqt.ntk(POOLED, nn.Masked(images(), jnp.ones((2, 6), bool))),
         ValueError,
         ["mask", "(2, 6)", "(4, 6)"],
     ),
-    "graph first": (lambda: nn.Graph(EDGES, IMAGES), TypeError, ["swapped", "Graph("]),
+    "graph first": (
+        lambda: nn.Graph(edges(), images()),
+        TypeError,
+        ["swapped", "Graph("],
+    ),
     "edges as a tuple": (
-        lambda: nn.Graph(IMAGES, tuple(EDGES)),
+        lambda: nn.Graph(images(), tuple(edges())),
         TypeError,
         ["tuple of 3", "nn.Edges("],
     ),
     "adjacency that is not square": (
-        lambda: nn.Graph(IMAGES, jnp.ones((4, 6, 5))),
+        lambda: nn.Graph(images(), jnp.ones((4, 6, 5))),
         ValueError,
         ["`adjacency`", "(4, 6, 5)", "(positions, positions)"],
     ),
     "ends of edges": (
-        lambda: nn.Graph(IMAGES, EDGES._replace(senders=jnp.ones((4, 5)))),
+        lambda: nn.Graph(images(), edges()._replace(senders=jnp.ones((4, 5)))),
         ValueError,
         ["`senders`", "float", "integers"],
     ),
     "weights of edges": (
-        lambda: nn.Graph(IMAGES, EDGES._replace(weights=jnp.ones((4, 3)))),
+        lambda: nn.Graph(images(), edges()._replace(weights=jnp.ones((4, 3)))),
         ValueError,
         ["`senders`", "(4, 5)", "(4, 3)"],
     ),
@@ -685,9 +719,9 @@ def options_of(cls):
     if cls is nn.GlobalSelfAttention:
         return (8,), {"key_channels": 4, "value_channels": 4, "heads": 2}
     if cls is nn.Masked:
-        return (IMAGES, jnp.ones((4, 6), bool)), {}
+        return (images(), jnp.ones((4, 6), bool)), {}
     if cls is nn.Graph:
-        return (IMAGES, jnp.ones((4, 6, 6))), {}
+        return (images(), jnp.ones((4, 6, 6))), {}
     return LAYERS.get(cls, ()), {}
 
 
@@ -753,16 +787,18 @@ def test_every_hyperparameter_is_one_number(cls):
 def test_hyperparameters_may_be_traced_mapped_and_placeholders():
     stds = jnp.array([1.0, 2.0])
     mapped = eqx.filter_vmap(lambda s: nn.Linear(8, weight_std=s))(stds)
-    kernels = eqx.filter_vmap(lambda net: eqt.nngp(net, X))(mapped)
+    kernels = eqx.filter_vmap(lambda net: eqt.nngp(net, inputs()))(mapped)
     np.testing.assert_allclose(kernels[1], 4 * kernels[0], rtol=1e-6)
-    slope = jax.grad(lambda s: eqt.nngp(nn.Linear(8, weight_std=s), X)[0, 0])(3.0)
-    np.testing.assert_allclose(slope, 2 * 3 * jnp.mean(X[0] ** 2), rtol=1e-5)
+    slope = jax.grad(lambda s: eqt.nngp(nn.Linear(8, weight_std=s), inputs())[0, 0])(
+        3.0
+    )
+    np.testing.assert_allclose(slope, 2 * 3 * jnp.mean(inputs()[0] ** 2), rtol=1e-5)
     shape = eqx.filter_eval_shape(lambda s: nn.Linear(8, weight_std=s), stds[0])
     assert shape.weight_std.shape == ()
     placeholder = jax.ShapeDtypeStruct((), jnp.float32)
     assert nn.Linear(8, weight_std=placeholder).weight_std is placeholder
     moved = eqx.tree_at(lambda net: net.weight_std, nn.Linear(8, weight_std=1.0), 2.0)
-    np.testing.assert_allclose(eqt.nngp(moved, X), kernels[1], rtol=1e-6)
+    np.testing.assert_allclose(eqt.nngp(moved, inputs()), kernels[1], rtol=1e-6)
 
 
 def test_one_number_may_stand_in_many_layers():
@@ -771,15 +807,15 @@ def test_one_number_may_stand_in_many_layers():
     model = nn.Sequential(layers).init((3,), key=KEY)
     fixed = [nn.Linear(8, weight_std=1.5), nn.Relu(), nn.Linear(8, weight_std=1.5)]
     np.testing.assert_allclose(
-        eqt.ntk(model, X), eqt.ntk(nn.Sequential(fixed), X), rtol=1e-6
+        eqt.ntk(model, inputs()), eqt.ntk(nn.Sequential(fixed), inputs()), rtol=1e-6
     )
     # A layer without parameters describes any number of layers.
     layer = nn.Linear(8)
-    twice = eqt.nngp(nn.Sequential([layer, layer]), X)
-    np.testing.assert_allclose(twice, X @ X.T / 3, rtol=1e-4, atol=1e-6)
+    twice = eqt.nngp(nn.Sequential([layer, layer]), inputs())
+    np.testing.assert_allclose(twice, inputs() @ inputs().T / 3, rtol=1e-4, atol=1e-6)
     # Parameters of a function are fixed, and may be shared.
     bent = nn.Polynomial(jnp.array([0.0, 1.0]))
-    both = eqt.nngp(nn.Sequential([layer, bent, layer, bent, layer]), X)
+    both = eqt.nngp(nn.Sequential([layer, bent, layer, bent, layer]), inputs())
     np.testing.assert_allclose(both, twice, rtol=1e-4, atol=1e-6)
 
 
@@ -787,7 +823,7 @@ def test_choices_may_be_in_any_case_and_sizes_of_any_integer():
     same = nn.Conv(np.int64(4), [3], np.int32(2), "same", parameterization="NTK")
     assert eqx.tree_equal(same, nn.Conv(4, (3,), 2, "SAME"))
     np.testing.assert_array_equal(
-        eqt.nngp(same, IMAGES), eqt.nngp(nn.Conv(4, (3,), 2, "SAME"), IMAGES)
+        eqt.nngp(same, images()), eqt.nngp(nn.Conv(4, (3,), 2, "SAME"), images())
     )
     assert attention(mechanism="ReLU") == attention(mechanism="relu")
     assert nn.AvgPool([2], padding=[[1, 0]]) == nn.AvgPool((2,), padding=((1, 0),))
@@ -798,50 +834,62 @@ def test_choices_may_be_in_any_case_and_sizes_of_any_integer():
 
 
 def test_numpy_arrays_are_inputs():
-    x = np.asarray(X)
-    np.testing.assert_array_equal(eqt.ntk(NET, x), eqt.ntk(NET, X))
-    np.testing.assert_array_equal(eqt.nngp(NET, x, X), eqt.nngp(NET, X, X))
+    x = np.asarray(inputs())
+    np.testing.assert_array_equal(eqt.ntk(NET, x), eqt.ntk(NET, inputs()))
+    np.testing.assert_array_equal(
+        eqt.nngp(NET, x, inputs()), eqt.nngp(NET, inputs(), inputs())
+    )
     model = NET.init((3,), key=KEY)
-    np.testing.assert_array_equal(model(x[0]), model(X[0]))
+    np.testing.assert_array_equal(model(x[0]), model(inputs()[0]))
 
 
 def test_nothing_is_said_of_traced_values():
-    bad = X.at[0, 0].set(jnp.nan)
+    bad = inputs().at[0, 0].set(jnp.nan)
     kernel = jax.jit(lambda x: eqt.nngp(NET, x))(bad)
     assert np.isnan(kernel[0, 0])
-    np.testing.assert_allclose(kernel[1:, 1:], eqt.nngp(NET, X)[1:, 1:], rtol=1e-5)
+    np.testing.assert_allclose(
+        kernel[1:, 1:], eqt.nngp(NET, inputs())[1:, 1:], rtol=1e-5
+    )
 
 
 def test_values_at_missing_positions_may_be_anything():
     mask = jnp.ones((4, 6), bool).at[:, 4:].set(False)
-    filled = nn.Masked(jnp.where(mask[:, None], IMAGES, jnp.nan), mask)
-    expected = eqt.ntk(POOLED, nn.Masked(IMAGES, mask))
+    filled = nn.Masked(jnp.where(mask[:, None], images(), jnp.nan), mask)
+    expected = eqt.ntk(POOLED, nn.Masked(images(), mask))
     np.testing.assert_array_equal(eqt.ntk(POOLED, filled), expected)
-    unused = EDGES._replace(
+    unused = edges()._replace(
         senders=np.full((4, 5), -1), weights=np.full((4, 5), np.inf)
     )
-    none = EDGES._replace(senders=np.full((4, 5), -1))
+    none = edges()._replace(senders=np.full((4, 5), -1))
     np.testing.assert_array_equal(
-        eqt.ntk(GRAPH, nn.Graph(IMAGES, unused)), eqt.ntk(GRAPH, nn.Graph(IMAGES, none))
+        eqt.ntk(GRAPH, nn.Graph(images(), unused)),
+        eqt.ntk(GRAPH, nn.Graph(images(), none)),
     )
 
 
 def test_an_array_beside_a_mask_has_all_positions():
     mask = jnp.ones((4, 6), bool)
-    expected = eqt.ntk(POOLED, nn.Masked(IMAGES, mask), nn.Masked(IMAGES, mask))
-    for pair in ((nn.Masked(IMAGES, mask), IMAGES), (IMAGES, nn.Masked(IMAGES, mask))):
+    expected = eqt.ntk(POOLED, nn.Masked(images(), mask), nn.Masked(images(), mask))
+    for pair in (
+        (nn.Masked(images(), mask), images()),
+        (images(), nn.Masked(images(), mask)),
+    ):
         np.testing.assert_array_equal(eqt.ntk(POOLED, *pair), expected)
     graph = lambda value: nn.Graph(value, jnp.ones((4, 6, 6)))
     np.testing.assert_array_equal(
-        eqt.nngp(GRAPH, graph(IMAGES), graph(nn.Masked(IMAGES, mask))),
-        eqt.nngp(GRAPH, graph(IMAGES), graph(IMAGES)),
+        eqt.nngp(GRAPH, graph(images()), graph(nn.Masked(images(), mask))),
+        eqt.nngp(GRAPH, graph(images()), graph(images())),
     )
 
 
 def test_a_tuple_beside_a_list_is_a_tuple():
     net = nn.Sequential([nn.Parallel([nn.Linear(8), nn.Linear(8)]), nn.FanInSum()])
-    expected = 2 * X @ X.T / 3
-    for pair in (((X, X), [X, X]), ([X, X], (X, X)), ([X, X], None)):
+    expected = 2 * inputs() @ inputs().T / 3
+    for pair in (
+        ((inputs(), inputs()), [inputs(), inputs()]),
+        ([inputs(), inputs()], (inputs(), inputs())),
+        ([inputs(), inputs()], None),
+    ):
         np.testing.assert_allclose(eqt.nngp(net, *pair), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -871,9 +919,9 @@ def test_padded_sequences_have_the_kernels_of_sequences():
         for j, other in enumerate(sequences[:i]):
             pair = eqt.kernel(net, nn.Masked.pad([one, other]))
             np.testing.assert_allclose(kernel.ntk[i, j], pair.ntk[0, 1], rtol=1e-5)
-    images = nn.Masked.pad([jnp.ones((3, 2, 5)), jnp.ones((3, 4, 1))])
-    assert images.value.shape == (2, 3, 4, 5)
-    np.testing.assert_array_equal(images.mask.sum((1, 2)), [10, 4])
+    padded = nn.Masked.pad([jnp.ones((3, 2, 5)), jnp.ones((3, 4, 1))])
+    assert padded.value.shape == (2, 3, 4, 5)
+    np.testing.assert_array_equal(padded.mask.sum((1, 2)), [10, 4])
 
 
 PICKS = {
@@ -925,7 +973,7 @@ def test_layers_of_users_are_checked_by_their_annotations():
             return covariance
 
     assert pickle.loads(pickle.dumps(nn.Linear(8))) == nn.Linear(8)
-    np.testing.assert_array_equal(Scaled(2.0)(X[0]), 2 * X[0])
+    np.testing.assert_array_equal(Scaled(2.0)(inputs()[0]), 2 * inputs()[0])
     with pytest.raises(TypeError, match="Scaled: `factor` is 'two'"):
         Scaled("two")
     with pytest.raises(TypeError, match="Scaled: `init` was given 5"):

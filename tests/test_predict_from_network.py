@@ -219,7 +219,7 @@ def test_what_does_not_fit_is_refused(data):
         FromNetwork(
             GaussianProcess, eqx.nn.MLP(3, 1, 8, 1, key=jr.key(0)), x, y, noise=0.1
         )
-    with pytest.raises(TypeError, match=r"`network` is a plain array"):
+    with pytest.raises(TypeError, match=r"`network` is an array of shape"):
         FromNetwork(GaussianProcess, x, x, y)
     with pytest.raises(ValueError, match=r"returns both kernels, .*the network itself"):
         FromNetwork(GaussianProcess, eqx.Partial(eqt.kernel, NET), x, y)

@@ -1,11 +1,6 @@
-"""What is said of arguments that do not fit: what came, what was needed, what to write.
-
-Constructors are checked by their annotations, before they run.
-"""
+"""What is said of arguments that do not fit: what came, and what was needed."""
 
 import collections.abc
-import difflib
-import functools
 import inspect
 import numbers
 import types
@@ -18,7 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqtangents._types import Rule, is_concrete, is_integer
+from eqtangents._types import Rule, integer, is_concrete, is_integer, lowered
+
+
+Choice = TypeVar("Choice")
 
 
 def described(value: Any) -> str:
@@ -29,10 +27,14 @@ def described(value: Any) -> str:
         return f"the class `{value.__name__}`"
     if isinstance(value, Sequence):
         return _described_sequence(value)
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {len(value)}"
     if isinstance(value, jax.ShapeDtypeStruct):
         return f"a placeholder of shape {value.shape}"
     shape, dtype = getattr(value, "shape", None), getattr(value, "dtype", None)
     if isinstance(shape, tuple) and dtype is not None:
+        if is_typed_key(value) and shape:
+            return f"an array of random keys, of shape {shape}"
         if is_key(value):
             return "a random key"
         if shape == () and is_concrete(value):
@@ -62,30 +64,78 @@ def _described_sequence(value: Sequence) -> str:
     return f"a {kind} of {len(value)}{of}"
 
 
+def is_typed_key(value: Any) -> bool:
+    """Whether these are random keys of the typed kind, of any shape."""
+    array = isinstance(value, jax.Array)
+    return array and jnp.issubdtype(value.dtype, jax.dtypes.prng_key)
+
+
 def is_key(value: Any) -> bool:
-    """Whether this is a random key, or looks like one of the old style."""
-    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", ())
-    if dtype is None:
-        return False
-    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+    """Whether these are random keys, or this looks like one of the older kind."""
+    if is_typed_key(value):
         return True
-    return dtype == np.uint32 and shape in ((2,), (4,))
+    array = isinstance(value, jax.Array | np.ndarray)
+    return array and value.dtype == np.uint32 and value.shape in ((2,), (4,))
 
 
-def check(owner: str, name: str, value: Any, rule: Rule) -> None:
+def check_key(name: str, key: Any) -> None:
+    """Raise unless this is one random key.
+
+    **Arguments:**
+
+    - `name`: what it is called in the message, "`key`" say.
+    - `key`: what came.
+
+    **Raises:** `TypeError` if it is no key, `ValueError` if it is several.
+    """
+    if not is_key(key):
+        seed = key if is_integer(key) else 0
+        raise TypeError(
+            f"{name} is {described(key)}, but must be a random key: "
+            f"`key=jax.random.key({seed})`, say."
+        )
+    if is_typed_key(key) and key.shape:
+        raise ValueError(
+            f"{name} is {described(key)}, but must be one key: `key[0]`, say."
+        )
+
+
+def check(owner: str, name: str, value: Any, rule: Rule, hint: str = "") -> None:
     """Raise unless an argument keeps a rule.
+
+    **Arguments:**
+
+    - `owner`: whose argument it is; nothing for a function, which the traceback names.
+    - `name`, `value`: of the argument.
+    - `rule`: what it must be.
+    - `hint`: what more there is to say.
 
     **Raises:** `TypeError` for another kind of object, `ValueError` for a value.
     """
+    came = f"{owner and owner + ': '}`{name}` is {described(value)}, but must "
+    more = f" {hint}" if hint else _hint(name, value)
     if not rule.of_kind(value):
-        raise TypeError(
-            f"{owner}: `{name}` is {described(value)}, but must {rule.kind}."
-            f"{_hint(name, value)}"
-        )
+        raise TypeError(f"{came}{rule.kind}.{more}")
     if not rule.of_value(value):
-        raise ValueError(
-            f"{owner}: `{name}` is {described(value)}, but must {rule.value}."
-        )
+        raise ValueError(f"{came}{rule.value}.{more}")
+
+
+def checked_integer(name: str, value: Any, least: int, hint: str = "") -> int:
+    """An integer of Python, at least so large.
+
+    **Raises:** `TypeError` if it is no integer, `ValueError` if it is too small.
+    """
+    check("", name, value, integer(least), hint)
+    return int(value)
+
+
+def checked_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
+    """One of some names, as it is written among them.
+
+    **Raises:** `TypeError` if it is no string, `ValueError` if it is none of them.
+    """
+    check("", name, value, _choice(choices))
+    return cast(Choice, lowered(value))
 
 
 def _hint(name: str, value: Any) -> str:
@@ -169,115 +219,3 @@ _BASIC: dict[Any, Rule] = {
     float: _NUMBER,
     str: Rule("be a string", lambda value: isinstance(value, str)),
 }
-
-
-class Habits(typing.NamedTuple):
-    """What other libraries call arguments."""
-
-    renamed: Mapping[str, Sequence[str]]  # to the first of these that there is
-    said: Mapping[str, str]
-    positional: Callable[[str, Sequence[str], tuple], str | None]
-
-
-def check_call(
-    owner: str,
-    signature: inspect.Signature,
-    rules: Mapping[str, Rule],
-    args: tuple,
-    kwargs: Mapping[str, Any],
-    habits: Habits,
-) -> None:
-    """Raise unless a call fits a signature, and each argument the rule of its name."""
-    try:
-        bound = signature.bind(*args, **kwargs)
-    except TypeError as error:
-        said = _misfit(owner, signature, args, kwargs, habits)
-        raise TypeError(said or f"{owner}: {error}.") from None
-    for name, value in bound.arguments.items():
-        if name in rules:
-            check(owner, name, value, rules[name])
-
-
-def _misfit(
-    owner: str,
-    signature: inspect.Signature,
-    args: tuple,
-    kwargs: Mapping[str, Any],
-    habits: Habits,
-) -> str | None:
-    """What to write instead of arguments that there are not."""
-    parameters = signature.parameters.values()
-    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    listed = ", ".join(f"`{name}`" for name in names)
-    for name in kwargs:
-        if name not in names:
-            there = (
-                f"Its arguments are {listed}." if names else "It takes no arguments."
-            )
-            return f"{owner}: takes no `{name}`. {_renamed(name, names, habits)}{there}"
-    places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    if len(args) <= len(places):
-        return None
-    if said := habits.positional(owner, names, args):
-        return f"{owner}: {said}"
-    if not names:
-        return f"{owner}: takes no arguments, but was given {described(args[0])}."
-    taken = ", ".join(f"`{name}`" for name in places)
-    further = [f"`{name}=`" for name in names if name not in places]
-    by_name = f" Give others by name: {', '.join(further)}." if further else ""
-    return (
-        f"{owner}: takes {taken or 'none'} by position, but {len(args)} came, the last "
-        f"{described(args[-1])}.{by_name}"
-    )
-
-
-def _renamed(name: str, names: Sequence[str], habits: Habits) -> str:
-    for new in habits.renamed.get(name.lower(), ()):
-        if new in names:
-            return f"`{name}` is `{new}` here. "
-    if said := habits.said.get(name.lower()):
-        return f"{said} "
-    close = difflib.get_close_matches(name, names, 1)
-    return f"Did you mean `{close[0]}`? " if close else ""
-
-
-@functools.cache
-def _constructor(cls: type) -> tuple[inspect.Signature, dict[str, Rule]]:
-    signature = inspect.signature(cls.__init__)
-    _, *parameters = signature.parameters.values()
-    rules = {p.name: rule_of(p.annotation) for p in parameters if _is_one(p)}
-    found = {name: rule for name, rule in rules.items() if rule is not None}
-    return signature.replace(parameters=parameters), found
-
-
-def _is_one(parameter: inspect.Parameter) -> bool:
-    return parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-
-
-def check_constructor(
-    cls: type, args: tuple, kwargs: Mapping[str, Any], habits: Habits
-) -> None:
-    """Raise unless a class can be made of some arguments, by its annotations."""
-    signature, rules = _constructor(cls)
-    check_call(cls.__name__, signature, rules, args, kwargs, habits)
-
-
-_Function = TypeVar("_Function", bound=Callable)
-
-
-def names_checked(habits: Habits) -> Callable[[_Function], _Function]:
-    """Have a function say what to write instead of arguments that it does not have."""
-
-    def decorate(function: _Function) -> _Function:
-        signature = inspect.signature(function)
-        names, name = signature.parameters.keys(), function.__name__
-
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > len(names) or not kwargs.keys() <= names:
-                check_call(name, signature, {}, args, kwargs, habits)
-            return function(*args, **kwargs)
-
-        return cast(_Function, call)
-
-    return decorate

@@ -10,20 +10,20 @@ from typing import Any, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, PyTree
 
-from eqtangents._arguments import Habits, described
+from eqtangents._arguments import described
 from eqtangents._networks import check_independent, check_network
+from eqtangents._signatures import Habits
 from eqtangents._types import is_concrete
 from eqtangents.nn import AbstractLayer, Edges, Graph, Masked
 from eqtangents.nn._inputs import Signal, is_signal, values_of, with_equal_edges
 
 
-# At run time.
-Inputs: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
-# What a network with one input takes, for type checkers.
-Batch: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
-Batches: TypeAlias = Batch | Sequence["Batches"]
+# What type checkers see of a batch for a network with one input, and with any number;
+# at run time a batch is a tree of arrays, as everywhere.
+Input: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
+Inputs: TypeAlias = Input | Sequence["Inputs"]
 
 
 _ONE = (
@@ -255,7 +255,7 @@ def _alike(
     second, other = jax.tree.flatten(x2, is_leaf=is_signal)
     if structure != other:
         raise ValueError(
-            f"`x1` is {_in_words(x1)} and `x2` {_in_words(x2)}, but both must be what "
+            f"`x1` is {_named(x1)} and `x2` {_named(x2)}, but both must be what "
             "the network takes: an array, or a tuple with an array for each input."
         )
     pairs = [_pair(a, b) for a, b in zip(first, second, strict=True)]
@@ -263,10 +263,10 @@ def _alike(
     return jax.tree.unflatten(structure, x1), jax.tree.unflatten(structure, x2)
 
 
-def _in_words(x: PyTree[Signal]) -> str:
+def _named(x: PyTree[Signal]) -> str:
     if not isinstance(x, tuple):
         return described(x)
-    return f"a tuple of {len(x)} ({', '.join(map(_in_words, x))})"
+    return f"a tuple of {len(x)} ({', '.join(map(_named, x))})"
 
 
 def _pair(a: Signal, b: Signal) -> tuple[Signal, Signal]:

@@ -7,17 +7,12 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from eqtangents._arguments import names_checked
-from eqtangents._batches import (
-    KERNEL_HABITS,
-    Batch,
-    Batches,
-    Inputs,
-    checked,
-)
+from eqtangents._batches import KERNEL_HABITS, Input, Inputs, checked
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
+from eqtangents._signatures import names_checked
 from eqtangents._tiles import Entries, evaluate, evaluate_diagonal
+from eqtangents._trees import Batch
 from eqtangents.nn import AbstractLayer
 
 
@@ -27,13 +22,13 @@ Matrices: TypeAlias = Array | tuple["Matrices", ...]
 
 
 @overload
-def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Kernel: ...
+def kernel(net: AbstractLayer, x1: Input, x2: Input | None = None) -> Kernel: ...
 @overload
 def kernel(
-    net: AbstractLayer, x1: Sequence[Batches], x2: Sequence[Batches] | None = None
+    net: AbstractLayer, x1: Sequence[Inputs], x2: Sequence[Inputs] | None = None
 ) -> Kernels: ...
 @names_checked(KERNEL_HABITS)
-def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
+def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     r"""The neural network Gaussian process and neural tangent kernels of a network.
 
     With $f$ the network's output and $\theta$ its parameters at initialisation, in the
@@ -71,13 +66,13 @@ def kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
 
 
 @overload
-def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Array: ...
+def nngp(net: AbstractLayer, x1: Input, x2: Input | None = None) -> Array: ...
 @overload
 def nngp(
-    net: AbstractLayer, x1: Sequence[Batches], x2: Sequence[Batches] | None = None
+    net: AbstractLayer, x1: Sequence[Inputs], x2: Sequence[Inputs] | None = None
 ) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
-def nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
+def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     """The neural network Gaussian process kernel alone, at about half the cost.
 
     Arguments, result axes and errors are those of `eqtangents.kernel`.
@@ -86,13 +81,13 @@ def nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
 
 
 @overload
-def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Array: ...
+def ntk(net: AbstractLayer, x1: Input, x2: Input | None = None) -> Array: ...
 @overload
 def ntk(
-    net: AbstractLayer, x1: Sequence[Batches], x2: Sequence[Batches] | None = None
+    net: AbstractLayer, x1: Sequence[Inputs], x2: Sequence[Inputs] | None = None
 ) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
-def ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
+def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     """The neural tangent kernel alone.
 
     Arguments, result axes and errors are those of `eqtangents.kernel`.
@@ -101,11 +96,11 @@ def ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None = None) -> Any:
 
 
 @overload
-def kernel_diagonal(net: AbstractLayer, x: Batch) -> Kernel: ...
+def kernel_diagonal(net: AbstractLayer, x: Input) -> Kernel: ...
 @overload
-def kernel_diagonal(net: AbstractLayer, x: Sequence[Batches]) -> Kernels: ...
+def kernel_diagonal(net: AbstractLayer, x: Sequence[Inputs]) -> Kernels: ...
 @names_checked(KERNEL_HABITS)
-def kernel_diagonal(net: AbstractLayer, x: Inputs) -> Any:
+def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """Both kernels of each example with itself, in time proportional to their number.
 
     They are the diagonal of `eqtangents.kernel(net, x)`: prior variances, of which
@@ -126,11 +121,11 @@ def kernel_diagonal(net: AbstractLayer, x: Inputs) -> Any:
 
 
 @overload
-def nngp_diagonal(net: AbstractLayer, x: Batch) -> Array: ...
+def nngp_diagonal(net: AbstractLayer, x: Input) -> Array: ...
 @overload
-def nngp_diagonal(net: AbstractLayer, x: Sequence[Batches]) -> Matrices: ...
+def nngp_diagonal(net: AbstractLayer, x: Sequence[Inputs]) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
-def nngp_diagonal(net: AbstractLayer, x: Inputs) -> Any:
+def nngp_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """The neural network Gaussian process kernel of each example with itself.
 
     Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
@@ -140,11 +135,11 @@ def nngp_diagonal(net: AbstractLayer, x: Inputs) -> Any:
 
 
 @overload
-def ntk_diagonal(net: AbstractLayer, x: Batch) -> Array: ...
+def ntk_diagonal(net: AbstractLayer, x: Input) -> Array: ...
 @overload
-def ntk_diagonal(net: AbstractLayer, x: Sequence[Batches]) -> Matrices: ...
+def ntk_diagonal(net: AbstractLayer, x: Sequence[Inputs]) -> Matrices: ...
 @names_checked(KERNEL_HABITS)
-def ntk_diagonal(net: AbstractLayer, x: Inputs) -> Any:
+def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """The neural tangent kernel of each example with itself.
 
     Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
@@ -154,37 +149,37 @@ def ntk_diagonal(net: AbstractLayer, x: Inputs) -> Any:
 
 
 @eqx.filter_jit
-def _kernel(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Kernel]:
+def _kernel(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Kernel]:
     check_hyperparameters(net)
     return _each(_both, evaluate(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
-def _kernel_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Kernel]:
+def _kernel_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Kernel]:
     check_hyperparameters(net)
     return _each(_both, evaluate_diagonal(net, x, wants_ntk=True))
 
 
 @eqx.filter_jit
-def _nngp(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Array]:
+def _nngp(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
     return _each(lambda e: e.nngp, evaluate(net, x1, x2, wants_ntk=False))
 
 
 @eqx.filter_jit
-def _nngp_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Array]:
+def _nngp_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
     return _each(lambda e: e.nngp, evaluate_diagonal(net, x, wants_ntk=False))
 
 
 @eqx.filter_jit
-def _ntk(net: AbstractLayer, x1: Inputs, x2: Inputs | None) -> PyTree[Array]:
+def _ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
     return _each(lambda e: e.ntk, evaluate(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
-def _ntk_diagonal(net: AbstractLayer, x: Inputs) -> PyTree[Array]:
+def _ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
     return _each(lambda e: e.ntk, evaluate_diagonal(net, x, wants_ntk=True))
 

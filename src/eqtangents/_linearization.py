@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Inexact, PRNGKeyArray, PyTree, UInt
 
-from eqtangents._in_words import check_whole, in_words
+from eqtangents._arguments import checked_integer, described
 from eqtangents._parameters import (
     Trainable,
     call,
@@ -93,7 +93,7 @@ class TaylorFunction(eqx.Module):
         except ValueError:
             unlike = difference(params, eqx.combine(start, rest))
             raise ValueError(
-                f"`params` is {in_words(params)}, which {unlike}, compared with the "
+                f"`params` is {described(params)}, which {unlike}, compared with the "
                 "parameters at the point of expansion. Pass a tree like those."
             ) from None
 
@@ -207,12 +207,12 @@ def taylorize(
 
     **Source:** Bai et al. 2020, arXiv:2002.04010.
     """
-    order = check_whole(
+    order = checked_integer(
         "order",
         order,
         0,
-        "the degree of a polynomial must not be negative. 1 gives the linearized "
-        "network, 0 the network as it is.",
+        "It is the degree of a polynomial: 1 gives the linearized network, 0 the "
+        "network as it is.",
     )
     # Without its state here, a model may still be called with it later.
     check_called(model, model if params is None else params, state)

@@ -10,7 +10,7 @@ import jax.random as jr
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
-from eqtangents._in_words import check_choice, check_key, check_whole, in_words
+from eqtangents._arguments import check_key, checked_choice, checked_integer, described
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import (
     Trainable,
@@ -138,7 +138,7 @@ def monte_carlo(
     **Raises:** `ValueError` if there are fewer than 2 samples; `TypeError` if an
     argument is of another kind.
     """
-    count = check_whole("n_samples", n_samples, *_AT_LEAST)
+    count = checked_integer("n_samples", n_samples, *_AT_LEAST)
     (last,) = running_monte_carlo(
         net,
         x1,
@@ -222,28 +222,28 @@ def running_monte_carlo(
     """
     _check_net(net, x1, key)
     x1, x2 = checked_batches(x1, x2)
-    check_key("key", key)
+    check_key("`key`", key)
     if not isinstance(n_samples, Iterable):
         raise TypeError(
-            f"`n_samples` is {in_words(n_samples)}, but must be several numbers of "
+            f"`n_samples` is {described(n_samples)}, but must be several numbers of "
             "samples, `[10, 100]` say. For one, use `eqtangents.monte_carlo`."
         )
-    counts = sorted({check_whole("n_samples", n, *_AT_LEAST) for n in n_samples})
+    counts = sorted({checked_integer("n_samples", n, *_AT_LEAST) for n in n_samples})
     if not counts:
         raise ValueError(
             "`n_samples` is empty, but must have at least one number of samples."
         )
-    size = check_whole("batch_size", batch_size, 1, "must be at least 1.")
-    check_choice("kernels", kernels, get_args(Kernels))
+    size = checked_integer("batch_size", batch_size, 1)
+    kernels = checked_choice("kernels", kernels, get_args(Kernels))
     if mesh is not None and not isinstance(mesh, Mesh):
         raise TypeError(
-            f"`mesh` is {in_words(mesh)}, but must be a mesh of devices, "
+            f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
             "`jax.make_mesh((2,), ('samples',))` say."
         )
     if progress is not None and not callable(progress):
         raise TypeError(
-            f"`progress` is {in_words(progress)}, but must be a function of the number "
-            "of samples drawn, `print` say."
+            f"`progress` is {described(progress)}, but must be a function of the "
+            "number of samples drawn, `print` say."
         )
     traced = checked_axes("trace_axes", trace_axes)
     axes = (traced, checked_axes("diagonal_axes", diagonal_axes) or ())
@@ -251,7 +251,7 @@ def running_monte_carlo(
     return _estimates(sampled, key, counts, size, mesh, progress)
 
 
-_AT_LEAST = (2, "a standard error needs at least 2 samples.")
+_AT_LEAST = (2, "A standard error needs at least 2 samples.")
 
 
 def _estimates(
@@ -301,8 +301,8 @@ def _check_net(net: Any, x1: Any, key: Any) -> None:
         else:
             instead = "Write `lambda key: ...`."
         raise TypeError(
-            f"`net` is {in_words(net)}, but must be a network of `eqtangents.nn`, or a "
-            f"function of a key that returns a module. {instead}"
+            f"`net` is {described(net)}, but must be a network of `eqtangents.nn`, or "
+            f"a function of a key that returns a module. {instead}"
         )
     holds_arrays = bool(jax.tree.leaves(eqx.filter(net, eqx.is_array)))
     if holds_arrays and not isinstance(net, eqx.Partial):
@@ -315,7 +315,7 @@ def _check_net(net: Any, x1: Any, key: Any) -> None:
 def _drawn_already(net: Any) -> str:
     name = type(net).__name__
     return (
-        f"`net` is {in_words(net)} with the parameters it has, but samples draw them "
+        f"`net` is {described(net)} with the parameters it has, but samples draw them "
         f"anew. Pass a function of a key, `lambda key: {name}(..., key=key)`; the "
         "kernels at these parameters are `eqtangents.empirical_kernel(model, x1, x2)`."
     )
@@ -386,7 +386,7 @@ def _drawn(net: Net, x1: Batch, key: PRNGKeyArray) -> tuple[Any, eqx.nn.State | 
         return found
     if not is_network(found):
         raise TypeError(
-            f"`net` returned {in_words(found)} for a key, but must return a module "
+            f"`net` returned {described(found)} for a key, but must return a module "
             "that takes one example, or a pair of one and its state."
         )
     return found, None

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from eqtangents._in_words import in_words
+from eqtangents._arguments import described
 from eqtangents._trees import Params
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal
@@ -52,17 +52,17 @@ def _check_trainable(whole: PyTree, trainable: Trainable) -> None:
     for leaf in jax.tree.leaves(trainable):
         if not (callable(leaf) or isinstance(leaf, bool | np.bool_)):
             raise TypeError(
-                f"`trainable` has {in_words(leaf)}, but must be a test of leaves, "
+                f"`trainable` has {described(leaf)}, but must be a test of leaves, "
                 "`eqx.is_inexact_array` say, or a tree of booleans."
             )
     try:
         jax.tree.map(lambda *_: None, trainable, whole)
     except ValueError:
         raise ValueError(
-            f"`trainable` is {in_words(trainable)}, which does not fit the parameters, "
-            f"{in_words(whole)}. As a tree of booleans it has their structure, or "
-            "stops early where one boolean holds for all below: make it by "
-            "`jax.tree.map(lambda _: False, ...)` and `eqx.tree_at`."
+            f"`trainable` is {described(trainable)}, which does not fit the "
+            f"parameters, {described(whole)}. As a tree of booleans it has their "
+            "structure, or stops early where one boolean holds for all below: make it "
+            "by `jax.tree.map(lambda _: False, ...)` and `eqx.tree_at`."
         ) from None
 
 
@@ -131,12 +131,12 @@ def check_called(
         )
     if not callable(model):
         raise ValueError(
-            f"`model` is {in_words(model)}, which cannot be called. "
+            f"`model` is {described(model)}, which cannot be called. "
             f"{_instead_of(model, params, inputs)}"
         )
     if state is not None and not isinstance(state, eqx.nn.State):
         raise TypeError(
-            f"`state` is {in_words(state)}, but must be the `eqx.nn.State` that came "
+            f"`state` is {described(state)}, but must be the `eqx.nn.State` that came "
             "with the model: `model, state = eqx.nn.make_with_state(Model)(...)`."
         )
     if params is None and isinstance(model, eqx.Module):
@@ -144,7 +144,7 @@ def check_called(
             raise missing_state(model)
         if state is not None and not needs_state(model):
             raise ValueError(
-                f"`state` was given, but no layer of {in_words(model)} keeps any. "
+                f"`state` was given, but no layer of {described(model)} keeps any. "
                 "Leave `state` out."
             )
 
@@ -179,14 +179,15 @@ def check_trained(model: Any, params: PyTree | None, found: PyTree[Array]) -> No
 def _nothing_trainable(model: Any, params: PyTree | None) -> ValueError:
     if params is not None:
         return ValueError(
-            f"`params` is {in_words(params)}, of which nothing is to be differentiated "
-            "in: of floating-point and complex arrays, `trainable` must pick at least "
-            "one. Convert integer parameters, or check the order of arguments."
+            f"`params` is {described(params)}, of which nothing is to be "
+            "differentiated in: of floating-point and complex arrays, `trainable` must "
+            "pick at least one. Convert integer parameters, or check the order of "
+            "arguments."
         )
     if not isinstance(model, eqx.Module):
         return ValueError(
-            f"No leaf of {in_words(model)} is trainable: for a plain function pass its "
-            "`params` too, and the function is called as `f(params, example)`."
+            f"No leaf of {described(model)} is trainable: for a plain function pass "
+            "its `params` too, and the function is called as `f(params, example)`."
         )
     return ValueError(
         f"No leaf of the `{type(model).__name__}` is trainable: `trainable` must pick "
@@ -214,7 +215,7 @@ def needs_state(model: Any) -> bool:
 def missing_state(model: Any) -> ValueError:
     """What to say of a model whose state was not given."""
     return ValueError(
-        f"`model` is {in_words(model)} with layers that keep state, as "
+        f"`model` is {described(model)} with layers that keep state, as "
         "`eqx.nn.BatchNorm` does, but no state came with it. Pass `state=state`, of "
         "`model, state = eqx.nn.make_with_state(Model)(...)`; with batch "
         "normalisation, `eqx.nn.inference_mode(model)` for `model`."
@@ -234,7 +235,7 @@ def call(function: Callable[..., Any], state: Any, *args: Any, **kwargs: Any) ->
 
 def _no_state_returned(found: Any) -> NoReturn:
     raise ValueError(
-        f"`state` was given, but the network returned {in_words(found)}. With state it "
-        "is called as `model(x, state)`, and returns outputs and the new state, "
+        f"`state` was given, but the network returned {described(found)}. With state "
+        "it is called as `model(x, state)`, and returns outputs and the new state, "
         "`(outputs, state)`. Leave `state` out if it keeps none."
     )

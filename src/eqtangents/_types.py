@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+import operator
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -40,8 +41,12 @@ def is_concrete(x: Any) -> bool:
 
 
 def is_integer(x: Any) -> bool:
-    """Whether this counts something; truth values do not."""
-    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
+    """Whether this is an integer whose value is known; truth values are none."""
+    try:
+        operator.index(x)
+    except (TypeError, jax.errors.JAXTypeError):
+        return False
+    return not isinstance(x, bool)
 
 
 def is_real(x: Any) -> bool:
@@ -83,7 +88,9 @@ def _constant(value: str, fits: Callable[[float], bool]) -> Rule:
     return Rule("be a number of Python", is_number, value, fits)
 
 
-def _integer(value: str, least: int) -> Rule:
+def integer(least: int) -> Rule:
+    """The rule of an integer that is at least so large."""
+    value = f"be at least {least}" if least else "not be negative"
     return Rule("be an integer", is_integer, value, lambda x: x >= least)
 
 
@@ -137,8 +144,8 @@ Probability: TypeAlias = Annotated[
 ]
 
 # Sizes of networks, and numbers of copies.
-Count: TypeAlias = Annotated[int, _integer("be at least 1", 1)]
-CountOrZero: TypeAlias = Annotated[int, _integer("not be negative", 0)]
+Count: TypeAlias = Annotated[int, integer(1)]
+CountOrZero: TypeAlias = Annotated[int, integer(0)]
 Counts: TypeAlias = Annotated[
     int | tuple[int, ...],
     _integers("be a positive integer, or a tuple of them, one for each axis", 1),

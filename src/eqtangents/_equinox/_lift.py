@@ -32,7 +32,7 @@ from eqtangents.nn._layer import LayerError, located
 
 
 def from_equinox(
-    model: Callable,
+    model: Callable[..., Any],
     *,
     weight_std: Scalar = UNIFORM_STD,
     bias_std: Scalar | None = None,

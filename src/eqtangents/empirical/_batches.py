@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
-from eqtangents._in_words import in_words, is_key, is_whole
+from eqtangents._arguments import described, is_integer, is_typed_key
 from eqtangents._parameters import is_network
 from eqtangents._trees import Batch, difference
 
@@ -29,7 +29,7 @@ def checked_batches(x1: Batch, x2: Batch | None) -> tuple[Batch, Batch | None]:
 
 def _checked(name: str, x: Batch) -> Batch:
     leaves = jax.tree.leaves(x)
-    if is_key(x) or not leaves or not all(map(_is_array, leaves)):
+    if is_typed_key(x) or not leaves or not all(map(_is_array, leaves)):
         raise TypeError(_not_arrays(name, x, leaves))
     x = jax.tree.map(jnp.asarray, x)
     shapes = [leaf.shape for leaf in jax.tree.leaves(x)]
@@ -49,7 +49,7 @@ def _is_array(leaf: Any) -> bool:
 
 def _not_arrays(name: str, x: Any, leaves: list[Any]) -> str:
     """What to say of what came in place of a batch."""
-    came = f"`{name}` is {in_words(x)}, but must be a batch: "
+    came = f"`{name}` is {described(x)}, but must be a batch: "
     if is_network(x):
         return came + (
             "arrays with a leading axis of examples. The network is the first argument."
@@ -62,7 +62,7 @@ def _not_arrays(name: str, x: Any, leaves: list[Any]) -> str:
             f"`jnp.asarray({name})`."
         )
     wrong = next((leaf for leaf in leaves if not _is_array(leaf)), None)
-    found = "" if wrong is None or wrong is x else f", not {in_words(wrong)}"
+    found = "" if wrong is None or wrong is x else f", not {described(wrong)}"
     return came + (
         f"an array with a leading axis of examples, or a tree of such arrays{found}."
     )
@@ -100,14 +100,14 @@ def _check_alike(x1: PyTree[Array], x2: PyTree[Array]) -> None:
 def checked_axes(name: str, axes: int | Sequence[int] | None) -> tuple[int, ...] | None:
     """Axes as a tuple; `None` stays.
 
-    **Raises:** `TypeError` if they are not whole numbers.
+    **Raises:** `TypeError` if they are no integers.
     """
     if axes is None:
         return None
-    found = (axes,) if is_whole(axes) else axes
-    if not isinstance(found, Sequence) or not all(map(is_whole, found)):
+    found = (axes,) if is_integer(axes) else axes
+    if not isinstance(found, Sequence) or not all(map(is_integer, found)):
         raise TypeError(
-            f"`{name}` is {in_words(axes)}, but must be axes of one example's output, "
-            "whole numbers: `(0,)` for the first, `()` for none."
+            f"`{name}` is {described(axes)}, but must be axes of one example's output, "
+            "integers: `(0,)` for the first, `()` for none."
         )
     return tuple(map(int, found))  # pyright: ignore[reportArgumentType]

@@ -11,7 +11,7 @@ import lineax as lx
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from eqtangents._in_words import check_key, check_whole, in_words
+from eqtangents._arguments import check_key, checked_integer, described
 from eqtangents._trees import Tree
 
 
@@ -110,7 +110,7 @@ def _samples(
     """`function(z, operator z)` for vectors of random signs, checked."""
     if not isinstance(operator, lx.AbstractLinearOperator):
         raise TypeError(
-            f"`operator` is {in_words(operator)}, but must be a linear operator of "
+            f"`operator` is {described(operator)}, but must be a linear operator of "
             "`lineax`: `eqtangents.NTKOperator(model, x)` for a network, "
             "`lx.MatrixLinearOperator(matrix)` for a matrix."
         )
@@ -120,8 +120,8 @@ def _samples(
             "but must map what it takes to what has the same form: give an "
             "`NTKOperator` one batch."
         )
-    check_key("key", key)
-    n = check_whole("n_samples", n, 2, "a standard error needs at least 2 samples.")
+    check_key("`key`", key)
+    n = checked_integer("n_samples", n, 2, "A standard error needs at least 2 samples.")
     return _drawn(function, operator, key, n)
 
 

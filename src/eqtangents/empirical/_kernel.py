@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from eqtangents._in_words import check_choice, check_whole
+from eqtangents._arguments import checked_choice, checked_integer
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
 from eqtangents._trees import Batch, One, Params, Tree
@@ -346,14 +346,16 @@ def _options(
     chunk_size: int | None = None,
 ) -> Options:
     """All options, checked."""
-    check_choice("implementation", implementation, get_args(Implementation))
+    implementation = checked_choice(
+        "implementation", implementation, get_args(Implementation)
+    )
     if chunk_size is not None:
-        chunk_size = check_whole(
+        chunk_size = checked_integer(
             "chunk_size",
             chunk_size,
             1,
-            "at least one row of the Jacobian must be computed at a time. Leave it out "
-            "to have it chosen.",
+            "So many rows of the Jacobian are computed at a time: leave it out to have "
+            "it chosen.",
         )
     traced = checked_axes("trace_axes", trace_axes)
     diagonal = checked_axes("diagonal_axes", diagonal_axes)

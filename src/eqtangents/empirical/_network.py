@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, PyTree
 
-from eqtangents._in_words import in_words
+from eqtangents._arguments import described
 from eqtangents._parameters import (
     Trainable,
     call,
@@ -90,8 +90,8 @@ def checked(
     check_called(model, params, state, x1)
     if params is not None and not jax.tree.leaves(params):
         raise ValueError(
-            f"`params` is {in_words(params)}, without arrays. Give the parameters that "
-            "`model` takes first, or leave them out if it is a module."
+            f"`params` is {described(params)}, without arrays. Give the parameters "
+            "that `model` takes first, or leave them out if it is a module."
         )
 
 

@@ -14,7 +14,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PyTree
 
 from eqtangents._parameters import Trainable
-from eqtangents._trees import Batch, Params
+from eqtangents._trees import Batch, Params, Tree
 from eqtangents.empirical._batches import checked_batches, example_of, size_of
 from eqtangents.empirical._network import Network, checked, differentiated
 
@@ -75,7 +75,7 @@ class NTKOperator(lx.AbstractLinearOperator):
         return lambda leaves: jax.vmap(lambda one: self.network(leaves, one))(x)
 
     @differentiated()
-    def mv(self, vector: PyTree[Array]) -> PyTree[Array]:
+    def mv(self, vector: Tree[Array]) -> Tree[Array]:
         """The product with a vector."""
         leaves = self.network.leaves
         _, pullback = jax.vjp(self._outputs(self._other), leaves)

@@ -3,7 +3,7 @@
 import functools
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,15 +19,17 @@ from eqtangents.covariance import (
     independent,
     uncorrelated,
 )
-from eqtangents.nn._inputs import Side, Signal, is_signal, opened, values_of
+from eqtangents.nn._inputs import Side, SignalT, is_signal, opened, values_of
 from eqtangents.nn._layer import (
     AbstractLayer,
     AbstractParameterless,
     Covariances,
-    Example,
     LayerError,
     several,
 )
+
+
+One = TypeVar("One")  # example, or a tuple of several
 
 
 class FanOut(AbstractParameterless):
@@ -40,8 +42,8 @@ class FanOut(AbstractParameterless):
         self.n = plain(n)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Example, *, key: PRNGKeyArray | None = None
-    ) -> tuple[Example, ...]:
+        self, x: One, *, key: PRNGKeyArray | None = None
+    ) -> tuple[One, ...]:
         """A tuple of `n` times the input."""
         return (x,) * self.n
 
@@ -58,8 +60,8 @@ class FanInSum(AbstractParameterless):
     """
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
-    ) -> Signal:
+        self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
+    ) -> SignalT:
         """Add."""
         return added(self, x)
 
@@ -68,7 +70,7 @@ class FanInSum(AbstractParameterless):
         return sum_of(self, covariance)
 
 
-def added(layer: AbstractLayer, x: Any) -> Signal:
+def added(layer: AbstractLayer, x: Any) -> Any:
     """The sum of branches, for the layer that joins them."""
     values, side = _of_equal_shape(layer, x)
     return side.close(functools.reduce(operator.add, values), side.mask)
@@ -88,8 +90,8 @@ class FanInProd(AbstractParameterless):
     """
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
-    ) -> Signal:
+        self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
+    ) -> SignalT:
         """Multiply."""
         values, side = _of_equal_shape(self, x)
         return side.close(functools.reduce(operator.mul, values), side.mask)
@@ -123,8 +125,8 @@ class FanInConcat(AbstractParameterless):
         self.axis = plain(axis)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Sequence[Signal], *, key: PRNGKeyArray | None = None
-    ) -> Signal:
+        self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
+    ) -> SignalT:
         """Concatenate."""
         axis = self._axis(values_of(x[0]).ndim - 1)
         values, side = _of_equal_shape(self, x, but=axis)

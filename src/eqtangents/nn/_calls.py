@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from eqtangents._arguments import described, is_key
+from eqtangents._arguments import check_key, described, is_key
 from eqtangents._types import is_integer
 from eqtangents.nn._inputs import Graph, Masked
 
@@ -78,19 +78,8 @@ def _shape(name: str, shape: Any) -> Any:
 
 
 def _check_key(name: str, method: str, key: Any) -> None:
-    if key is None:
-        return
-    if is_key(key):
-        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape:
-            raise ValueError(
-                f"{name}: `key` of `{method}` is an array of keys, of shape "
-                f"{key.shape}, but must be one: `key[0]`, say."
-            )
-        return
-    raise TypeError(
-        f"{name}: `key` of `{method}` is {described(key)}, but must be a random key: "
-        "`key=jax.random.key(0)`, say."
-    )
+    if key is not None:
+        check_key(f"{name}: `key` of `{method}`", key)
 
 
 def checked_call(call: Callable) -> Callable:

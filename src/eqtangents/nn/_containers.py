@@ -9,6 +9,7 @@ import jax.random as jr
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents._arguments import described
+from eqtangents._types import CountOrZero, plain
 from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
 from eqtangents.nn._branches import added, sum_of
 from eqtangents.nn._inputs import is_signal
@@ -99,9 +100,15 @@ class Parallel(AbstractLayer):
                 layers.append(layer.init(shape, key=layer_key))
         return Parallel(layers)
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
+    @overload
+    def __call__(
+        self, x: Sequence[Array], *, key: PRNGKeyArray | None = None
+    ) -> tuple[Array, ...]: ...
+    @overload
+    def __call__(
         self, x: Sequence[Example], *, key: PRNGKeyArray | None = None
-    ) -> tuple[Example, ...]:
+    ) -> tuple[Output, ...]: ...
+    def __call__(self, x: Sequence[Example], *, key: PRNGKeyArray | None = None) -> Any:
         """Apply each layer to its own input."""
         self._check_count(1 if is_signal(x) else len(x))
         outputs = []
@@ -198,15 +205,13 @@ class Repeat(AbstractLayer):
     copies: AbstractLayer | None
     n: int = eqx.field(static=True)
 
-    def __init__(self, layer: AbstractLayer, n: int):
+    def __init__(self, layer: AbstractLayer, n: CountOrZero):
         """Repeat a layer; not at all if `n` is 0."""
-        self.layer, self.copies, self.n = layer, None, n
+        self.layer, self.copies, self.n = layer, None, plain(n)
 
     def __check_init__(self):
-        """Raise unless this is a layer, and a number of times."""
+        """Raise unless this is a layer."""
         _check_layers(self, (self.layer,))
-        if self.n < 0:
-            raise ValueError(f"Repeat: `n` is {self.n}, but must not be negative.")
 
     def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Repeat":
         """Initialise all copies, for inputs of the same shape."""

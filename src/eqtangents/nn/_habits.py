@@ -6,7 +6,8 @@ from typing import Any
 
 import equinox as eqx
 
-from eqtangents._arguments import Habits, check_constructor, described
+from eqtangents._arguments import described
+from eqtangents._signatures import Habits, check_constructor
 from eqtangents._types import is_integer
 
 

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import equinox as eqx
 import jax
@@ -93,12 +93,15 @@ class AbstractLayer(eqx.Module):
         """Push covariances through, in the limit of infinitely many channels."""
 
 
+Itself = TypeVar("Itself", bound=AbstractLayer)
+
+
 class AbstractParameterless(AbstractLayer):
     """A layer with nothing to draw."""
 
     def init(
-        self, input_shape: Shape, *, key: PRNGKeyArray | None = None
-    ) -> "AbstractParameterless":
+        self: Itself, input_shape: Shape, *, key: PRNGKeyArray | None = None
+    ) -> Itself:
         """The layer itself."""
         return self
 

@@ -203,7 +203,7 @@ class Index(AbstractParameterless):
 def _axis_index(axis: Any) -> AxisIndex:
     """The index of one axis, hashable."""
     if isinstance(axis, slice | EllipsisType) or is_integer(axis):
-        return axis
+        return plain(axis)
     numbers = axis
     if isinstance(axis, np.ndarray) or (is_concrete(axis)):
         numbers = np.asarray(axis).tolist()

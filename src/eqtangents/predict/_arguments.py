@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 
+from eqtangents._arguments import described as described
 from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
@@ -116,21 +117,6 @@ def _converted(value: object, dtype: np.dtype | None) -> Array | None:
         return jnp.asarray(value if listed else np.asarray(value), dtype)
     except (TypeError, ValueError):
         return None
-
-
-def described(value: object) -> str:
-    """What kind of object this is, in words."""
-    if value is None:
-        return "`None`"
-    if isinstance(value, type):
-        return f"the class `{value.__name__}`"
-    if isinstance(value, jax.Array | np.ndarray):
-        return f"a plain array, of shape {value.shape}"
-    if isinstance(value, str):
-        return f"the string {value!r}"
-    if isinstance(value, list | tuple):
-        return f"a {type(value).__name__} that is no array"
-    return f"a `{type(value).__name__}`"
 
 
 def one_number(name: str, value: Scalar) -> Scalar:

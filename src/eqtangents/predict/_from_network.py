@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from eqtangents._kernel import Inputs, Kernel, kernel as both, nngp, ntk
+from eqtangents._kernel import Kernel, kernel as both, nngp, ntk
+from eqtangents._trees import Batch as Inputs
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
 from eqtangents.predict._arguments import (
@@ -305,7 +306,7 @@ def _kernel_function(
         return eqx.Partial(wanted, network)
     if type(network).__module__.startswith("equinox.nn"):
         raise TypeError(
-            f"`network` is {described(network)} of Equinox: lift it by "
+            f"`network` is {described(network)}: lift it by "
             "`eqtangents.from_equinox(model)`, or pass a function of two batches that "
             "uses `eqtangents.empirical_ntk`."
         )
