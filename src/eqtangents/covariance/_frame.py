@@ -357,7 +357,7 @@ class Frame:
 
         One example at one position is one Gaussian, whatever the rounding.
         """
-        identical = np.bool_(True) if self.same else self.scope.identical
+        identical = np.ones(1, bool) if self.same else self.scope.identical
         if identical is None:
             return lambda at: None
 
