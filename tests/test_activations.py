@@ -25,6 +25,7 @@ class Case:
     rtol: float = 1e-11  # of float64, relative to the larger of `E f f` at either end
     jumps: bool = False  # so that `E f' f'`, of the pieces, is not `d K / d k`
     variances: tuple[float, ...] = (1e-3, 1.0, 10.0)
+    breaks: tuple[float, ...] = (0.0,)  # where the function or its slope may jump
 
     @property
     def layer(self) -> nn.AbstractActivation:
@@ -52,6 +53,10 @@ def kinked(x):
 
 def jumping(x):
     return jnp.where(x < 0, jnp.exp(0.5 * x), -jnp.cos(x))
+
+
+def steps(x):
+    return jnp.where(x < -0.4, 1 - x, jnp.where(x < 0.7, 2 * x, 3 - 0.2 * x * x))
 
 
 SMALL = {"variances": (1e-3, 0.3, 2.0)}
@@ -95,6 +100,14 @@ ACTIVATIONS = {
     "Elementwise_kinked": expanded(lambda: nn.Elementwise(kinked)),
     "Elementwise_jumping": expanded(
         lambda: nn.Elementwise(jumping), rtol=3e-6, jumps=True
+    ),
+    "HardTanh": Case(nn.HardTanh, breaks=(-1.0, 1.0)),
+    "Relu6": Case(nn.Relu6, breaks=(0.0, 6.0)),
+    "Elementwise_quadratic": Case(
+        lambda: nn.Elementwise(jax.nn.hard_silu), breaks=(-3.0, 3.0)
+    ),
+    "Elementwise_steps": Case(
+        lambda: nn.Elementwise(steps), jumps=True, breaks=(-0.4, 0.7)
     ),
     "Elementwise_given": Case(
         lambda: nn.Elementwise(jnp.square, dual=lambda k, v1, v2: v1 * v2 + 2 * k * k)
@@ -159,6 +172,34 @@ def given(f: Callable, std: np.ndarray, z: np.ndarray, correlation: float):
     return total
 
 
+def expectation(
+    f: Callable,
+    std1: float,
+    std2: float,
+    correlation: float,
+    breaks: tuple[float, ...] = (0.0,),
+) -> float:
+    """`E f(u) f(v)`, where `f` may jump, inside out: `v = s' (r z + q y)`."""
+    places = [0.0, *(t / std1 for t in breaks)]
+    if correlation:
+        places += [t / (std2 * correlation) for t in breaks]
+    near = np.array([-3.0, -0.5, -0.02, 0.0, 0.02, 0.5, 3.0])
+    bounds = np.unique(np.clip(np.add.outer(places, near), -12, 12))
+    bounds = np.unique([-12.0, *bounds, 12.0])
+    z, weight = (a.ravel() for a in legendre(bounds[:-1], bounds[1:], 40))
+    u = f(std1 * z)
+    rest = np.sqrt((1 - correlation) * (1 + correlation))
+    if rest == 0:
+        return np.sum(weight * normal(z) * u * f(correlation * std2 * z))
+    inner, low = 0.0, np.full_like(z, -12)
+    for t in (*breaks, np.inf):
+        high = np.clip((t / std2 - correlation * z) / rest, -12, 12)
+        y, inner_weight = legendre(low, high, 160 if len(breaks) == 1 else 64)
+        v = f(std2 * (correlation * z[:, None] + rest * y))
+        inner, low = inner + np.sum(inner_weight * normal(y) * v, 1), high
+    return float(np.sum(weight * normal(z) * u * inner))
+
+
 def function(layer: nn.AbstractActivation) -> Callable:
     return lambda x: np.asarray(layer(jnp.asarray(x, DTYPE)), np.float64)
 
@@ -196,15 +237,19 @@ def expectations(dual: AbstractDual, cov, v1, v2):
 
 def by_quadrature(case: Case):
     """`E f f` and `E f' f'` of the pairs of `moments`, and `E f f` of either end."""
-    return _by_quadrature(case.layer, case.variances, is_double())
+    return _by_quadrature(case.layer, case.variances, case.breaks, is_double())
 
 
 @functools.cache
-def _by_quadrature(layer: nn.AbstractActivation, variances, double: bool):
+def _by_quadrature(layer: nn.AbstractActivation, variances, breaks, double: bool):
     std = np.sqrt(variances)
     results = []
     for f in (function(layer), slope(layer)):
         pairs = expectations_by_quadrature(f, std)
+        if breaks != (0.0,):
+            for i, j in zip(*np.triu_indices(std.size), strict=True):
+                pair = [expectation(f, std[i], std[j], r, breaks) for r in CORRELATIONS]
+                pairs[i, j] = pairs[j, i] = pair
         own = np.sqrt(np.abs(pairs[np.arange(std.size), np.arange(std.size), -1]))
         scale = np.broadcast_to((own[:, None] * own)[..., None], pairs.shape)
         results += [pairs.ravel(), scale.ravel()]
@@ -375,7 +420,7 @@ def test_expansions_in_convolutional_networks(getkey):
         layers = [conv, activation, conv, activation, nn.GlobalAvgPool()]
         return nn.Sequential(layers)
 
-    closed, expansion = nn.Erf(), nn.Elementwise(jax.scipy.special.erf)
+    closed, expansion = nn.Erf(), nn.Elementwise(lambda x: jax.scipy.special.erf(x))
     total = lambda x, layer: jnp.sum(jnp.sin(eqt.ntk(net(layer), x)))
     for f in (eqt.kernel, lambda net, x: jax.grad(total)(x, net)):
         layers = (closed, expansion)
@@ -434,7 +479,7 @@ def test_errors_are_estimated_and_the_tolerance_is_kept():
     variance = jnp.asarray([0.01, 1.0, 10.0], DTYPE)
     assert max(jnp.max(e) for e in layer.errors(variance)) < 1e-4
     exact = [expectations(nn.Erf().dual, *(variance,) * 3)[0]]
-    rough = nn.Elementwise(jax.scipy.special.erf, tolerance=1e-3)
+    rough = nn.Elementwise(lambda x: jax.scipy.special.erf(x), tolerance=1e-3)
     value, _ = expectations(rough.dual, *(variance,) * 3)
     np.testing.assert_allclose(
         rough.errors(variance)[0], np.abs(value / exact[0] - 1), rtol=0.1, atol=1e-6

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 
 import equinox as eqx
 import jax
@@ -22,6 +23,10 @@ class Swish(eqx.Module):
 
     def __call__(self, x, *, key=None):
         return x * jax.nn.sigmoid(self.beta * x)
+
+
+def hard(x):
+    return jnp.where(x < 1, jnp.sin(3 * x), 2.0)
 
 
 def chain(*layers):
@@ -155,6 +160,25 @@ FUNCTIONS = {
     "silu": lambda: (jax.nn.silu, nn.Silu()),
     "square": lambda: (jnp.square, nn.Monomial(2)),
     "identity": lambda: (lambda x: x, nn.Identity()),
+    "twice": lambda: (lambda x: x * 2, nn.Scale(2.0)),
+    "relu6": lambda: (jax.nn.relu6, nn.Relu6()),
+    "softplus": lambda: (lambda x: jnp.logaddexp(x, 0), nn.Softplus()),
+    "sigmoid": lambda: (lambda x: 1 / (1 + jnp.exp(-x)), nn.Sigmoid()),
+    "celu": lambda: (jax.nn.celu, nn.Elu()),
+    "selu": lambda: (lambda x: jax.nn.selu(x), nn.Selu()),
+    "erf": lambda: (lambda x: jax.scipy.special.erf(x), nn.Erf()),
+    "sine": lambda: (lambda x: jnp.sin(x), nn.Sin()),
+    "cosine": lambda: (lambda x: jnp.cos(x), nn.Cos()),
+    "exponential": lambda: (lambda x: jnp.exp(x), nn.Exp()),
+    "sign": lambda: (lambda x: jnp.sign(x), nn.Sign()),
+    "cube": lambda: (lambda x: x * x * x, nn.Monomial(3)),
+    "rectified square": lambda: (
+        lambda x: jax.nn.relu(x) ** 2,
+        nn.RectifiedMonomial(2),
+    ),
+    "mean of a sequence": lambda: (lambda x: x.mean(1), nn.GlobalAvgPool()),
+    "mean of an image": lambda: (lambda x: x.mean((1, 2)), nn.GlobalAvgPool()),
+    "mean from the end": lambda: (lambda x: jnp.mean(x, (-2, -1)), nn.GlobalAvgPool()),
     "flatten": lambda: (lambda x: x.reshape(-1), nn.Flatten()),
 }
 
@@ -163,6 +187,60 @@ FUNCTIONS = {
 def test_functions_are_told_by_their_values(name):
     fn, layer = FUNCTIONS[name]()
     assert eqt.from_equinox(fn) == layer
+
+
+def test_functions_that_are_known_take_no_time():
+    model = eqx.nn.MLP(3, 1, 8, 1, jax.nn.relu, key=KEY)
+    start = time.thread_time()
+    net = eqt.from_equinox(model)
+    assert time.thread_time() - start < 0.5
+    assert isinstance(net, nn.Sequential)
+    assert net.layers[1] == nn.Relu()
+
+
+def test_derivatives_tell_functions_too():
+    """A straight-through estimator has the values of a step, and other kernels."""
+
+    @jax.custom_jvp
+    def step(x):
+        return jnp.sign(x)
+
+    step.defjvp(lambda primals, tangents: (jnp.sign(primals[0]), tangents[0]))
+    layer = eqt.from_equinox(step)
+    assert isinstance(layer, nn.Elementwise)
+    linear = nn.Linear(1)
+    x = jr.normal(KEY, (3, 4))
+    before = eqt.ntk(linear, x)
+    np.testing.assert_allclose(
+        eqt.ntk(nn.Sequential([linear, layer]), x), before, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_mean_is_over_all_positions_that_there_are():
+    mean = lambda x: x.mean((1, 2))
+    conv = eqx.nn.Conv2d(2, 4, 1, key=KEY)
+    net = eqt.from_equinox(chain(conv, jax.nn.relu, mean))
+    x = jr.normal(KEY, (2, 3, 5))
+    np.testing.assert_allclose(net(x), mean(jax.nn.relu(conv(x))), rtol=1e-5)
+    for partial in (lambda x: x.mean(1), lambda x: x.mean(-1)):
+        with pytest.raises(nn.LayerError, match="mean over some of the 2 axes"):
+            eqt.from_equinox(chain(conv, partial))
+
+
+def test_refuses_in_one_line_and_says_what_works():
+    layers = [eqx.nn.Linear(3, 64, key=KEY), eqx.nn.Linear(64, 64, key=KEY)]
+    gru = eqx.nn.GRUCell(3, 4, key=KEY)
+    for model, name in (
+        (Custom(eqx.nn.Sequential(layers)), "Custom"),
+        (gru, "GRUCell"),
+    ):
+        with pytest.raises(nn.LayerError) as caught:
+            eqt.from_equinox(model)
+        message = str(caught.value)
+        assert len(message.splitlines()) == 1
+        assert message.startswith(f"{name}: `{name}` has a `__call__` of its own")
+        for works in ("empirical_ntk", "monte_carlo"):
+            assert works in message
 
 
 def test_other_elementwise_functions_are_expanded():
@@ -223,18 +301,12 @@ REFUSED = {
     "normalisation": lambda: (lambda x: x / jnp.linalg.norm(x), "nor a function that"),
     "flip": lambda: (jnp.flip, "`flip` is no layer"),
     "step": lambda: (lambda x: x > 0, "nor a function that"),
-    "hard to expand": lambda: (
-        chain(jax.nn.relu6),
-        "is elementwise, but hard to expand",
-    ),
+    "hard to expand": lambda: (chain(hard), "is elementwise, but hard to expand"),
     "value": lambda: (
         eqx.nn.Lambda(jnp.ones(3)),
         "fn (ArrayImpl): is no layer, but a value",
     ),
-    "attention": lambda: (
-        eqx.nn.MultiheadAttention(2, 4, key=KEY),
-        "MultiheadAttention: divides by the root",
-    ),
+    "attention": lambda: (ATTENTION, "MultiheadAttention: divides by the root"),
     "batch norm": lambda: (
         eqx.nn.BatchNorm(3, "batch", mode="batch"),
         "BatchNorm: keeps",
@@ -249,8 +321,8 @@ REFUSED = {
         "activation (PReLU): has parameters",
     ),
     "activation of an mlp": lambda: (
-        eqx.nn.MLP(3, 2, 5, 2, final_activation=jax.nn.relu6, key=KEY),
-        "final_activation (custom_jvp): `relu6` is elementwise",
+        eqx.nn.MLP(3, 2, 5, 2, final_activation=hard, key=KEY),
+        "final_activation (function): `hard` is elementwise",
     ),
     "reflection": lambda: (
         conv1(3, padding=1, padding_mode="REFLECT"),

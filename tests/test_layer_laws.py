@@ -140,6 +140,9 @@ LAYERS = {
     "GlobalSumPool": Case(lambda w: [nn.Relu()], readout=nn.GlobalSumPool),
     "Flatten": Case(lambda w: [nn.Relu()], readout=nn.Flatten, **IMAGE),
     "Identity": Case(lambda w: [nn.Identity(), nn.Relu()], (3,)),
+    "Scale": Case(
+        lambda w: [nn.Scale(-1.3), nn.Relu(), nn.Scale(0.7), nn.Linear(w), nn.Relu()]
+    ),
     "LayerNorm": Case(lambda w: [nn.LayerNorm(eps=0.1), nn.Relu()]),
     "LayerNorm_positions": Case(
         lambda w: [nn.LayerNorm((0, 1), use_weight=True, use_bias=True), nn.Relu()],

@@ -1,14 +1,18 @@
-"""Functions, told by their values."""
+"""Functions, told by their identity or by their values."""
 
 import functools
+import math
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from eqtangents import nn
+from eqtangents.covariance import Sampled
+from eqtangents.nn._known import known_activation
 from eqtangents.nn._layer import LayerError
 
 
@@ -16,26 +20,38 @@ from eqtangents.nn._layer import LayerError
 _SIZES = np.geomspace(0.01, 30, 20)
 _POINTS = np.concatenate([-_SIZES[::-1], _SIZES])
 _SHAPES = ((8,), (2, 5, 4))
+_WITH_POSITIONS = ((2, 20), (2, 5, 4), (2, 5, 2, 2))
 
 
 def lift_function(fn: Callable) -> nn.AbstractLayer:
-    """The layer that a function is, told by its values.
+    """The layer that a function is.
 
-    A function that is known, by its values and derivatives, is its layer with a closed
-    form; any other that is elementwise has a Hermite expansion.
+    A function that is known, by itself or by its values and derivatives, is its layer
+    with a closed form; any other that is elementwise has one as far as possible, else a
+    Hermite expansion.
     """
-    if _agree(fn, jnp.ravel):
+    if layer := known_activation(fn):
+        return layer
+    if fn is jnp.ravel:
         return nn.Flatten()
-    both = _with_derivative(fn)
-    if not _agree(both, _one_by_one(both)):
-        raise LayerError(
-            fn,
-            f"`{_name(fn)}` is no layer that has a counterpart, nor a function that "
-            "flattens its input or is elementwise, with derivatives by `jax.jvp`. Put "
-            "a layer of `eqtangents.nn` in its place, which may stand in an "
-            "`equinox.nn.Sequential`: a `Residual`, say, or `GlobalAvgPool`.",
-        )
+    if fn is jnp.negative:
+        return nn.Scale(-1.0)
+    values = [_evaluated(fn, shape) for shape in _SHAPES]
+    if all(
+        _close(value, _inputs(s).ravel())
+        for s, value in zip(_SHAPES, values, strict=True)
+    ):
+        return nn.Flatten()
     signature = _signature(fn)
+    for shape, value in zip(_SHAPES, values, strict=True):
+        if signature is None or not _close(value, np.resize(signature[0], shape)):
+            return _lift_mean(fn)
+    return _lift_elementwise(fn, signature)
+
+
+def _lift_elementwise(
+    fn: Callable, signature: Float[np.ndarray, "2 points"]
+) -> nn.AbstractLayer:
     below, above = signature[1, 0], signature[1, -1]
     slopes = np.where(_POINTS < 0, below, above)
     if _close(signature, np.stack([slopes * _POINTS, slopes])):
@@ -48,78 +64,134 @@ def lift_function(fn: Callable) -> nn.AbstractLayer:
     except ValueError as error:
         raise LayerError(
             fn,
-            f"`{_name(fn)}` is elementwise, but hard to expand. {error} Such an "
+            f"`{name_of(fn)}` is elementwise, but hard to expand. {error} Such an "
             "`eqtangents.nn.Elementwise` may stand in an `equinox.nn.Sequential`.",
         ) from None
 
 
-def _name(fn: Callable) -> str:
-    return getattr(fn, "__name__", repr(fn))
+def _lift_mean(fn: Callable) -> nn.GlobalAvgPool:
+    """A function that is not elementwise, as the mean over all positions."""
+    for shape in _WITH_POSITIONS:
+        value = _evaluated(fn, shape)
+        if value is not None and value.shape == shape[:1]:
+            # At more positional axes it may be another function.
+            if _close(value, _mean(_inputs(shape))):
+                return nn.GlobalAvgPool()
+            break
+    if isinstance(fn, eqx.Module):
+        raise LayerError(
+            fn,
+            f"`{name_of(fn)}` has a `__call__` of its own, which is not read: only the "
+            "layers of `equinox.nn` that `from_equinox` names are, and functions that "
+            f"are elementwise. {_INSTEAD}",
+        )
+    raise LayerError(
+        fn,
+        f"`{name_of(fn)}` is no layer that has a counterpart, nor a function that "
+        "flattens its input, takes the mean over all positions, or is elementwise, "
+        f"with derivatives by `jax.jvp`. {_INSTEAD}",
+    )
+
+
+_INSTEAD = (
+    "Put a layer of `eqtangents.nn` in its place, which may stand in an "
+    "`equinox.nn.Sequential`: a `Residual`, say, or `GlobalAvgPool`. Kernels of the "
+    "model as it is: `eqtangents.empirical_ntk`, and `eqtangents.monte_carlo`, the "
+    "mean over draws of its parameters."
+)
+
+
+def is_mean(fn: Callable, positional_axes: int) -> bool:
+    """Whether a function is the mean over all positions, at so many axes of them."""
+    shape = (2, *(3,) * positional_axes)
+    return _close(_evaluated(fn, shape), _mean(_inputs(shape)))
+
+
+def _mean(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, " channels"]:
+    return x.mean(tuple(range(1, x.ndim)))
+
+
+def name_of(fn: Callable) -> str:
+    """What to call a function, in a line."""
+    return getattr(fn, "__name__", type(fn).__name__)
 
 
 def _bent(below: float, above: float) -> nn.AbstractLayer:
-    if below == above == 1:
-        return nn.Identity()
+    if below == above:
+        return nn.Identity() if above == 1 else nn.Scale(above)
     return nn.Relu() if (below, above) == (0, 1) else nn.ABRelu(below, above)
 
 
-def _agree(fn: Callable, reference: Callable) -> bool:
-    """Whether two functions of arrays are the same, on arrays of several shapes."""
-    for shape in _SHAPES:
-        x = np.resize(_POINTS, shape)
-        try:
-            value, expected = _evaluated(fn, x), _evaluated(reference, x)
-        except Exception:  # whatever a function may raise for shapes it is not for
-            return False
-        if value.shape != expected.shape or not _close(value, expected):
-            return False
-    return True
+def _inputs(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+    return np.resize(_POINTS, shape)
 
 
-def _with_derivative(fn: Callable) -> Callable:
-    """Maps an array to values and derivatives along a new last axis."""
-    return lambda x: jnp.stack(jax.jvp(fn, (x,), (jnp.ones_like(x),)), -1)
+def _evaluated(fn: Callable, shape: tuple[int, ...]) -> np.ndarray | None:
+    """At some points in an array of a shape, unless the function does not take that."""
+    compiled = jax.jit(lambda x: fn(x))  # which may be a module of arrays
+    try:
+        with jax.ensure_compile_time_eval():  # also while something else is traced
+            return np.asarray(compiled(jnp.asarray(_inputs(shape), float)), float)
+    except Exception:  # whatever a function may raise for shapes it is not for
+        return None
 
 
-def _one_by_one(fn: Callable) -> Callable:
-    """A function of arrays by what it does to numbers."""
-    return lambda x: jax.vmap(fn)(x.ravel()).reshape(*x.shape, -1)
-
-
-def _signature(fn: Callable) -> Float[np.ndarray, "2 points"]:
+def _signature(fn: Callable) -> Float[np.ndarray, "2 points"] | None:
     """Values and derivatives of an elementwise function."""
-    return _evaluated(_with_derivative(fn), _POINTS).T
+    try:
+        signature = np.stack(Sampled(fn)(_POINTS))
+    except Exception:  # whatever a function of other arrays may raise
+        return None
+    return signature
 
 
 @functools.cache
-def _known_layers() -> list[tuple[nn.AbstractActivation, np.ndarray]]:
+def _known_layers() -> list[tuple[nn.AbstractLayer, np.ndarray]]:
     """Layers for functions without parameters, and their signatures."""
+    # A step so small that the derivative, by the imaginary part, is exact.
+    turned = _POINTS + 1e-30j
     layers = [
-        nn.Gelu(),
-        nn.Gelu(approximate=True),
-        nn.Tanh(),
-        nn.Sigmoid(),
-        nn.Silu(),
-        nn.Softplus(),
-        nn.Elu(),
-        nn.Selu(),
-        nn.Erf(),
-        nn.Sin(),
-        nn.Cos(),
-        nn.Exp(),
-        nn.Sign(),
-        nn.Monomial(2),
-        nn.Monomial(3),
-        nn.RectifiedMonomial(2),
+        (layer, np.stack([value.real, value.imag * 1e30]))
+        for layer, value in (
+            (nn.Gelu(approximate=True), _gelu_by_tanh(turned)),
+            (nn.Tanh(), np.tanh(turned)),
+            (nn.Sigmoid(), 1 / (1 + np.exp(-turned))),
+            (nn.Silu(), turned / (1 + np.exp(-turned))),
+            (nn.Softplus(), np.log(1 + np.exp(turned))),
+            (nn.Elu(), _elu(turned)),
+            (nn.Selu(), 1.0507009873554805 * _elu(turned, 1.6732632423543772)),
+            (nn.Sin(), np.sin(turned)),
+            (nn.Cos(), np.cos(turned)),
+            (nn.Exp(), np.exp(turned)),
+            (nn.Sign(), np.sign(_POINTS) + 0j),
+            (nn.Monomial(2), turned**2),
+            (nn.Monomial(3), turned**3),
+            (nn.RectifiedMonomial(2), np.where(_POINTS > 0, turned**2, 0)),
+        )
     ]
-    return [(layer, _signature(layer.function)) for layer in layers]
+    erf = np.array([math.erf(x) for x in _POINTS])
+    cdf = np.array([0.5 * math.erfc(-x / math.sqrt(2)) for x in _POINTS])
+    density = np.exp(-0.5 * _POINTS**2) / math.sqrt(2 * math.pi)
+    bell = np.exp(-(_POINTS**2)) * 2 / math.sqrt(math.pi)
+    return [
+        *layers,
+        (nn.Gelu(), np.stack([_POINTS * cdf, cdf + _POINTS * density])),
+        (nn.Erf(), np.stack([erf, bell])),
+    ]
 
 
-def _evaluated(fn: Callable, x: Float[np.ndarray, "..."]) -> np.ndarray:
-    with jax.ensure_compile_time_eval():  # also while something else is traced
-        return np.asarray(fn(jnp.asarray(x, float)))
+def _gelu_by_tanh(x: np.ndarray) -> np.ndarray:
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _close(value: np.ndarray, expected: np.ndarray) -> bool:
-    """Whether numbers are the same, but for rounding."""
+def _elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+    return np.where(
+        x.real > 0, x, alpha * (np.exp(np.minimum(x.real, 0) + 1j * x.imag) - 1)
+    )
+
+
+def _close(value: np.ndarray | None, expected: np.ndarray) -> bool:
+    """Whether arrays are the same, but for rounding."""
+    if value is None or value.shape != expected.shape:
+        return False
     return np.allclose(value, expected, rtol=1e-5, atol=1e-6, equal_nan=True)

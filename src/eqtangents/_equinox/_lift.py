@@ -14,7 +14,7 @@ from eqtangents._equinox._affine import (
     lift_linear,
     lift_transpose,
 )
-from eqtangents._equinox._functions import lift_function
+from eqtangents._equinox._functions import is_mean, lift_function, name_of
 from eqtangents._equinox._plain import (
     lift_adaptive_avg_pool,
     lift_avg_pool,
@@ -58,7 +58,9 @@ def from_equinox(
         `LayerNorm`, `RMSNorm`, `GroupNorm`, `Dropout`, `PReLU`, `Identity`, `Lambda`
         and `Sequential` of `equinox.nn`, `AdaptiveAvgPool` to a single position,
         functions, and layers of `eqtangents.nn`, which stay as they are. A function is
-        told by its values: it may be elementwise, or flatten its input.
+        told by itself or by its values: it may be elementwise, flatten its input, or
+        take the mean over all positions, as of inputs with the fewest axes that it
+        takes, if no convolution or pooling before it says how many there are.
     - `weight_std`, `bias_std`: $\sigma_w$ and $\sigma_b$ of all layers, and of all
         layers that have biases, instead of those of Equinox's initialisation.
     - `parameterization`: `"standard"` for gradients in the parameters of the model;
@@ -100,11 +102,27 @@ def _lift(theirs: Any, scales: Scales) -> nn.AbstractLayer:
 
 
 def _lift_sequential(theirs: eqx.nn.Sequential, scales: Scales) -> nn.Sequential:
-    layers = []
+    layers, axes = [], None
     for i, layer in enumerate(theirs.layers):
         with located(f"layers[{i}]"):
             layers.append(_lift(layer, scales))
+            if isinstance(layers[-1], nn.GlobalAvgPool) and axes is not None:
+                _check_mean(layer, axes)
+        axes = getattr(layer, "num_spatial_dims", axes)
     return nn.Sequential(layers)
+
+
+def _check_mean(theirs: Any, positional_axes: int) -> None:
+    """Raise for a mean that leaves some positions of the layer before it."""
+    fn = theirs.fn if isinstance(theirs, eqx.nn.Lambda) else theirs
+    if isinstance(fn, eqx.Module) or is_mean(fn, positional_axes):
+        return
+    raise LayerError(
+        fn,
+        f"`{name_of(fn)}` is the mean over some of the {positional_axes} axes of "
+        "positions that it is given, which has no counterpart. Take the mean over all "
+        "of them.",
+    )
 
 
 def _lift_lambda(theirs: eqx.nn.Lambda, scales: Scales) -> nn.AbstractLayer:

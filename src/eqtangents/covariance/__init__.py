@@ -17,11 +17,7 @@ from eqtangents.covariance._covariance import (
     AbstractCovariance as AbstractCovariance,
     Outline as Outline,
 )
-from eqtangents.covariance._expansion import (
-    Expansion as Expansion,
-    dense_expansion as dense_expansion,
-    expand as expand,
-)
+from eqtangents.covariance._expansion import Expansion as Expansion
 from eqtangents.covariance._exponential import (
     ExpDual as ExpDual,
     ExpNormalizedDual as ExpNormalizedDual,
@@ -30,10 +26,14 @@ from eqtangents.covariance._exponential import (
     RbfDual as RbfDual,
     SineDual as SineDual,
 )
+from eqtangents.covariance._fitted import (
+    FittedDual as FittedDual,
+    closed_form as closed_form,
+    default_tolerance as default_tolerance,
+)
 from eqtangents.covariance._frame import Block as Block, Scope as Scope
 from eqtangents.covariance._gathered import Gathered as Gathered
 from eqtangents.covariance._given import GivenDual as GivenDual
-from eqtangents.covariance._hermite import ExpandedDual as ExpandedDual
 from eqtangents.covariance._input import Input as Input
 from eqtangents.covariance._lattice import picked as picked
 from eqtangents.covariance._mapped import Mapped as Mapped, Positional as Positional
@@ -43,6 +43,11 @@ from eqtangents.covariance._normalised import (
     Normalised as Normalised,
 )
 from eqtangents.covariance._pair import Moments as Moments, Pair as Pair
+from eqtangents.covariance._piecewise import (
+    Break as Break,
+    PiecewisePolynomial as PiecewisePolynomial,
+    PiecewisePolynomialDual as PiecewisePolynomialDual,
+)
 from eqtangents.covariance._pointwise import (
     AbstractDual as AbstractDual,
     Affine as Affine,
@@ -74,6 +79,7 @@ from eqtangents.covariance._repeated import (
     Repeated as Repeated,
     ShapeChange as ShapeChange,
 )
+from eqtangents.covariance._sampled import Sampled as Sampled
 from eqtangents.covariance._stencil import Stencil as Stencil
 from eqtangents.covariance._windows import (
     Window as Window,

@@ -29,8 +29,8 @@ from eqtangents.nn._conv import Conv as Conv
 from eqtangents.nn._conv_local import ConvLocal as ConvLocal
 from eqtangents.nn._conv_transpose import ConvTranspose as ConvTranspose
 from eqtangents.nn._dropout import Dropout as Dropout
-from eqtangents.nn._elementwise import (
-    Elementwise as Elementwise,
+from eqtangents.nn._elementwise import Elementwise as Elementwise
+from eqtangents.nn._expanded import (
     Elu as Elu,
     Gelu as Gelu,
     Selu as Selu,
@@ -54,6 +54,7 @@ from eqtangents.nn._norm import (
     LayerNorm as LayerNorm,
     RMSNorm as RMSNorm,
 )
+from eqtangents.nn._piecewise import HardTanh as HardTanh, Relu6 as Relu6
 from eqtangents.nn._polynomials import (
     Hermite as Hermite,
     Monomial as Monomial,
@@ -80,6 +81,7 @@ from eqtangents.nn._rectifiers import (
     Sign as Sign,
 )
 from eqtangents.nn._reshape import Flatten as Flatten, Identity as Identity
+from eqtangents.nn._scale import Scale as Scale
 from eqtangents.nn._smooth import (
     Cos as Cos,
     Erf as Erf,

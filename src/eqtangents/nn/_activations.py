@@ -11,6 +11,7 @@ from eqtangents.covariance import (
     Modulated,
     Nonlinear,
     ReluDual,
+    Scaled,
 )
 from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import AbstractParameterless, Covariances, LayerError, single
@@ -21,7 +22,9 @@ class AbstractActivation(AbstractParameterless):
 
     $K' = \mathbb{E}\, f(u) f(v)$ and $T' = T\; \mathbb{E}\, f'(u) f'(v)$ for centred
     Gaussian $(u, v)$ whose covariances are those of the input. The input of the network
-    is no random variable: to it, the function is applied as it is.
+    is no random variable: to it, the function is applied as it is. A function that is a
+    line through zero, by slopes that are equal Python numbers, is linear: as a `Scale`,
+    it needs no Gaussian input and keeps what is Gaussian so.
     """
 
     @property
@@ -43,6 +46,10 @@ class AbstractActivation(AbstractParameterless):
         covariance = single(self, covariance)
         if isinstance(covariance, Input):
             return covariance.mapped(self.function)
+        dual = self.dual
+        slope = _slope_of_line(dual)
+        if slope is not None:
+            return Scaled(covariance, slope)
         if not covariance.outline.gaussian:
             raise LayerError(
                 self,
@@ -51,7 +58,6 @@ class AbstractActivation(AbstractParameterless):
                 "nonlinearity, a `Flatten`, a pooled or joined input, a product or a "
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )
-        dual = self.dual
         if covariance.outline.gained and not (
             isinstance(covariance, Modulated)
             and not covariance.upstream.outline.gained
@@ -64,3 +70,12 @@ class AbstractActivation(AbstractParameterless):
                 "between the two, or use `use_weight=False`.",
             )
         return Nonlinear(covariance, dual)
+
+
+def _slope_of_line(dual: AbstractDual) -> float | None:
+    """The slope of a function that is known to be a line through zero."""
+    if not isinstance(dual, ReluDual):
+        return None
+    below, above = dual.negative_slope, dual.positive_slope
+    concrete = isinstance(below, float | int) and isinstance(above, float | int)
+    return float(below) if concrete and below == above else None

@@ -1,6 +1,7 @@
-"""Nonlinearities without closed form, and any that users bring."""
+"""Any nonlinearity that users bring."""
 
-import functools
+import math
+import warnings
 from collections.abc import Callable
 
 import equinox as eqx
@@ -8,58 +9,31 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents._types import Scalar
 from eqtangents.covariance import (
     AbstractDual,
-    ExpandedDual,
     Expansion,
-    GeluDual,
+    FittedDual,
     GivenDual,
-    dense_expansion,
-    expand,
+    closed_form,
+    default_tolerance,
 )
 from eqtangents.nn._activations import AbstractActivation
+from eqtangents.nn._known import known_activation
 from eqtangents.nn._layer import LayerError
 
 
 _LARGEST_VARIANCE = 30.0
-
-
-def _tolerance() -> float:
-    """As far as the type of the inputs allows, in general."""
-    return 1e-6 if jnp.result_type(float) == jnp.float64 else 1e-5
-
-
-_expand_once = functools.cache(expand)
-
-
-def _expanded(fn: Callable) -> ExpandedDual:
-    """The dual of a function that depends on nothing."""
-    expansion, _ = _expand_once(fn, _tolerance(), _LARGEST_VARIANCE)
-    return ExpandedDual(fn, expansion)
-
-
-def _expansion(
-    fn: Callable, tolerance: float, largest_variance: float
-) -> tuple[Expansion, float]:
-    """An expansion, and its error as far as that is known.
-
-    A function of arrays that change, in training or within `jit`, gets the first
-    terms as they are: weights would hold for the present values alone.
-    """
-    if not any(map(eqx.is_array, jax.tree.leaves(fn))):
-        try:
-            return expand(fn, tolerance, largest_variance)
-        except jax.errors.TracerArrayConversionError:
-            pass
-    return dense_expansion(), 0.0
+# Errors that a warning does for.
+_NEARLY = 1e-3
 
 
 class Elementwise(AbstractActivation):
     r"""Any function of one number.
 
-    Its kernel is given by its Hermite expansion: with $u = s z$, $v = s' z'$ and the
-    correlation $\rho$,
+    Of functions that `eqtangents.nn` has as layers, as `jax.nn.relu`, of polynomials up
+    to degree 3, and of functions made of a few such, as any that is linear between
+    breakpoints, the kernel is a closed form. That of any other is given by its Hermite
+    expansion: with $u = s z$, $v = s' z'$ and the correlation $\rho$,
 
     $$K' = \sum_l r_l(s)\, r_l(s')\, \rho^l, \qquad
     r_l(s) = \mathbb{E}\, f(s z)\, h_l(z)$$
@@ -67,7 +41,8 @@ class Elementwise(AbstractActivation):
     where $r_l$ is found by quadrature in one dimension, once for each example and
     position. $T'$ needs the same of $f'$, which is `jax.jvp` of the function. A few
     dozen terms stand for the first thousand, so that kinks and jumps at zero are dealt
-    with; kinks elsewhere converge slowly where two inputs nearly coincide.
+    with; with kinks elsewhere, of functions that are curved, it converges slowly where
+    two inputs nearly coincide.
 
     **Arguments:**
 
@@ -79,12 +54,14 @@ class Elementwise(AbstractActivation):
     - `dual_derivative`: a closed form of $\mathbb{E} f'(u) f'(v)$; without it, that is
         the derivative of `dual` in `cov`.
     - `tolerance`: largest relative error of the expansion at variances up to
-        `largest_variance`. 1e-6 with JAX's 64-bit mode, else 1e-5. At larger variances
-        it is less accurate, and kernels are NaN where they would be off by more than
-        1 % (or ten times the tolerance).
+        `largest_variance`. By default 1e-6 for inputs in double precision and 1e-5 for
+        others. At larger variances it is less accurate, and kernels are NaN where they
+        would be off by more than 1 % (or ten times the tolerance).
 
-    **Raises:** `ValueError` if neither function nor dual is given, or if the expansion
-    cannot be that accurate.
+    **Raises:** `ValueError` if neither function nor dual is given, if `fn` is not
+    elementwise, or if the expansion is far from that accurate. Up to an error of 1e-3
+    (or ten times the tolerance) it warns instead, and says up to which variance the
+    tolerance holds.
 
     **Cost:** per entry, some 15 to 40 multiplications and additions for each of $K'$
     and $T'$, about one to three times the closed form of `Relu`.
@@ -94,7 +71,9 @@ class Elementwise(AbstractActivation):
 
     fn: Callable | None
     given: GivenDual | None
-    expansion: Expansion | None = eqx.field(static=True)
+    known: AbstractDual | None
+    tolerance: float | None = eqx.field(static=True)
+    largest_variance: float = eqx.field(static=True)
 
     def __init__(
         self,
@@ -105,37 +84,70 @@ class Elementwise(AbstractActivation):
         tolerance: float | None = None,
         largest_variance: float = _LARGEST_VARIANCE,
     ):
-        """Choose the terms of the expansion, if there is no closed form."""
-        self.fn = fn
-        self.given = None if dual is None else GivenDual(dual, dual_derivative)
-        self.expansion = None
+        """Find a closed form, or the terms of the expansion."""
         if fn is None and dual is None:
             raise ValueError(
                 "Elementwise: has neither a function nor a dual. Give `fn`, for "
                 "networks of any width, or `dual`, for those of infinite width."
             )
-        if fn is not None and dual is None:
-            tolerance = _tolerance() if tolerance is None else tolerance
-            self.expansion, error = _expansion(fn, tolerance, largest_variance)
-            if error > tolerance:
-                raise ValueError(
-                    f"Elementwise: the kernel of {fn} by Hermite expansion is off by "
-                    f"{error:.1e} at variances up to {largest_variance:g}, relatively, "
-                    f"but `tolerance` is {tolerance:g}. Raise the tolerance, lower "
-                    "`largest_variance` if the inputs have smaller variances, or give "
-                    "a closed form, `dual`."
-                )
+        self.fn = fn
+        self.given = None if dual is None else GivenDual(dual, dual_derivative)
+        self.known, self.tolerance = None, tolerance
+        self.largest_variance = largest_variance
+        if fn is None or dual is not None:
+            return
+        layer = known_activation(fn)
+        self.known = None if layer is None else layer.dual
+        if layer is None or isinstance(self.known, FittedDual):
+            _check_elementwise(fn)
+            self.known = closed_form(fn) if layer is None else None
+            if self.known is None:
+                self._check_accuracy()
+
+    def _check_accuracy(self) -> None:
+        """Warn if the tolerance is missed, and raise if it is missed by far."""
+        dtype = jnp.zeros(()).dtype
+        tolerance = self.tolerance or default_tolerance(dtype)
+        _, (error, variance) = self._fitted.fit(dtype)
+        if error <= tolerance:
+            return
+        message = (
+            f"Elementwise: the kernel of `{_name(self.fn)}` by Hermite expansion is "
+            f"off by up to {error:.1e}, relatively, at variances up to "
+            f"{self.largest_variance:g}, but `tolerance` is {tolerance:g}"
+        )
+        if error > max(_NEARLY, 10 * tolerance):
+            raise ValueError(
+                f"{message}. Raise the tolerance, lower `largest_variance` if the "
+                "inputs have smaller variances, or give a closed form, `dual`: "
+                "functions with kinks or jumps away from zero have one if they are "
+                "polynomials between these."
+            )
+        warnings.warn(
+            f"{message}, which holds at variances up to {variance:.2g}. "
+            f"`tolerance={_rounded_up(error)}` says that this is accurate enough, and "
+            "`largest_variance` that inputs have smaller variances.",
+            stacklevel=3,
+        )
 
     @property
     def dual(self) -> AbstractDual:
         """The closed form, or the expansion."""
-        return self._expanded if self.given is None else self.given
+        if self.given is not None:
+            return self.given
+        return self._fitted if self.known is None else self.known
 
     @property
-    def _expanded(self) -> ExpandedDual:
+    def expansion(self) -> Expansion | None:
+        """Of inputs in JAX's default precision, where there is no closed form."""
+        if self.given is not None or self.known is not None:
+            return None
+        return self._fitted.fit(jnp.zeros(()).dtype)[0]
+
+    @property
+    def _fitted(self) -> FittedDual:
         assert self.fn is not None
-        assert self.expansion is not None
-        return ExpandedDual(self.fn, self.expansion)
+        return FittedDual(self.fn, self.tolerance, self.largest_variance)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The function."""
@@ -154,139 +166,49 @@ class Elementwise(AbstractActivation):
 
         At equal inputs of some variances, where the expansion converges most slowly, by
         comparison with a finer quadrature that expands nothing. NaN where the kernels
-        are.
+        are, and zero for functions whose kernel is known in closed form.
 
-        **Raises:** `ValueError` if the layer has a closed form.
+        **Raises:** `ValueError` if the layer was given a closed form.
         """
-        if self.expansion is None:
+        if self.given is not None:
             raise ValueError(
                 "Elementwise: was given a `dual`, and so there is no expansion whose "
                 "errors could be estimated."
             )
-        return self._expanded.errors(variance)
+        if self.known is not None:
+            return jnp.zeros_like(variance), jnp.zeros_like(variance)
+        return self._fitted.errors(variance)
 
 
-class Tanh(AbstractActivation):
-    """The hyperbolic tangent. Its kernel is an expansion, as that of `Elementwise`."""
-
-    @property
-    def dual(self) -> ExpandedDual:
-        """A Hermite expansion."""
-        return _expanded(jnp.tanh)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The hyperbolic tangent."""
-        return jnp.tanh(x)
+def _name(fn: Callable | None) -> str:
+    return getattr(fn, "__name__", type(fn).__name__)
 
 
-class Sigmoid(AbstractActivation):
-    """The logistic sigmoid. Its kernel is an expansion, as that of `Elementwise`."""
-
-    @property
-    def dual(self) -> ExpandedDual:
-        """A Hermite expansion."""
-        return _expanded(jax.nn.sigmoid)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The logistic sigmoid."""
-        return jax.nn.sigmoid(x)
+def _rounded_up(error: float) -> str:
+    """To one digit."""
+    return f"{float(f'{error:.0e}') + 10.0 ** math.floor(math.log10(error)):.0e}"
 
 
-class Softplus(AbstractActivation):
-    r"""$\log(1 + e^x)$. Its kernel is an expansion, as that of `Elementwise`."""
-
-    @property
-    def dual(self) -> ExpandedDual:
-        """A Hermite expansion."""
-        return _expanded(jax.nn.softplus)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A smooth rectifier."""
-        return jax.nn.softplus(x)
-
-
-class Silu(AbstractActivation):
-    r"""$x / (1 + e^{-x})$. Its kernel is an expansion, as that of `Elementwise`.
-
-    **Source:** Elfwing et al. 2018, arXiv:1702.03118; also known as swish.
-    """
-
-    @property
-    def dual(self) -> ExpandedDual:
-        """A Hermite expansion."""
-        return _expanded(jax.nn.silu)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The input times its sigmoid."""
-        return jax.nn.silu(x)
+def _check_elementwise(fn: Callable) -> None:
+    """Raise unless a function maps arrays to real ones of the same shape."""
+    if not callable(fn):
+        raise TypeError(
+            f"Elementwise: `fn` must be a function of one array, but is {fn!r:.80}."
+        )
+    given = jax.ShapeDtypeStruct((2, 3), jnp.zeros(()).dtype)
+    came = eqx.filter_eval_shape(fn, given)
+    if not (
+        isinstance(came, jax.ShapeDtypeStruct)
+        and came.shape == given.shape
+        and jnp.issubdtype(came.dtype, jnp.floating)
+    ):
+        raise ValueError(
+            f"Elementwise: `{_name(fn)}` must map an array of real numbers to one of "
+            f"the same shape, but makes {_described(came)} of {_described(given)}."
+        )
 
 
-class Selu(AbstractActivation):
-    r"""An `Elu` scaled to keep mean 0 and variance 1. Its kernel is an expansion.
-
-    **Source:** Klambauer et al. 2017, arXiv:1706.02515.
-    """
-
-    @property
-    def dual(self) -> ExpandedDual:
-        """A Hermite expansion."""
-        return _expanded(jax.nn.selu)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The scaled exponential linear unit."""
-        return jax.nn.selu(x)
-
-
-class Elu(AbstractActivation):
-    r"""$x$ for $x > 0$, else $\alpha (e^x - 1)$. Its kernel is an expansion.
-
-    **Source:** Clevert et al. 2016, arXiv:1511.07289.
-    """
-
-    alpha: Scalar
-    expansion: Expansion = eqx.field(static=True)
-
-    def __init__(self, alpha: Scalar = 1.0):
-        r"""Set $-\alpha$, the limit for very negative inputs."""
-        self.alpha = alpha
-        self.expansion, _ = _expansion(self.function, _tolerance(), _LARGEST_VARIANCE)
-
-    @property
-    def dual(self) -> ExpandedDual:
-        """A Hermite expansion."""
-        return ExpandedDual(self.function, self.expansion)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The exponential linear unit."""
-        return jax.nn.elu(x, jnp.asarray(self.alpha, x.dtype))
-
-
-class Gelu(AbstractActivation):
-    r"""$x\, \Phi(x)$ with the normal distribution function $\Phi$.
-
-    Its kernel is a closed form. With `approximate`, the function is
-    $\frac{x}{2} (1 + \tanh(\sqrt{2 / \pi}\, (x + 0.044715\, x^3)))$, whose kernel is
-    another one, an expansion as that of `Elementwise`.
-
-    **Source:** Hendrycks & Gimpel 2016, arXiv:1606.08415; kernel: Tsuchida et al. 2021,
-    arXiv:2002.08517.
-    """
-
-    approximate: bool = eqx.field(static=True)
-
-    def __init__(self, approximate: bool = False):
-        """Choose the function itself, or its approximation by a hyperbolic tangent."""
-        self.approximate = approximate
-
-    @property
-    def dual(self) -> AbstractDual:
-        """The closed form, or the expansion."""
-        return _expanded(_gelu_by_tanh) if self.approximate else GeluDual()
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The input times its probability to be above a standard normal variable."""
-        return jax.nn.gelu(x, approximate=self.approximate)
-
-
-def _gelu_by_tanh(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    return jax.nn.gelu(x, approximate=True)
+def _described(value: object) -> str:
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,192 @@
+"""The expansion of one function, found by evaluating it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from eqtangents.covariance._expansion import (
+    BEST_NODES,
+    LARGEST_EXPONENT,
+    NODES,
+    Expansion,
+    Series,
+    projections,
+    quadrature,
+)
+from eqtangents.covariance._expansion_terms import (
+    ALL,
+    PLACES,
+    Choice,
+    Sums,
+    norm_of,
+)
+from eqtangents.covariance._sampled import Sampled
+
+
+# Standard deviations to fit at, and the finest of which every other number is a part.
+_COUNTS, _FINEST, _SMALLEST_STD = (8, 29, 57), 57, 1e-3**0.5
+_LARGEST = (128, 512, LARGEST_EXPONENT)
+_HOPELESS = 1e-2  # an error that more standard deviations do not mend
+_NEGLIGIBLE = 1e-10  # of the size of a term
+
+
+class Accuracy(NamedTuple):
+    """The largest relative error, and the variances up to which it is tolerated."""
+
+    error: float
+    variance: float
+
+
+def expand(
+    fn: Sampled, tolerance: float, largest_variance: float
+) -> tuple[Expansion, Accuracy]:
+    """An expansion of an elementwise function, and how accurate that is."""
+    found = _expanded(fn, tolerance, largest_variance, tolerance)
+    if not tolerance < found[1].error < _HOPELESS:
+        return found
+    # What is fitted more closely may be off by less in between.
+    closer = _expanded(fn, 0.25 * tolerance, largest_variance, tolerance)
+    return min(found, closer, key=lambda pair: pair[1].error)
+
+
+def _expanded(
+    fn: Sampled, fitted: float, largest_variance: float, tolerance: float
+) -> tuple[Expansion, Accuracy]:
+    """With terms that fit to one tolerance, to be judged by another."""
+    std = _grid(largest_variance)
+    near = fn(np.array([1e-30, -1e-30]))
+    jump, kink = (float(np.nan_to_num(at[0] - at[1])) for at in near)
+    sides = [fn(sign * np.outer(std, quadrature(BEST_NODES)[0])) for sign in (1, -1)]
+    value, sloped = (
+        _Fit(_halves(sides, i), std, *jumps, fitted)
+        for i, jumps in enumerate(((jump, kink), (kink, 0.0)))
+    )
+    nodes = _fewest_nodes(fn, std[:: std.size // 8], (value, sloped))
+    negligible = 1e-6 * max(value.size, sloped.size)
+    expansion = Expansion(
+        nodes,
+        value.series,
+        sloped.series,
+        jumps=bool(abs(jump) > negligible),
+        kinks=bool(abs(kink) > negligible),
+        allowed=max(10 * tolerance, 0.01),
+    )
+    error = np.maximum(value.errors, sloped.errors)
+    holds = std[error <= tolerance]
+    variance = float(holds[-1] ** 2) if holds.size else 0.0
+    return expansion, Accuracy(float(error[-1]), variance)
+
+
+def _grid(largest_variance: float) -> np.ndarray:
+    """Standard deviations, closer to each other where they are small."""
+    scale = 0.25 * largest_variance**0.5
+    ends = np.arcsinh(np.array([_SMALLEST_STD, largest_variance**0.5]) / scale)
+    return scale * np.sinh(np.linspace(*ends, _FINEST))
+
+
+def _halves(sides: list, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Twice the even and the odd part, of values on either side of zero."""
+    above, below = (side[i] for side in sides)
+    return above + below, above - below
+
+
+def _fewest_nodes(fn: Sampled, std: np.ndarray, fits: tuple["_Fit", ...]) -> int:
+    """As many as give the same terms as the most do, for the function and its slope."""
+    for nodes in NODES:
+        z, _ = quadrature(nodes)
+        sides = [fn(sign * np.outer(std, z)) for sign in (1, -1)]
+        if all(fit.holds(_halves(sides, i), nodes, std) for i, fit in enumerate(fits)):
+            return nodes
+    return BEST_NODES
+
+
+class _Fit:
+    """The terms for one function, and their errors up to each standard deviation."""
+
+    def __init__(
+        self,
+        halves: tuple[np.ndarray, np.ndarray],
+        std: np.ndarray,
+        jump: float,
+        kink: float,
+        tolerance: float,
+    ):
+        self.halves, self.std, self.jumps = halves, std, (jump, kink)
+        self.tolerance, self.size, self.known = tolerance, _size(halves), {}
+        self.series, self.errors = Series((), ()), np.zeros(std.size)
+        if self.size == 0:
+            return
+        matrix, norm = projections(BEST_NODES, ALL), norm_of(halves)[:, None]
+        self.r = []
+        for parity, half in enumerate(halves):
+            r = half @ matrix[parity::2].T
+            matters = np.flatnonzero((np.abs(r / norm) > _NEGLIGIBLE).any(0))
+            self.r.append(r[:, : max(matters.max(initial=0) + 1, PLACES[-1] + 1)])
+        self._fit()
+
+    def _fit(self) -> None:
+        """With more standard deviations and larger exponents, as far as it takes."""
+        accurate, largest = 0.5 * self.tolerance, list(_LARGEST)
+        for count in _COUNTS:
+            sums = self._sums(count)
+            choices = [Choice(sums, parity) for parity in (0, 1)]
+            self.series = self._fitted(choices, largest[0])
+            while self._errors(sums).max() > accurate and len(largest) > 1:
+                largest.pop(0)
+                self.series = self._fitted(choices, largest[0])
+            # Between the standard deviations that were fitted, too.
+            self.errors = np.maximum.accumulate(self._errors(self._sums(_FINEST)))
+            if self.errors[-1] <= accurate or self._errors(sums).max() > _HOPELESS:
+                return
+
+    def _sums(self, count: int) -> Sums:
+        if count not in self.known:
+            self.known[count] = self._sums_of(count)
+        return self.known[count]
+
+    def _sums_of(self, count: int) -> Sums:
+        some = slice(None, None, (self.std.size - 1) // (count - 1))
+        halves = self.halves[0][some], self.halves[1][some]
+        return Sums(halves, [r[some] for r in self.r], self.std[some], *self.jumps)
+
+    def _fitted(self, choices: list["Choice"], largest: int) -> Series:
+        exponents, weights = [], []
+        for parity, choice in enumerate(choices):
+            places, found = choice.sparse(largest, 0.125 * self.tolerance)
+            exponents += [parity + 2 * int(place) for place in places]
+            weights += map(float, found)
+        return Series(tuple(exponents), tuple(weights))
+
+    def _errors(self, sums: Sums) -> np.ndarray:
+        """Of pairs of each standard deviation with smaller ones."""
+        total = np.zeros(sums.norm.size)
+        for parity in (0, 1):
+            exponents, weights = (
+                np.array(self.series.exponents, int),
+                np.array(self.series.weights),
+            )
+            chosen = exponents % 2 == parity
+            part = sums.part(parity, exponents[chosen] // 2, weights[chosen])
+            error = np.abs(part - sums.wholes[parity]).max(0)
+            total += np.tril(error).max(1)
+        return total
+
+    def holds(
+        self, halves: tuple[np.ndarray, np.ndarray], nodes: int, std: np.ndarray
+    ) -> bool:
+        """Whether so many nodes give the same terms, by Cauchy-Schwarz."""
+        if not self.series.exponents:
+            return True
+        same = np.isin(self.std, std)
+        best = self.halves[0][same], self.halves[1][same]
+        coefficients = []
+        for half, n in ((halves, nodes), (best, BEST_NODES)):
+            matrix = projections(n)
+            r = np.array([half[l % 2] @ matrix[l] for l in self.series.exponents])
+            coefficients.append(r * np.sqrt(self.series.weights)[:, None])
+        change = np.linalg.norm(np.subtract(*coefficients), axis=0)
+        return bool(np.max(change / norm_of(best)) <= 0.1 * self.tolerance)
+
+
+def _size(halves: tuple[np.ndarray, np.ndarray]) -> float:
+    return float(np.abs(halves).max())

@@ -1,0 +1,60 @@
+"""Elementwise functions, by their values."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+
+_SIZE = 8192  # of what is evaluated at once, so that it compiles once
+
+
+def slope(fn: Callable) -> Callable:
+    """The derivative of an elementwise function."""
+    return lambda x: jax.jvp(fn, (x,), (jnp.ones_like(x),))[1]
+
+
+class Sampled:
+    """An elementwise function and its slope, of arrays of NumPy.
+
+    In double precision, whatever the default of JAX is, if the function can be
+    evaluated in that.
+    """
+
+    def __init__(self, fn: Callable):
+        """Evaluate nothing yet."""
+        self._both = jax.jit(lambda x: jax.jvp(fn, (x,), (jnp.ones_like(x),)))
+        self._double = True
+
+    def __call__(
+        self, x: Float[np.ndarray, "*s"]
+    ) -> tuple[Float[np.ndarray, "*s"], Float[np.ndarray, "*s"]]:
+        """Values and slopes.
+
+        Raises what NumPy raises if they depend on values that are being traced.
+        """
+        parts = np.array_split(x.ravel(), range(_SIZE, x.size, _SIZE))
+        values, slopes = zip(*map(self._evaluated, parts), strict=True)
+        return (
+            np.concatenate(values).reshape(x.shape),
+            np.concatenate(slopes).reshape(x.shape),
+        )
+
+    def _evaluated(self, x: Float[np.ndarray, " n"]) -> list[np.ndarray]:
+        padded = np.resize(x, _SIZE)
+        if self._double:
+            try:
+                with jax.enable_x64(True):
+                    return self._as_numpy(padded, x.size)
+            except jax.errors.TracerArrayConversionError:
+                raise
+            except Exception:  # whatever arrays of another type in the function raise
+                self._double = False
+        return self._as_numpy(padded, x.size)
+
+    def _as_numpy(self, x: Float[np.ndarray, " n"], size: int) -> list[np.ndarray]:
+        with jax.ensure_compile_time_eval():
+            both = self._both(jnp.asarray(x, float))
+            return [np.asarray(part, np.float64)[:size] for part in both]

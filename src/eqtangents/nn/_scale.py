@@ -1,0 +1,37 @@
+"""A constant factor."""
+
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from eqtangents._types import Scalar
+from eqtangents.covariance import AbstractCovariance, Input, Scaled
+from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._layer import AbstractParameterless, Covariances, single
+
+
+class Scale(AbstractParameterless):
+    r"""The input times a number: $K' = c^2 K$ and $T' = c^2 T$.
+
+    It is linear, and what was Gaussian stays so. A factor given as an array is a
+    hyperparameter, which can be differentiated.
+    """
+
+    factor: Scalar
+
+    def __init__(self, factor: Scalar):
+        """Set the number $c$."""
+        self.factor = factor
+
+    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+        """Apply to one example."""
+        value, side = opened(x)
+        factor = jnp.asarray(self.factor, value.dtype)
+        return side.close(factor * value, side.mask)
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        """Multiply both kernels by the square."""
+        covariance = single(self, covariance)
+        if isinstance(covariance, Input):
+            factor = self.factor
+            return covariance.mapped(lambda x: jnp.asarray(factor, x.dtype) * x)
+        return Scaled(covariance, self.factor)

@@ -1,0 +1,281 @@
+"""`Elementwise` is quick to build, exact where it can be, and honest elsewhere."""
+
+import time
+import warnings
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn
+from eqtangents.covariance import FittedDual, PiecewisePolynomialDual
+from eqtangents.covariance._pair import Pair
+
+
+DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
+FLOAT = jnp.float64 if DOUBLE else jnp.float32
+# Much more than it takes, and much less than it took to fit kinks that do not expand.
+SECONDS = 5.0
+
+
+def snake(x):
+    return x + jnp.sin(x) ** 2
+
+
+def cut(x):
+    return jnp.where(x < 1, jnp.sin(3 * x), 2.0)
+
+
+def square_wave(x):
+    return jnp.sign(jnp.sin(x))
+
+
+def built(fn, **options):
+    """A layer or an error, the warnings, and the seconds of this thread."""
+    jax.clear_caches()
+    start = time.thread_time()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            layer = nn.Elementwise(fn, **options)
+        except ValueError as error:
+            layer = error
+    return layer, [str(w.message) for w in caught], time.thread_time() - start
+
+
+# Functions made of polynomials, and their values and slopes by NumPy.
+PIECES = {
+    "hard_tanh": lambda x: jax.nn.hard_tanh(x),
+    "relu6": lambda x: jnp.clip(x, 0, 6),
+    "hard_sigmoid": jax.nn.hard_sigmoid,
+    "hard_swish": lambda x: x * jax.nn.relu6(x + 3) / 6,
+    "sparse_plus": jax.nn.sparse_plus,
+    "shifted absolute value": lambda x: jnp.abs(x - 0.7),
+    "leaky kink": lambda x: jnp.where(x > -0.3, x, 0.1 * x - 0.27),
+    "shrinkage": lambda x: jnp.sign(x) * jnp.maximum(jnp.abs(x) - 0.5, 0),
+    "triangle": lambda x: jnp.maximum(1 - jnp.abs(x), 0),
+    "step": lambda x: jnp.where(x > 0.4, 1.0, -1.0),
+    "square of a rectifier": lambda x: jnp.maximum(x + 0.2, 0) ** 2,
+    "two sides": lambda x: jnp.where(x < 0, x**2, -x),
+}
+each_of_pieces = pytest.mark.parametrize("fn", PIECES.values(), ids=PIECES.keys())
+
+
+def mean_over_a_fine_grid(f, g, std1, std2, correlation):
+    """`E f(u) g(v)` by the trapezoidal rule in two dimensions."""
+    z = np.linspace(-8.5, 8.5, 3401)
+    weight = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) * (z[1] - z[0])
+    rest = np.sqrt(1 - correlation**2)
+    rows = [
+        f(std1 * a) * np.sum(weight * g(std2 * (correlation * a + rest * z)))
+        for a in z[::4]
+    ]
+    return 4 * np.sum(weight[::4] * np.array(rows))
+
+
+@each_of_pieces
+def test_polynomials_between_breakpoints_have_a_closed_form(fn):
+    layer, caught, seconds = built(fn)
+    assert isinstance(layer.dual, PiecewisePolynomialDual)
+    assert not caught
+    assert seconds < SECONDS
+    # Kinks and jumps between points of the grid are what its error comes from.
+    plain = lambda x: np.asarray(fn(jnp.asarray(x, FLOAT)), np.float64)
+    for std1, std2, correlation in ((1.0, 1.0, 0.5), (0.5, 3.0, -0.8)):
+        v1, v2 = (jnp.asarray([s * s], FLOAT) for s in (std1, std2))
+        cov = jnp.asarray([correlation * std1 * std2], FLOAT)
+        ends = layer.dual.ends(v1), layer.dual.ends(v2)
+        value = layer.dual(Pair(cov), *ends).value
+        exact = mean_over_a_fine_grid(plain, plain, std1, std2, correlation)
+        scale = np.sqrt(layer.dual.diagonal(v1)[0] * layer.dual.diagonal(v2)[0])
+        assert abs(value[0] - exact) < 3e-3 * scale
+
+
+@each_of_pieces
+def test_pieces_are_those_of_the_function(fn):
+    """Base and breakpoints add up to it, from very small to very large inputs."""
+    pieces = nn.Elementwise(fn).dual.function
+    x = np.concatenate([[0.0], np.geomspace(1e-6, 50, 1000)])
+    x = np.concatenate([-x, x])
+    total = np.polynomial.polynomial.polyval(x, pieces.coefficients)
+    for one in pieces.breaks:
+        beyond = one.side * (x - one.at)
+        powers = np.polynomial.polynomial.polyval(beyond, one.weights)
+        total += np.where(beyond > 0, powers, 0)
+    exact = np.asarray(fn(jnp.asarray(x, FLOAT)), np.float64)
+    far = np.abs(x[:, None] - [one.at for one in pieces.breaks]).min(1) > 1e-5
+    np.testing.assert_allclose(total[far], exact[far], 1e-6, 1e-6)
+
+
+@pytest.mark.skipif(not DOUBLE, reason="differences need double precision")
+@each_of_pieces
+def test_derivatives_of_both_orders(fn):
+    """In covariance and variances, against differences of the expectations."""
+    dual = nn.Elementwise(fn).dual
+    moments = (0.35, 0.9, 1.7)
+
+    def value(m, i):
+        ends = (dual.ends(m[1][None]), dual.ends(m[2][None]))
+        return dual(Pair(m[0][None]), *ends)[i][0]
+
+    m, h = jnp.asarray(moments), 1e-5
+    for i in (0, 1):
+        of_value = lambda m, i=i: value(m, i)
+        for f, g in (
+            (of_value, jax.grad(of_value)),
+            (jax.grad(of_value), jax.hessian(of_value)),
+        ):
+            steps = h * jnp.eye(3)
+            differences = [(f(m + e) - f(m - e)) / (2 * h) for e in steps]
+            exact = jnp.stack(differences)
+            np.testing.assert_allclose(g(m), exact, 1e-6, 1e-7)
+    if not any(one.weights[0] for one in dual.function.breaks):
+        slope = jax.grad(lambda m: value(m, 0))(m)[0]
+        np.testing.assert_allclose(slope, value(m, 1), rtol=1e-10)
+
+
+@each_of_pieces
+def test_at_coincident_opposite_and_zero_inputs(fn):
+    dual = nn.Elementwise(fn).dual
+    v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], FLOAT)
+    w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], FLOAT)
+    cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], FLOAT)
+    total = lambda *m: jnp.sum(jnp.stack(dual(Pair(m[0]), *map(dual.ends, m[1:]))[:2]))
+    first = jax.grad(total, (0, 1, 2))(cov, v, w)
+    slopes = lambda *m: sum(jnp.sum(g) for g in jax.grad(total, (0, 1, 2))(*m))
+    second = jax.grad(slopes, (0, 1, 2))(cov, v, w)
+    assert jnp.all(jnp.isfinite(jnp.stack([*first, *second])))
+    at_zero = fn(jnp.zeros((), FLOAT))
+    value = dual(Pair(cov), dual.ends(v), dual.ends(w)).value
+    assert value[3] == pytest.approx(float(at_zero) ** 2, abs=1e-6)
+
+
+@pytest.mark.parametrize("variance", [1e2, 1e4, 1e6, 1e12])
+def test_large_variances_are_right_or_no_number(variance):
+    """A bounded function is a difference of terms of the size of the variance."""
+    std = variance**0.5
+    exact = 1 - (2 / np.pi) ** 0.5 * (2 / 3) / std  # E min(u^2, 1), to 1 / s^3
+    found = nn.HardTanh().dual.diagonal(jnp.asarray([variance], FLOAT))[0]
+    assert np.isnan(found) or found == pytest.approx(exact, rel=2e-3)
+    assert np.isfinite(found) or variance > (1e11 if DOUBLE else 1e3)
+
+
+def test_linear_functions_and_rectifiers_have_their_own_closed_form():
+    for fn, expected in (
+        (lambda x: jnp.maximum(x, 0), nn.Relu()),
+        (lambda x: jnp.where(x < 0, 0.2 * x, 3 * x), nn.ABRelu(0.2, 3.0)),
+        (lambda x: 0.5 - x + x**3, nn.Polynomial((0.5, -1.0, 0.0, 1.0))),
+        (jax.nn.relu, nn.Relu()),
+        (jnp.sin, nn.Sin()),
+        (jax.scipy.special.erf, nn.Erf()),
+        (jax.nn.relu6, nn.Relu6()),
+        (jax.nn.hard_tanh, nn.HardTanh()),
+    ):
+        x = jr.normal(jr.key(0), (3, 4), FLOAT)
+        layer = nn.Elementwise(fn)
+        assert not isinstance(layer.dual, FittedDual)
+        np.testing.assert_array_equal(
+            layer.errors(jnp.ones(2, FLOAT)), jnp.zeros((2, 2))
+        )
+        a, b = (
+            eqt.ntk(nn.Sequential([nn.Linear(1, weight_std=2), f, nn.Linear(1)]), x)
+            for f in (layer, expected)
+        )
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
+def test_known_functions_are_not_evaluated():
+    for fn in (jax.nn.relu, jnp.abs, jnp.sign, jax.nn.relu6, jnp.exp):
+        _, _, seconds = built(fn)
+        assert seconds < 0.1
+
+
+def test_oscillating_functions_are_quick_and_accurate():
+    layer, caught, seconds = built(snake, tolerance=1e-5)
+    assert seconds < SECONDS
+    assert not caught
+    found = layer.errors(jnp.geomspace(1e-2, 30, 20, dtype=FLOAT))
+    assert max(map(jnp.max, found)) < 1e-5
+
+
+def test_a_tolerance_that_is_nearly_kept_is_a_warning():
+    layer, (message,), seconds = built(jax.nn.soft_sign, tolerance=1e-6)
+    assert seconds < SECONDS
+    assert "off by up to" in message
+    assert "holds at variances up to" in message
+    # The error that it tells of bounds that of what the layer does.
+    error = float(message.split("off by up to ")[1].split(",")[0])
+    found = layer.errors(jnp.geomspace(1e-2, 30, 20, dtype=FLOAT))
+    assert max(map(jnp.max, found)) <= error + (0 if DOUBLE else 3e-6)
+    _, quiet, _ = built(jax.nn.soft_sign, tolerance=2 * error)
+    assert not quiet
+
+
+@pytest.mark.parametrize("fn", [cut, square_wave])
+def test_a_tolerance_that_is_missed_by_far_is_an_error(fn):
+    error, caught, seconds = built(fn)
+    assert seconds < SECONDS
+    assert not caught
+    assert isinstance(error, ValueError)
+    for advice in ("tolerance", "largest_variance", "dual"):
+        assert advice in str(error)
+
+
+def test_what_is_not_elementwise_is_refused():
+    for fn, came in (
+        (jnp.sum, r"\[\]"),
+        (lambda x: x > 0, "bool"),
+        (lambda x: (x, x), "tuple"),
+    ):
+        with pytest.raises(ValueError, match=f"same shape, but makes .*{came}"):
+            nn.Elementwise(fn)
+
+
+def test_not_a_function_is_refused(without_jaxtyping):
+    with pytest.raises(TypeError, match="must be a function"):
+        nn.Elementwise("tanh")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.skipif(not DOUBLE, reason="needs both precisions")
+def test_accuracy_is_that_of_the_inputs_and_not_of_when_it_was_made():
+    with jax.enable_x64(False):
+        layer = nn.Elementwise(jax.nn.mish)
+    variance = jnp.asarray([0.1, 1.0, 10.0])
+    assert max(jnp.max(e) for e in layer.errors(variance)) < 1e-6
+    terms = [
+        len(layer.dual.fit(np.dtype(d))[0].value.exponents)
+        for d in ("float32", "float64")
+    ]
+    assert terms[0] < terms[1]
+
+
+@pytest.mark.skipif(not DOUBLE, reason="differences need double precision")
+@pytest.mark.parametrize("name", ["Tanh", "Elu", "HardTanh"])
+def test_second_derivatives_in_a_hyperparameter(name):
+    x = jr.normal(jr.key(0), (2, 5))
+
+    def kernel(w):
+        first = nn.Linear(1, weight_std=w, bias_std=0.5)
+        net = nn.Sequential([first, getattr(nn, name)(), nn.Linear(1)])
+        return eqt.nngp(net, x[:1], x[1:])[0, 0]
+
+    slope = jax.grad(kernel)
+    difference = (slope(1.3 + 1e-5) - slope(1.3 - 1e-5)) / 2e-5
+    assert jax.hessian(kernel)(1.3) == pytest.approx(float(difference), rel=1e-6)
+
+
+def test_parameters_that_are_traced_are_expanded_as_they_are():
+    x = jr.normal(jr.key(0), (3, 4), FLOAT)
+
+    def kernel(a):
+        layer = nn.Elementwise(lambda x: jnp.clip(x, -a, a))
+        return eqt.nngp(nn.Sequential([nn.Linear(1), layer]), x)
+
+    one = jnp.ones((), FLOAT)
+    np.testing.assert_allclose(
+        eqx.filter_jit(kernel)(one), kernel(one), rtol=1e-2, atol=1e-4
+    )
