@@ -43,9 +43,11 @@ def lift_function(fn: Callable) -> nn.AbstractLayer:
     ):
         return nn.Flatten()
     signature = _signature(fn)
-    for shape, value in zip(_SHAPES, values, strict=True):
-        if signature is None or not _close(value, np.resize(signature[0], shape)):
-            return _lift_mean(fn)
+    if signature is None or not all(
+        _close(value, np.resize(signature[0], shape))
+        for shape, value in zip(_SHAPES, values, strict=True)
+    ):
+        return _lift_mean(fn)
     return _lift_elementwise(fn, signature)
 
 
@@ -111,7 +113,7 @@ def _mean(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, " channels"]:
     return x.mean(tuple(range(1, x.ndim)))
 
 
-def name_of(fn: Callable) -> str:
+def name_of(fn: Callable | eqx.Module) -> str:
     """What to call a function, in a line."""
     return getattr(fn, "__name__", type(fn).__name__)
 
@@ -151,7 +153,7 @@ def _known_layers() -> list[tuple[nn.AbstractLayer, np.ndarray]]:
     # A step so small that the derivative, by the imaginary part, is exact.
     turned = _POINTS + 1e-30j
     layers = [
-        (layer, np.stack([value.real, value.imag * 1e30]))
+        (layer, np.stack([np.real(value), np.imag(value) * 1e30]))
         for layer, value in (
             (nn.Gelu(approximate=True), _gelu_by_tanh(turned)),
             (nn.Tanh(), np.tanh(turned)),
@@ -185,9 +187,8 @@ def _gelu_by_tanh(x: np.ndarray) -> np.ndarray:
 
 
 def _elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    return np.where(
-        x.real > 0, x, alpha * (np.exp(np.minimum(x.real, 0) + 1j * x.imag) - 1)
-    )
+    below = np.minimum(np.real(x), 0) + 1j * np.imag(x)
+    return np.where(np.real(x) > 0, x, alpha * (np.exp(below) - 1))
 
 
 def _close(value: np.ndarray | None, expected: np.ndarray) -> bool:

@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy.special import roots_legendre
 
 from eqtangents.covariance._sampled import slope as slope
 
@@ -71,22 +72,10 @@ def quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
     Separate rules for both sides of zero are exact for functions that jump there, and
     their nodes cluster where functions of inputs with large variances vary.
     """
-    x, weights = _legendre(nodes)
+    x, weights = roots_legendre(nodes)
     z = 0.5 * _FARTHEST * (x + 1)
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
     return z, 0.5 * _FARTHEST * weights * density
-
-
-def _legendre(nodes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights by Newton's method, at a cost of `nodes**2`."""
-    x = np.cos(np.pi * (np.arange(nodes, 0, -1) - 0.25) / (nodes + 0.5))
-    for _ in range(6):
-        below, value = np.ones_like(x), x
-        for l in range(2, nodes + 1):
-            below, value = value, ((2 * l - 1) * x * value - (l - 1) * below) / l
-        slope_at_x = nodes * (below - x * value) / ((1 - x) * (1 + x))
-        x = x - value / slope_at_x
-    return x, 2 / ((1 - x) * (1 + x) * slope_at_x**2)
 
 
 @functools.cache

@@ -80,8 +80,8 @@ def _expanded(
 def _grid(largest_variance: float) -> np.ndarray:
     """Standard deviations, closer to each other where they are small."""
     scale = 0.25 * largest_variance**0.5
-    ends = np.arcsinh(np.array([_SMALLEST_STD, largest_variance**0.5]) / scale)
-    return scale * np.sinh(np.linspace(*ends, _FINEST))
+    low, high = np.arcsinh(np.array([_SMALLEST_STD, largest_variance**0.5]) / scale)
+    return scale * np.sinh(np.linspace(low, high, _FINEST))
 
 
 def _halves(sides: list, i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from jaxtyping import PRNGKeyArray
 
 from eqtangents._types import Scalar
 from eqtangents.covariance import AbstractCovariance, Input, Scaled
-from eqtangents.nn._inputs import Signal, opened
+from eqtangents.nn._inputs import SignalT, opened
 from eqtangents.nn._layer import AbstractParameterless, Covariances, single
 
 
@@ -22,7 +22,7 @@ class Scale(AbstractParameterless):
         """Set the number $c$."""
         self.factor = factor
 
-    def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         value, side = opened(x)
         factor = jnp.asarray(self.factor, value.dtype)
