@@ -39,8 +39,8 @@ def _angle_coefficients(terms: int) -> np.ndarray:
     ).coef
 
 
-# As many terms as bring the error to the rounding of the type.
-_ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(8), _angle_coefficients(20)
+# As many terms as bring the errors of angles up to a right one to their rounding.
+_ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(7), _angle_coefficients(20)
 
 
 def angle_polynomials(

@@ -60,9 +60,11 @@ class Pair(NamedTuple):
             value = above(formula, self.tolerance)
         else:
             value = self.gap * left.reciprocal * right.reciprocal
+            zero = [
+                jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)
+            ]
+            value = value + lax.max(*jnp.broadcast_arrays(*zero))
             value = lax.min(value, 2 - value)
-            zero = (left.reciprocal == 0) | (right.reciprocal == 0)
-            value = jnp.where(zero, jnp.ones_like(value), value)
         return valued(lax.stop_gradient(value), formula)
 
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:

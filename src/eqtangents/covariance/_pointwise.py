@@ -21,7 +21,7 @@ from eqtangents.covariance._covariance import (
 )
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 from eqtangents.covariance._gathered import on_common_canvas
-from eqtangents.covariance._pair import Moments, Pair, summed_gap
+from eqtangents.covariance._pair import Moments, Pair, deviation, summed_gap
 
 
 class AbstractDual(eqx.Module):
@@ -113,29 +113,43 @@ class Affine(AbstractCovariance):
     def _gap_rule(
         self, frame: Frame
     ) -> Callable[[Evaluation, Block], Float[Array, "..."] | None]:
-        """The gap of the sum of the scaled input and a constant, the bias."""
+        r"""The gap of the sum of the scaled input and a constant, the bias.
+
+        With $\tan\phi = \sigma_b / (\sqrt{a} s)$ the constant adds
+        $\sigma \sigma' (1 - \cos(\phi - \phi'))$, which is a square.
+        """
         if not frame.tracks_gaps(self):
             return lambda at, block: None
         biased = eqx.is_array(self.shift) or self.shift != 0
-        before, after = (
-            frame.deviations(node) if biased else None for node in (self.upstream, self)
-        )
+        handle = frame.ends(self._half_angles(frame), 0, 0.0) if biased else None
 
         def rule(at: Evaluation, block: Block) -> Float[Array, "..."] | None:
             if block.gap is None:
                 return None
-            scale, shift = (
-                lax.stop_gradient(jnp.asarray(c, block.gap.dtype))
-                for c in (self.scale, self.shift)
-            )
+            scale = lax.stop_gradient(jnp.asarray(self.scale, block.gap.dtype))
             gap = scale * block.gap
-            if before is None or after is None:
+            if handle is None:
                 return gap
-            root, bias = jnp.sqrt(scale), jnp.sqrt(shift)
-            left, right = (root * std for std in at.fields[before])
-            return summed_gap([gap], [(left, right), (bias, bias)], at.fields[after])
+            (sine, cosine), (other_sine, other_cosine) = at.fields[handle]
+            root = sine * other_cosine - cosine * other_sine
+            return gap + root * root
 
         return rule
+
+    def _half_angles(
+        self, frame: Frame
+    ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        r"""Sine and cosine of $\phi / 2$, times the root of $\sqrt{2} \sigma$."""
+        before = deviation(frame.scope.variance(self.upstream))
+        after = deviation(frame.scope.variance(self))
+        scale, shift = (
+            jnp.asarray(c, after.std.dtype) for c in (self.scale, self.shift)
+        )
+        cosine = jnp.sqrt(scale) * before.std * after.reciprocal
+        half = jnp.sqrt(0.5 * (1 + lax.min(cosine, jnp.ones_like(cosine))))
+        sine = 0.5 * jnp.sqrt(shift) * after.reciprocal / half
+        size = jnp.sqrt(2**0.5 * after.std)
+        return lax.stop_gradient((size * sine, size * half))
 
 
 class Scaled(AbstractCovariance):
@@ -221,7 +235,8 @@ class Nonlinear(AbstractCovariance):
         deviations = frame.deviations(self)
 
         def rule_with_gap(at: Evaluation) -> Block:
-            block = before(at, at(upstream))
+            block = at(upstream)
+            block = before(at, block) if block.gap is None else block
             found = moments(at, block)
             gap = found.gap_between(*at.fields[deviations])
             return after(at, self._image(block, found, gap))

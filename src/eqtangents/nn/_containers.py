@@ -6,11 +6,13 @@ from typing import Any, overload
 import equinox as eqx
 import jax
 import jax.random as jr
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents._arguments import described
 from eqtangents._types import CountOrZero, plain
-from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
+from eqtangents.covariance import AbstractCovariance, Input, Repeated, ShapeChange
+from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._branches import added, sum_of
 from eqtangents.nn._inputs import is_signal
 from eqtangents.nn._layer import (
@@ -66,11 +68,85 @@ class Sequential(AbstractLayer):
         return x
 
     def propagate(self, covariance: Covariances) -> Covariances:
-        """Propagate through each layer in turn."""
-        for i, layer in enumerate(self.layers):
-            with located(f"layers[{i}]"):
-                covariance = layer.propagate(covariance)
+        """Propagate through each layer in turn, and in a scan where they recur."""
+        start = 0
+        while start < len(self.layers):
+            period, count = _recurring(self.layers, start)
+            repeated = None
+            if count >= _WORTH_A_SCAN:
+                repeated = self._repeated(covariance, start, period, count)
+            if repeated is None:
+                period, count = 1, 1
+                repeated = self._through(covariance, start, 1)
+            covariance = repeated
+            start += period * count
         return covariance
+
+    def _through(self, covariance: Covariances, start: int, count: int) -> Covariances:
+        for i in range(start, start + count):
+            with located(f"layers[{i}]"):
+                covariance = self.layers[i].propagate(covariance)
+        return covariance
+
+    def _repeated(
+        self, covariance: Covariances, start: int, period: int, count: int
+    ) -> AbstractCovariance | None:
+        """A scan over recurring layers, if they can be told from their input alone.
+
+        Where positions play a part, it would gain little.
+        """
+        if not isinstance(covariance, AbstractCovariance) or covariance.outline.rank:
+            return None
+        if isinstance(covariance, Input):  # Functions of it are known exactly.
+            return None
+        body = lambda one: single(self, self._through(one, start, period))
+        try:
+            return Repeated(covariance, body, count)
+        except (LayerError, ShapeChange):
+            return None  # If this is an error, the first copy raises it, at its place.
+
+
+# So many copies of some layers are one scan: written out, the compiler would treat the
+# whole chain of covariances before that of tangent kernels, and keep all in memory.
+_WORTH_A_SCAN = 2
+_LONGEST_STRETCH = 16
+
+
+def _recurring(layers: Sequence[AbstractLayer], start: int) -> tuple[int, int]:
+    """The shortest stretch of layers, from one on, that recurs most; how many times."""
+    best = 1, 1
+    longest = min(_LONGEST_STRETCH, (len(layers) - start) // _WORTH_A_SCAN)
+    for period in range(1, longest + 1):
+        count = 1
+        while _alike(
+            layers[start : start + period],
+            layers[start + count * period : start + (count + 1) * period],
+        ):
+            count += 1
+        if count >= _WORTH_A_SCAN and period * count > best[0] * best[1]:
+            best = period, count
+    return best
+
+
+def _alike(first: Sequence[AbstractLayer], second: Sequence[AbstractLayer]) -> bool:
+    """Whether stretches of layers are the same, but for the weights they may have."""
+    if len(first) != len(second):
+        return False
+    leaves, structures = zip(
+        *(jax.tree.flatten(tuple(map(_without_weights, x))) for x in (first, second)),
+        strict=True,
+    )
+    return structures[0] == structures[1] and all(
+        a is b or not isinstance(a, jax.Array | np.ndarray) and a == b
+        for a, b in zip(*leaves, strict=True)
+    )
+
+
+def _without_weights(layer: AbstractLayer) -> AbstractLayer:
+    if not isinstance(layer, AbstractAffine):
+        return layer
+    both = lambda one: (one.weight, one.bias)
+    return eqx.tree_at(both, layer, (None, None), is_leaf=lambda leaf: leaf is None)
 
 
 class Parallel(AbstractLayer):
