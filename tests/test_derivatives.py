@@ -1,0 +1,208 @@
+"""Derivatives of kernels, of order one and two, in hyperparameters and inputs."""
+
+import functools
+
+import hypothesis as hyp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn, predict
+from precision import DTYPE
+
+
+pytestmark = pytest.mark.precision("float64")
+
+# How each is made, and whether its kernel has second derivatives where inputs coincide:
+# that of a kink has none, and that of a jump not even first ones.
+ACTIVATIONS = {
+    "abs": (nn.Abs, True),
+    "ab relu": (lambda: nn.ABRelu(-0.3, 1.2), True),
+    "cos": (nn.Cos, True),
+    "elu": (nn.Elu, True),
+    "erf": (lambda: nn.Erf(1.1, 0.7, 0.2), True),
+    "exp": (lambda: nn.Exp(1.0, 0.5), True),
+    "exp normalized": (nn.ExpNormalized, True),
+    "gabor": (nn.Gabor, True),
+    "gaussian": (lambda: nn.Gaussian(1.0, -0.5), True),
+    "gelu": (nn.Gelu, True),
+    "hermite": (lambda: nn.Hermite(3), True),
+    "leaky relu": (lambda: nn.LeakyRelu(0.1), True),
+    "monomial": (lambda: nn.Monomial(2), True),
+    "polynomial": (lambda: nn.Polynomial([0.3, -1.0, 0.5]), True),
+    "rbf": (lambda: nn.Rbf(0.7), True),
+    "rectified square": (lambda: nn.RectifiedMonomial(2), True),
+    "relu": (nn.Relu, True),
+    "sigmoid like": (nn.SigmoidLike, True),
+    "sign": (nn.Sign, False),
+    "sin": (lambda: nn.Sin(1.0, 1.5, 0.3), True),
+    "softplus": (nn.Softplus, True),
+    "step": (lambda: nn.RectifiedMonomial(0), False),
+    "tanh": (nn.Tanh, True),
+}
+each = pytest.mark.parametrize("name", ACTIVATIONS)
+
+
+def network(name, w, b=0.4):
+    linear = nn.Linear(1, weight_std=w, bias_std=b)
+    return nn.Sequential([linear, ACTIVATIONS[name][0](), linear])
+
+
+@functools.cache
+def derivatives(name, which):
+    """Value, gradient and Hessian of an entry in `(w, b, x, y)`, compiled once."""
+
+    def entry(v):
+        w, b, x, y = v[0], v[1], v[2:5], v[5:8]
+        k = eqt.kernel(network(name, w, b), x[None], y[None])
+        return getattr(k, which)[0, 0]
+
+    gradient = jax.grad(entry)
+    return jax.jit(entry), jax.jit(gradient), jax.jit(jax.jacfwd(gradient))
+
+
+def assert_derivatives(functions, v, order, rtol=2e-6):
+    """Those of one order are differences of those of the order below."""
+    below, exact = functions[order - 1], np.asarray(functions[order](v))
+    step = 2e-5
+    moves = step * np.eye(v.size)
+    rows = [(below(v + m) - below(v - m)) / (2 * step) for m in moves]
+    scale = max(1.0, np.abs(exact).max())
+    np.testing.assert_allclose(exact, np.array(rows), rtol=0, atol=rtol * scale)
+
+
+points = st.integers(0, 2**31 - 1)
+
+
+@each
+@pytest.mark.parametrize("which", ["nngp", "ntk"])
+@hyp.given(seed=points)
+@hyp.settings(max_examples=4)
+def test_derivatives_are_differences(name, which, seed):
+    v = jr.normal(jr.key(seed), (8,), DTYPE).at[:2].set(jnp.asarray([1.3, 0.4], DTYPE))
+    functions = derivatives(name, which)
+    assert_derivatives(functions, v, 1)
+    assert_derivatives(functions, v, 2)
+    hessian = functions[2](v)
+    np.testing.assert_allclose(hessian, hessian.T, atol=1e-9 * jnp.abs(hessian).max())
+
+
+@each
+def test_hyperparameters_where_inputs_coincide(name):
+    """Along them the inputs stay one, so that nothing is singular."""
+    x = jr.normal(jr.key(3), (3, 4), DTYPE).at[1].set(0.0).at[2].set(0.0)
+
+    def total(v):
+        k = eqt.kernel(network(name, v[0], v[1]), x)
+        weights = jnp.arange(9.0, dtype=DTYPE).reshape(3, 3) + 1
+        return jnp.vdot(weights, k.nngp) + jnp.vdot(weights, k.ntk)
+
+    gradient = jax.grad(total)
+    functions = jax.jit(total), jax.jit(gradient), jax.jit(jax.jacfwd(gradient))
+    v = jnp.asarray([1.3, 0.4], DTYPE)
+    assert_derivatives(functions, v, 1)
+    assert_derivatives(functions, v, 2)
+
+
+@each
+@pytest.mark.parametrize("place", ["coincident", "opposite", "zero"])
+def test_inputs_at_special_points(name, place):
+    """What exists is right: the covariance of a function's slope, by differences."""
+    x = jr.normal(jr.key(5), (3,), DTYPE)
+    y = {"coincident": x, "opposite": -x, "zero": 0 * x}[place]
+
+    def entry(x, y):
+        return eqt.nngp(network(name, 1.3), x[None], y[None])[0, 0]
+
+    mixed = jax.jit(jax.jacfwd(jax.grad(entry), 1))
+    gradient = jax.jit(jax.grad(entry))
+    exact = np.asarray(mixed(x, y))
+    assert np.all(np.isfinite(exact))
+    if place == "coincident" and not ACTIVATIONS[name][1]:
+        return  # No derivative exists there, and it is finite.
+    step = 1e-4
+    rows = [
+        (gradient(x, y + m) - gradient(x, y - m)) / (2 * step)
+        for m in step * np.eye(3)
+    ]
+    atol = 2e-4 * max(1.0, np.abs(exact).max())
+    np.testing.assert_allclose(exact, np.array(rows).T, rtol=0, atol=atol)
+
+
+NETWORKS = {
+    "convolutions": lambda w: [
+        nn.Conv(2, 3, padding="SAME", weight_std=w),
+        nn.Relu(),
+        nn.Conv(2, 3, padding="CIRCULAR", weight_std=w),
+        nn.Relu(),
+        nn.GlobalAvgPool(),
+    ],
+    "pooling and residual": lambda w: [
+        nn.Conv(2, 3, padding="SAME", weight_std=w),
+        nn.Residual(nn.Sequential([nn.Relu(), nn.Conv(2, 3, padding="SAME")])),
+        nn.AvgPool(2, 2),
+        nn.Relu(),
+        nn.Flatten(),
+    ],
+    "repeat": lambda w: [
+        nn.Flatten(),
+        nn.Linear(2, weight_std=w, bias_std=0.3),
+        nn.Repeat(nn.Sequential([nn.Relu(), nn.Linear(2, weight_std=w)]), 3),
+    ],
+    "layer norm": lambda w: [
+        nn.Flatten(),
+        nn.Linear(2, weight_std=w, bias_std=0.3),
+        nn.LayerNorm(),
+        nn.Relu(),
+        nn.Linear(1),
+    ],
+    "product": lambda w: [
+        nn.Flatten(),
+        nn.FanOut(2),
+        nn.Parallel(
+            [
+                nn.Sequential([nn.Linear(2, weight_std=w, bias_std=0.2), nn.Relu()]),
+                nn.Sequential([nn.Linear(2, weight_std=w, bias_std=0.1), nn.Erf()]),
+            ]
+        ),
+        nn.FanInProd(),
+        nn.Linear(1),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_second_derivatives_through_layers(name):
+    x1, x2 = (jr.normal(jr.key(i), (2, 2, 4), DTYPE) for i in (0, 1))
+    direction = jr.normal(jr.key(2), x1.shape, DTYPE)
+
+    def total(v):
+        net = nn.Sequential(NETWORKS[name](v[0]))
+        k = eqt.kernel(net, x1 + v[1] * direction, x2)
+        return jnp.sum(k.nngp) + jnp.sum(k.ntk[0])
+
+    gradient = jax.grad(total)
+    functions = jax.jit(total), jax.jit(gradient), jax.jit(jax.jacfwd(gradient))
+    v = jnp.asarray([1.2, 0.1], DTYPE)
+    assert_derivatives(functions, v, 1)
+    assert_derivatives(functions, v, 2)
+
+
+@pytest.mark.precision("float64")
+@pytest.mark.parametrize("name", ["relu", "erf", "gelu", "tanh", "rectified square"])
+def test_hessian_of_the_evidence_in_single_precision(name):
+    x = jr.normal(jr.key(0), (12, 5), DTYPE)
+
+    def evidence(w, dtype):
+        inputs = x.astype(dtype)
+        k = eqt.nngp(network(name, w.astype(dtype)), inputs)
+        posterior = predict.GaussianProcess(k, inputs[:, :1], noise=0.1)
+        return posterior.log_marginal_likelihood()
+
+    w = jnp.asarray(1.3, DTYPE)
+    found = {t: jax.hessian(evidence)(w.astype(t), t) for t in ("float32", "float64")}
+    np.testing.assert_allclose(found["float32"], found["float64"], rtol=1e-3)
