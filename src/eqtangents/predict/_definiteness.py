@@ -5,9 +5,12 @@ rounding is: about that much of every other eigenvalue is rounding too. To inver
 direction multiplies its rounding with the reciprocal of its eigenvalue. Hence:
 
 - What is inverted needs noise that is `LARGE` times rounding.
-- Without any noise, eigenvalues below rounding are not told from zero: a posterior,
-  which inverts all of them, is refused, and training learns nothing along them as soon
-  as what it would learn were `1 / LARGE` of what rounding is.
+- Without any noise, eigenvalues below rounding are not told from zero. A posterior,
+  which inverts all of them, is refused. Training is refused from when it would learn
+  `1 / LARGE` of what there is to learn along an eigenvalue that large: at the latest in
+  the end, where it inverts too, unless weights decay.
+- Equations that are solved without an inverse, for any loss, have that much noise added
+  where an eigenvalue is negative: errors would grow exponentially along it.
 - Eigenvalues that are more negative than rounding can explain are always refused.
 """
 
@@ -25,7 +28,7 @@ from eqtangents._types import Scalar
 from eqtangents.predict._arguments import T, refuse
 
 
-LARGE = 10  # what is so many times larger than rounding is hardly changed by it
+LARGE = 30  # what is so many times larger than rounding is hardly changed by it
 
 NOT_POSITIVE = """
 The {n} x {n} matrix `k_train_train`, with the noise added to its diagonal, is not
@@ -40,13 +43,18 @@ _USUAL_NOISE = (
     "float64 (outside of\n    `jax.jit`, this message says how much is needed)"
 )
 
+TOO_LONG = f"""
+{NOT_POSITIVE}
+(c) Train for less long, or with a `weight_decay`: rounding is learned only later.
+""".strip()
+
 # For what has no noise to be mended by.
-NOT_TRAINABLE = """
-The {n} x {n} matrix `k_train_train` is not positive semi-definite, not up to rounding
+NOT_SEMIDEFINITE = """
+The {n} x {n} matrix `{name}` is not positive semi-definite, not up to rounding
 in {dtype} either{found}.
 
-(a) If it was computed by one kernel, of one batch, compute it in float64.
-(b) For the squared error, `GradientDescentMSE` takes noise.
+If it was computed by one kernel, of one batch, compute it in float64. Sums and
+products of kernels are kernels, differences are not.
 """.strip()
 
 NOT_SAMPLED = """
@@ -67,6 +75,7 @@ def refuse_indefinite(
     inverted: bool = False,
     scale: Scalar = 0.0,
     message: str = NOT_POSITIVE,
+    name: str = "k_train_train",
 ) -> T:
     """The same value, unless the kernel is too far from positive semi-definite for it.
 
@@ -78,20 +87,36 @@ def refuse_indefinite(
     - `kernel`, `noise`: for how large rounding must be, and for the message.
     - `inverted`: whether all directions are inverted, also without any noise.
     - `scale`: size of the terms whose difference the kernel is, if it is one.
-    - `message`: what to say.
+    - `message`, `name`: what to say, and of which argument.
 
     **Raises:** `RuntimeError`, with the noise that mends it if the values are known.
     """
     kernel, noise, smallest, floor = lax.stop_gradient((kernel, noise, smallest, floor))
     refused = ~(smallest > _needed(kernel, floor, inverted, scale))
+    return _refuse(value, refused, kernel, noise, message, name)
+
+
+def _refuse(
+    value: T,
+    refused: Bool[Array, ""],
+    kernel: Float[Array, "rows rows"],
+    noise: Float[Array, " rows"],
+    message: str,
+    name: str = "k_train_train",
+) -> T:
+    """The same value, or this message, with what is known of the kernel."""
     try:
         known = bool(refused)
     except jax.errors.ConcretizationTypeError:
-        return refuse(value, (refused, _filled(message, kernel, "", _USUAL_NOISE)))
-    if known:
-        found, mend = _diagnosis(kernel, noise, float(floor))
-        raise RuntimeError(_filled(message, kernel, found, mend))
-    return value
+        text = _filled(message, kernel, "", _USUAL_NOISE, name)
+        return refuse(value, (refused, text))
+    if not known:
+        return value
+    try:
+        found, mend = _diagnosis(kernel, noise)
+    except jax.errors.ConcretizationTypeError:
+        found, mend = "", _USUAL_NOISE
+    raise RuntimeError(_filled(message, kernel, found, mend, name))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -102,26 +127,37 @@ def _needed(
     n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
     # Rounding of each entry by itself is a random matrix, of about this norm.
     stored = n**0.5 * eps * jnp.max(jnp.abs(kernel), initial=0)
-    inverse = jnp.maximum((1 - 1 / LARGE) * floor, stored)
-    # The kernel may have been computed in float32, whatever its dtype is now. The sum
-    # of a row is no less than the largest eigenvalue.
+    with_noise = jnp.maximum((1 - 1 / LARGE) * floor, stored)
+    inverse = jnp.where(floor > stored, with_noise, rounding_of(kernel))
+    # The kernel may have been computed in float32, whatever its dtype is now.
     tolerance = 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
-    largest = jnp.max(jnp.sum(jnp.abs(kernel), axis=1), initial=0)
-    forgiven = tolerance * jnp.maximum(largest, jnp.asarray(scale, kernel.dtype))
+    largest = jnp.maximum(_bound(kernel), jnp.asarray(scale, kernel.dtype))
     tiny = float(jnp.finfo(kernel.dtype).tiny)  # a kernel of zeros passes
-    return jnp.where((floor > 0) | inverted, inverse, -forgiven - tiny)
+    return jnp.where((floor > 0) | inverted, inverse, -tolerance * largest - tiny)
 
 
-def _filled(message: str, kernel: Array, found: str, mend: str) -> str:
+def rounding_of(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
+    """What a factorisation makes of eigenvalues that are zero, and more."""
+    unit = float(jnp.finfo(kernel.dtype).eps) / 2
+    return kernel.shape[0] ** 0.5 * unit * _bound(kernel)
+
+
+def _bound(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
+    """No less than the largest eigenvalue: the largest sum of a row."""
+    return jnp.max(jnp.sum(jnp.abs(kernel), axis=1), initial=0)
+
+
+def _filled(message: str, kernel: Array, found: str, mend: str, name: str) -> str:
     n, dtype = kernel.shape[0], kernel.dtype
-    return message.format(n=n, dtype=dtype, found=found, mend=mend)
+    return message.format(n=n, dtype=dtype, found=found, mend=mend, name=name)
 
 
-def _diagnosis(kernel: Array, noise: Array, floor: float) -> tuple[str, str]:
+def _diagnosis(kernel: Array, noise: Array) -> tuple[str, str]:
     """The smallest eigenvalue, and the noise that mends it, in words."""
     n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
     matrix = np.asarray(kernel, np.float64) + np.diag(np.asarray(noise, np.float64))
     values = np.linalg.eigvalsh(matrix)
+    floor = float(np.min(np.asarray(noise), initial=np.inf))
     rounding = max(floor - values[0], 0)
     more = max(1.2 * LARGE * rounding - floor, 0) + n * eps * abs(values[-1])
     found = f":\nits smallest eigenvalue is {values[0]:.3g}"
@@ -130,21 +166,29 @@ def _diagnosis(kernel: Array, noise: Array, floor: float) -> tuple[str, str]:
     return found, f"`noise={more:.2g}` more\n    would mend it"
 
 
-def refuse_beyond_rounding(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+@jax.jit
+def _smallest(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
+    return jnp.min(jnp.linalg.eigvalsh(kernel), initial=jnp.inf)
+
+
+def refuse_beyond_rounding(
+    kernel: Float[Array, "n n"], name: str
+) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
     """The same kernel, unless it has eigenvalues more negative than rounding makes.
 
-    **Cost:** that of a Cholesky factorisation, where eigenvalues are not needed.
+    **Returns:** the kernel, and how much more of its diagonal makes it one: zero if no
+    eigenvalue is negative.
+
+    **Cost:** that of eigenvalues without vectors, about $4 n^3 / 3$ multiply-adds.
     """
     fixed = lax.stop_gradient(kernel)
-    none = jnp.zeros((), kernel.dtype)
-    forgiven = -_needed(fixed, none, False, 0.0)
-    n = kernel.shape[0]
-    shifted = jnp.linalg.cholesky(fixed + forgiven * jnp.eye(n, dtype=kernel.dtype))
-    # Its eigenvalues are not known; whether all are above the limit is.
-    sign = jnp.where(jnp.all(jnp.isfinite(shifted)), jnp.inf, -jnp.inf)
-    noise = jnp.zeros(n, kernel.dtype)
-    sign = sign.astype(kernel.dtype)
-    return refuse_indefinite(kernel, sign, none, fixed, noise, message=NOT_TRAINABLE)
+    none, noise = jnp.zeros((), kernel.dtype), jnp.zeros(kernel.shape[0], kernel.dtype)
+    smallest = _smallest(fixed)
+    kernel = refuse_indefinite(
+        kernel, smallest, none, fixed, noise, message=NOT_SEMIDEFINITE, name=name
+    )
+    # The rounding of the smallest is added too.
+    return kernel, jnp.where(smallest < 0, rounding_of(fixed) - smallest, 0)
 
 
 def cholesky_of(
@@ -210,11 +254,22 @@ def smallest_eigenvalue(cholesky: Float[Array, "n n"]) -> Float[Array, ""]:
     return 1 / jnp.linalg.eigvalsh(half.T @ half)[-1]
 
 
-def spoiled(
-    gains_without_curvature: Float[Array, ""], rounding: Float[Array, ""]
-) -> Bool[Array, ""]:
-    """Whether what is learned of rounding is no longer small.
+def refuse_learned_rounding(
+    times: Float[Array, " times"],
+    learned: Float[Array, " times"],
+    kernel: Float[Array, "rows rows"],
+) -> Float[Array, " times"]:
+    """The same times, unless training has learned from rounding by then.
 
-    It is what a direction without curvature gains, times the rounding there.
+    **Arguments:**
+
+    - `times`: of training.
+    - `learned`: the part that is learned along directions that are rounding.
+    - `kernel`: that of the training, without any noise.
+
+    **Raises:** `RuntimeError`.
     """
-    return gains_without_curvature * rounding * LARGE > 1
+    kernel, learned = lax.stop_gradient((kernel, learned))
+    noise = jnp.zeros(kernel.shape[0], kernel.dtype)
+    wrong = ~jnp.all(learned * LARGE <= 1)
+    return _refuse(times, wrong, kernel, noise, TOO_LONG)

@@ -17,8 +17,8 @@ from eqtangents.predict._arguments import (
     described,
     is_both,
     number,
-    times as checked_times,
 )
+from eqtangents.predict._definiteness import refuse_beyond_rounding
 from eqtangents.predict._gradient_descent_mse import Gain, GradientDescentMSE
 from eqtangents.predict._rules import FLOW, AbstractRule
 from eqtangents.predict._spectrum import apply
@@ -84,7 +84,7 @@ class Ensemble(eqx.Module):
 
         **Raises:** as `GradientDescentMSE` does.
 
-        **Cost:** that of an eigendecomposition, and $2 n^3$ multiply-adds.
+        **Cost:** that of an eigendecomposition, and less than $4 n^3$ multiply-adds.
 
         **Source:** Lee et al. 2019, arXiv:1902.06720, section 2.3; Matthews et al.
         2017, "Sample-then-optimize posterior sampling for Bayesian linear models".
@@ -101,7 +101,10 @@ class Ensemble(eqx.Module):
         self.target_noise = jnp.asarray(target_noise, data.kernel.dtype)
         name = "k_train_train.nngp"
         nngp = data.test_train(k_train_train.nngp, name)
-        self.nngp = checked_kernel(name, nngp)
+        nngp = checked_kernel(name, nngp)
+        if trained == "all":  # of the last layer, it is what was factorised
+            nngp, _ = refuse_beyond_rounding(nngp, name)
+        self.nngp = nngp
         if trained == "last" and jnp.ndim(noise) == 0:
             half = (spectrum.values - data.noise[:, 0] + self.target_noise) / 2
         else:
@@ -215,8 +218,7 @@ class Ensemble(eqx.Module):
         nngp: Float[Array, "rows_test rows"],
         prior: Float[Array, "*test"],
     ) -> Float[Array, "times *test"]:
-        times = jnp.ravel(checked_times(t, nngp.dtype))
-        return _evolved_jit(self, times, (dynamics, nngp, prior))
+        return _evolved_jit(self, self.training.times(t), (dynamics, nngp, prior))
 
 
 def check_both(name: str, kernel: Kernel) -> None:

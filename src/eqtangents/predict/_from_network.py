@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from eqtangents._kernel import Kernel, kernel as both, nngp, ntk
+from eqtangents._kernel import (
+    Kernel,
+    kernel as both,
+    nngp,
+    nngp_diagonal,
+    ntk,
+    ntk_diagonal,
+)
 from eqtangents._trees import Batch as Inputs
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
@@ -38,6 +45,12 @@ _KERNELS: dict[object, KernelFunction] = {
     GradientDescentMSE: ntk,
     Ensemble: both,
 }
+# Of a kernel of networks, the variances of outputs.
+_DIAGONALS: tuple[tuple[object, Callable[..., Array]], ...] = (
+    (nngp, nngp_diagonal),
+    (ntk, ntk_diagonal),
+    (both, nngp_diagonal),
+)
 _BATCH = 32  # of examples whose own kernels are computed at a time
 
 
@@ -324,6 +337,10 @@ def _nngp(kernel: Array | Kernel) -> Array:
 
 def _diagonal(kernel: KernelFunction, x: Inputs) -> Float[Array, " n *positions"]:
     """Variance of each output: the kernel of each example with itself."""
+    of, args = getattr(kernel, "func", None), getattr(kernel, "args", ())
+    for known, diagonal in _DIAGONALS:
+        if of is known and len(args) == 1 and not getattr(kernel, "keywords", None):
+            return diagonal(args[0], x)
 
     def one(example: Inputs) -> Float[Array, "*positions"]:
         own = _nngp(kernel(jax.tree.map(lambda a: a[None], example), None))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import times as checked_times
-from eqtangents.predict._definiteness import spoiled
+from eqtangents.predict._definiteness import refuse_learned_rounding
 from eqtangents.predict._rules import FLOW, AbstractRule, check_rule
 from eqtangents.predict._spectrum import Spectrum
 from eqtangents.predict._training_set import TrainingSet
@@ -19,23 +19,11 @@ class Gain(eqx.Module):
 
     rule: AbstractRule
     times: Float[Array, " times"]
-    rounding: Float[Array, ""]
     size: int = eqx.field(static=True)
 
     def __call__(self, values: Float[Array, " n"]) -> Float[Array, "times n"]:
-        # In the end, what an eigenvalue of zero lets learn is nothing. Before, it is
-        # little, and the next to zero need not be told from it until that is more than
-        # rounding may be multiplied with.
-        unseen = values <= self.rounding
-        none = jnp.zeros(1, values.dtype)
-
-        def at(t: Float[Array, ""]) -> Float[Array, " n"]:
-            curvature = jnp.where(jnp.isinf(t) & unseen, 0, values / self.size)
-            gains = self.rule.gain(jnp.concatenate([curvature, none]), t) / self.size
-            lost = unseen & spoiled(gains[-1], self.rounding)
-            return jnp.where(lost, 0, gains[:-1])
-
-        return jax.vmap(at)(self.times)
+        gain = lambda t: self.rule.gain(values / self.size, t) / self.size
+        return jax.vmap(gain)(self.times)
 
 
 class _Learned(eqx.Module):
@@ -131,7 +119,7 @@ class GradientDescentMSE(eqx.Module):
         **Raises:** `ValueError` if `start_train` has another shape than the targets.
         """
         start = self._start(start_train)
-        return self._restored(_train_columns(self, self._times(t), start), t)
+        return self._restored(_train_columns(self, self.times(t), start), t)
 
     def test_outputs(
         self,
@@ -156,7 +144,7 @@ class GradientDescentMSE(eqx.Module):
         k_test_train = self.data.test_train(k_test_train)
         start_test = self.data.start("start_test", start_test, k_test_train.shape[0])
         start = self._start(start_train)
-        outputs = _test_columns(self, self._times(t), start, k_test_train)
+        outputs = _test_columns(self, self.times(t), start, k_test_train)
         return self._restored(start_test[None] + outputs, t)
 
     def weights(
@@ -170,7 +158,7 @@ class GradientDescentMSE(eqx.Module):
         $\theta_t = \theta_0 + \nabla_\theta f_0^\top w_t$.
         """
         start = self._start(start_train)
-        return self._restored(_weights(self, self._times(t), start), t)
+        return self._restored(_weights(self, self.times(t), start), t)
 
     def _start(
         self, start_train: Scalar | Float[Array, "..."]
@@ -178,8 +166,11 @@ class GradientDescentMSE(eqx.Module):
         rows = self.data.kernel.shape[0]
         return self.data.start("start_train", start_train, rows)
 
-    def _times(self, t: Scalar | Float[Array, "..."]) -> Float[Array, " times"]:
-        return jnp.ravel(checked_times(t, self.data.kernel.dtype))
+    def times(self, t: Scalar | Float[Array, "..."]) -> Float[Array, " times"]:
+        """Times as a vector, if nothing has been learned of rounding by then."""
+        times = jnp.ravel(checked_times(t, self.data.kernel.dtype))
+        learned = _learned_rounding(self, times)
+        return refuse_learned_rounding(times, learned, self.data.kernel)
 
     def _restored(
         self,
@@ -191,7 +182,16 @@ class GradientDescentMSE(eqx.Module):
 
     def gain(self, times: Float[Array, " times"]) -> Gain:
         """The gain of the rule, as a function of the kernel's eigenvalues."""
-        return Gain(self.rule, times, self.spectrum.rounding, max(self.data.size, 1))
+        return Gain(self.rule, times, max(self.data.size, 1))
+
+
+@eqx.filter_jit
+def _learned_rounding(
+    training: GradientDescentMSE, times: Float[Array, " times"]
+) -> Float[Array, " times"]:
+    """The part that is learned along an eigenvalue as large as rounding is."""
+    rounding = training.spectrum.rounding[None]
+    return (training.gain(times)(rounding) * rounding)[:, 0]
 
 
 @eqx.filter_jit

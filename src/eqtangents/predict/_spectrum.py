@@ -11,7 +11,11 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import as_array
-from eqtangents.predict._definiteness import NOT_POSITIVE, refuse_indefinite
+from eqtangents.predict._definiteness import (
+    NOT_POSITIVE,
+    refuse_indefinite,
+    rounding_of,
+)
 
 
 # Entry by entry on the last axis; it may add axes before it. A pytree.
@@ -33,7 +37,7 @@ class Spectrum(eqx.Module):
     matrix: Float[Array, "n n"]
     values: Float[Array, " n"]
     vectors: Float[Array, "n n"]
-    rounding: Float[Array, ""]  # no smaller eigenvalue can be told from zero
+    rounding: Float[Array, ""]  # of eigenvalues, if some cannot be told from zero
 
     def __init__(
         self,
@@ -77,9 +81,9 @@ class Spectrum(eqx.Module):
         self.matrix = matrix
         self.values = jnp.maximum(values, floor)
         self.vectors = vectors
-        largest = jnp.max(jnp.abs(values), initial=0)
-        zero = n * float(jnp.finfo(dtype).eps) * largest
-        self.rounding = jnp.where(floor > 0, 0, jnp.maximum(zero, -smallest))
+        rounding = jnp.maximum(rounding_of(lax.stop_gradient(kernel)), -smallest)
+        told = (floor > 0) | (smallest > rounding)
+        self.rounding = jnp.where(told, 0, rounding)
 
     def apply(
         self, function: SpectralFunction, columns: Float[Array, "n columns"]
