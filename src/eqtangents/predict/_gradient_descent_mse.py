@@ -190,8 +190,8 @@ def _learned_rounding(
     training: GradientDescentMSE, times: Float[Array, " times"]
 ) -> Float[Array, " times"]:
     """The part that is learned along an eigenvalue as large as rounding is."""
-    rounding = training.spectrum.rounding[None]
-    return (training.gain(times)(rounding) * rounding)[:, 0]
+    rounding = training.spectrum.rounding
+    return training.gain(times)(rounding[None])[:, 0] * rounding
 
 
 @eqx.filter_jit
