@@ -126,8 +126,7 @@ def test_inputs_at_special_points(name, place):
         return  # No derivative exists there, and it is finite.
     step = 1e-4
     rows = [
-        (gradient(x, y + m) - gradient(x, y - m)) / (2 * step)
-        for m in step * np.eye(3)
+        (gradient(x, y + m) - gradient(x, y - m)) / (2 * step) for m in step * np.eye(3)
     ]
     atol = 2e-4 * max(1.0, np.abs(exact).max())
     np.testing.assert_allclose(exact, np.array(rows).T, rtol=0, atol=atol)

@@ -137,7 +137,7 @@ def _alike(first: Sequence[AbstractLayer], second: Sequence[AbstractLayer]) -> b
         strict=True,
     )
     return structures[0] == structures[1] and all(
-        a is b or not isinstance(a, jax.Array | np.ndarray) and a == b
+        a is b or (not isinstance(a, jax.Array | np.ndarray) and a == b)
         for a, b in zip(*leaves, strict=True)
     )
 
