@@ -14,10 +14,9 @@ import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.covariance import FittedDual, PiecewisePolynomialDual
 from eqtangents.covariance._pair import Pair
+from precision import DTYPE, by_precision
 
 
-DOUBLE = jax.config.jax_enable_x64  # pyright: ignore[reportAttributeAccessIssue]
-FLOAT = jnp.float64 if DOUBLE else jnp.float32
 # Much more than it takes, and much less than it took to fit kinks that do not expand.
 SECONDS = 5.0
 
@@ -84,10 +83,10 @@ def test_polynomials_between_breakpoints_have_a_closed_form(fn):
     assert not caught
     assert seconds < SECONDS
     # Kinks and jumps between points of the grid are what its error comes from.
-    plain = lambda x: np.asarray(fn(jnp.asarray(x, FLOAT)), np.float64)
+    plain = lambda x: np.asarray(fn(jnp.asarray(x, DTYPE)), np.float64)
     for std1, std2, correlation in ((1.0, 1.0, 0.5), (0.5, 3.0, -0.8)):
-        v1, v2 = (jnp.asarray([s * s], FLOAT) for s in (std1, std2))
-        cov = jnp.asarray([correlation * std1 * std2], FLOAT)
+        v1, v2 = (jnp.asarray([s * s], DTYPE) for s in (std1, std2))
+        cov = jnp.asarray([correlation * std1 * std2], DTYPE)
         ends = layer.dual.ends(v1), layer.dual.ends(v2)
         value = layer.dual(Pair(cov), *ends).value
         exact = mean_over_a_fine_grid(plain, plain, std1, std2, correlation)
@@ -106,12 +105,12 @@ def test_pieces_are_those_of_the_function(fn):
         beyond = one.side * (x - one.at)
         powers = np.polynomial.polynomial.polyval(beyond, one.weights)
         total += np.where(beyond > 0, powers, 0)
-    exact = np.asarray(fn(jnp.asarray(x, FLOAT)), np.float64)
+    exact = np.asarray(fn(jnp.asarray(x, DTYPE)), np.float64)
     far = np.abs(x[:, None] - [one.at for one in pieces.breaks]).min(1) > 1e-5
     np.testing.assert_allclose(total[far], exact[far], 1e-6, 1e-6)
 
 
-@pytest.mark.skipif(not DOUBLE, reason="differences need double precision")
+@pytest.mark.precision("float64")  # differences need it
 @each_of_pieces
 def test_derivatives_of_both_orders(fn):
     """In covariance and variances, against differences of the expectations."""
@@ -141,15 +140,15 @@ def test_derivatives_of_both_orders(fn):
 @each_of_pieces
 def test_at_coincident_opposite_and_zero_inputs(fn):
     dual = nn.Elementwise(fn).dual
-    v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], FLOAT)
-    w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], FLOAT)
-    cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], FLOAT)
+    v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], DTYPE)
+    w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], DTYPE)
+    cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], DTYPE)
     total = lambda *m: jnp.sum(jnp.stack(dual(Pair(m[0]), *map(dual.ends, m[1:]))[:2]))
     first = jax.grad(total, (0, 1, 2))(cov, v, w)
     slopes = lambda *m: sum(jnp.sum(g) for g in jax.grad(total, (0, 1, 2))(*m))
     second = jax.grad(slopes, (0, 1, 2))(cov, v, w)
     assert jnp.all(jnp.isfinite(jnp.stack([*first, *second])))
-    at_zero = fn(jnp.zeros((), FLOAT))
+    at_zero = fn(jnp.zeros((), DTYPE))
     value = dual(Pair(cov), dual.ends(v), dual.ends(w)).value
     assert value[3] == pytest.approx(float(at_zero) ** 2, abs=1e-6)
 
@@ -159,9 +158,9 @@ def test_large_variances_are_right_or_no_number(variance):
     """A bounded function is a difference of terms of the size of the variance."""
     std = variance**0.5
     exact = 1 - (2 / np.pi) ** 0.5 * (2 / 3) / std  # E min(u^2, 1), to 1 / s^3
-    found = nn.HardTanh().dual.diagonal(jnp.asarray([variance], FLOAT))[0]
+    found = nn.HardTanh().dual.diagonal(jnp.asarray([variance], DTYPE))[0]
     assert np.isnan(found) or found == pytest.approx(exact, rel=2e-3)
-    assert np.isfinite(found) or variance > (1e11 if DOUBLE else 1e3)
+    assert np.isfinite(found) or variance > by_precision(float64=1e11, float32=1e3)
 
 
 def test_linear_functions_and_rectifiers_have_their_own_closed_form():
@@ -175,11 +174,11 @@ def test_linear_functions_and_rectifiers_have_their_own_closed_form():
         (jax.nn.relu6, nn.Relu6()),
         (jax.nn.hard_tanh, nn.HardTanh()),
     ):
-        x = jr.normal(jr.key(0), (3, 4), FLOAT)
+        x = jr.normal(jr.key(0), (3, 4), DTYPE)
         layer = nn.Elementwise(fn)
         assert not isinstance(layer.dual, FittedDual)
         np.testing.assert_array_equal(
-            layer.errors(jnp.ones(2, FLOAT)), jnp.zeros((2, 2))
+            layer.errors(jnp.ones(2, DTYPE)), jnp.zeros((2, 2))
         )
         a, b = (
             eqt.ntk(nn.Sequential([nn.Linear(1, weight_std=2), f, nn.Linear(1)]), x)
@@ -198,7 +197,7 @@ def test_oscillating_functions_are_quick_and_accurate():
     layer, caught, seconds = built(snake, tolerance=1e-5)
     assert seconds < SECONDS
     assert not caught
-    found = layer.errors(jnp.geomspace(1e-2, 30, 20, dtype=FLOAT))
+    found = layer.errors(jnp.geomspace(1e-2, 30, 20, dtype=DTYPE))
     assert max(map(jnp.max, found)) < 1e-5
 
 
@@ -209,8 +208,8 @@ def test_a_tolerance_that_is_nearly_kept_is_a_warning():
     assert "holds at variances up to" in message
     # The error that it tells of bounds that of what the layer does.
     error = float(message.split("off by up to ")[1].split(",")[0])
-    found = layer.errors(jnp.geomspace(1e-2, 30, 20, dtype=FLOAT))
-    assert max(map(jnp.max, found)) <= error + (0 if DOUBLE else 3e-6)
+    found = layer.errors(jnp.geomspace(1e-2, 30, 20, dtype=DTYPE))
+    assert max(map(jnp.max, found)) <= error + by_precision(float64=0, float32=3e-6)
     _, quiet, _ = built(jax.nn.soft_sign, tolerance=2 * error)
     assert not quiet
 
@@ -240,7 +239,7 @@ def test_not_a_function_is_refused(without_jaxtyping):
         nn.Elementwise("tanh")  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.skipif(not DOUBLE, reason="needs both precisions")
+@pytest.mark.precision("float64")  # it enters the other one itself
 def test_accuracy_is_that_of_the_inputs_and_not_of_when_it_was_made():
     with jax.enable_x64(False):
         layer = nn.Elementwise(jax.nn.mish)
@@ -253,7 +252,7 @@ def test_accuracy_is_that_of_the_inputs_and_not_of_when_it_was_made():
     assert terms[0] < terms[1]
 
 
-@pytest.mark.skipif(not DOUBLE, reason="differences need double precision")
+@pytest.mark.precision("float64")  # differences need it
 @pytest.mark.parametrize("name", ["Tanh", "Elu", "HardTanh"])
 def test_second_derivatives_in_a_hyperparameter(name):
     x = jr.normal(jr.key(0), (2, 5))
@@ -269,13 +268,13 @@ def test_second_derivatives_in_a_hyperparameter(name):
 
 
 def test_parameters_that_are_traced_are_expanded_as_they_are():
-    x = jr.normal(jr.key(0), (3, 4), FLOAT)
+    x = jr.normal(jr.key(0), (3, 4), DTYPE)
 
     def kernel(a):
         layer = nn.Elementwise(lambda x: jnp.clip(x, -a, a))
         return eqt.nngp(nn.Sequential([nn.Linear(1), layer]), x)
 
-    one = jnp.ones((), FLOAT)
+    one = jnp.ones((), DTYPE)
     np.testing.assert_allclose(
         eqx.filter_jit(kernel)(one), kernel(one), rtol=1e-2, atol=1e-4
     )

@@ -12,7 +12,11 @@ from eqtangents import nn
 
 
 KEY = jr.key(0)
-X = jr.normal(KEY, (4, 2, 6))
+
+
+@pytest.fixture
+def x():
+    return jr.normal(KEY, (4, 2, 6))
 
 
 def network(*between):
@@ -24,24 +28,24 @@ def network(*between):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Scale(-3.0),
-        nn.Scale(jnp.asarray(-3.0)),
-        nn.Scale(-3),
-        nn.ABRelu(-3.0, -3.0),
-        nn.ABRelu(-3, -3.0),
-        nn.Elementwise(lambda x: -3 * x),
+        lambda: nn.Scale(-3.0),
+        lambda: nn.Scale(jnp.asarray(-3.0)),
+        lambda: nn.Scale(-3),
+        lambda: nn.ABRelu(-3.0, -3.0),
+        lambda: nn.ABRelu(-3, -3.0),
+        lambda: nn.Elementwise(lambda x: -3 * x),
     ],
     ids=["Scale", "array", "int", "ABRelu", "ABRelu_int", "Elementwise"],
 )
-def test_kernels_are_multiplied_by_the_square(layer):
-    plain, scaled = eqt.kernel(network(), X), eqt.kernel(network(layer), X)
+def test_kernels_are_multiplied_by_the_square(layer, x):
+    layer = layer()
+    plain, scaled = eqt.kernel(network(), x), eqt.kernel(network(layer), x)
     np.testing.assert_allclose(scaled.nngp, 9 * plain.nngp, rtol=1e-5)
     np.testing.assert_allclose(scaled.ntk, 9 * plain.ntk, rtol=1e-5)
-    x = X[0]
-    np.testing.assert_allclose(layer(x), -3 * x, rtol=1e-6)
+    np.testing.assert_allclose(layer(x[0]), -3 * x[0], rtol=1e-6)
 
 
-def test_nonlinearities_take_what_is_scaled():
+def test_nonlinearities_take_what_is_scaled(x):
     """After weights, and after the input of the network, which is not random."""
     linear = lambda std=1.0: nn.Linear(8, weight_std=std, bias_std=0.0)
     for scaled, plain in (
@@ -51,22 +55,22 @@ def test_nonlinearities_take_what_is_scaled():
         ),
         ([nn.Scale(-2.0), nn.Relu(), linear()], None),
     ):
-        x = X[:, :, 0]
-        inputs = x if plain else jax.nn.relu(-2 * x)
+        features = x[:, :, 0]
+        inputs = features if plain else jax.nn.relu(-2 * features)
         expected = eqt.nngp(nn.Sequential(plain or [linear()]), inputs)
-        actual = eqt.nngp(nn.Sequential(scaled), x)
+        actual = eqt.nngp(nn.Sequential(scaled), features)
         np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
-def test_slopes_that_may_change_are_no_line():
+def test_slopes_that_may_change_are_no_line(x):
     """They are arrays: the kernel must not depend on their present values."""
     slope = jnp.asarray(2.0)
     with pytest.raises(nn.LayerError, match="needs a Gaussian input"):
-        eqt.nngp(network(nn.ABRelu(slope, slope)), X)
+        eqt.nngp(network(nn.ABRelu(slope, slope)), x)
 
 
-def test_a_factor_is_differentiated():
-    total = lambda c: jnp.sum(eqt.ntk(network(nn.Scale(c)), X))
+def test_a_factor_is_differentiated(x):
+    total = lambda c: jnp.sum(eqt.ntk(network(nn.Scale(c)), x))
     value = total(jnp.asarray(1.5))
     assert jax.grad(total)(1.5) == pytest.approx(float(2 * value / 1.5), rel=1e-5)
     compiled = jax.jit(total)
@@ -84,13 +88,13 @@ FACTORS = {
 
 
 @pytest.mark.parametrize(("fn", "factor"), FACTORS.values(), ids=FACTORS.keys())
-def test_functions_that_are_factors_become_this_layer(fn, factor):
+def test_functions_that_are_factors_become_this_layer(fn, factor, x):
     assert eqt.from_equinox(L(fn)) == nn.Scale(factor)
     first = eqx.nn.Conv1d(2, 4, 3, padding=1, key=KEY)
     last = eqx.nn.Linear(24, 1, use_bias=False, key=KEY)
 
     def kernel(*more):
         layers = [first, L(jax.nn.relu), *more, L(jnp.ravel), last]
-        return eqt.nngp(eqt.from_equinox(eqx.nn.Sequential(layers)), X)
+        return eqt.nngp(eqt.from_equinox(eqx.nn.Sequential(layers)), x)
 
     np.testing.assert_allclose(kernel(L(fn)), factor**2 * kernel(), rtol=1e-5)
