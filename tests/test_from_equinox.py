@@ -306,7 +306,10 @@ REFUSED = {
         eqx.nn.Lambda(jnp.ones(3)),
         "fn (ArrayImpl): is no layer, but a value",
     ),
-    "attention": lambda: (ATTENTION, "MultiheadAttention: divides by the root"),
+    "attention": lambda: (
+        eqx.nn.MultiheadAttention(2, 4, key=KEY),
+        "MultiheadAttention: divides by the root",
+    ),
     "batch norm": lambda: (
         eqx.nn.BatchNorm(3, "batch", mode="batch"),
         "BatchNorm: keeps",

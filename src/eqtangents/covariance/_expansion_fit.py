@@ -41,26 +41,36 @@ def expand(
     fn: Sampled, tolerance: float, largest_variance: float
 ) -> tuple[Expansion, Accuracy]:
     """An expansion of an elementwise function, and how accurate that is."""
-    found = _expanded(fn, tolerance, largest_variance, tolerance)
-    if not tolerance < found[1].error < _HOPELESS:
-        return found
-    # What is fitted more closely may be off by less in between.
-    closer = _expanded(fn, 0.25 * tolerance, largest_variance, tolerance)
-    return min(found, closer, key=lambda pair: pair[1].error)
-
-
-def _expanded(
-    fn: Sampled, fitted: float, largest_variance: float, tolerance: float
-) -> tuple[Expansion, Accuracy]:
-    """With terms that fit to one tolerance, to be judged by another."""
     std = _grid(largest_variance)
     near = fn(np.array([1e-30, -1e-30]))
     jump, kink = (float(np.nan_to_num(at[0] - at[1])) for at in near)
     sides = [fn(sign * np.outer(std, quadrature(BEST_NODES)[0])) for sign in (1, -1)]
-    value, sloped = (
-        _Fit(_halves(sides, i), std, *jumps, fitted)
-        for i, jumps in enumerate(((jump, kink), (kink, 0.0)))
+    fits = (
+        _Fit(_halves(sides, 0), std, jump, kink),
+        _Fit(_halves(sides, 1), std, kink, 0.0),
     )
+    found = _expanded(fn, std, fits, tolerance, tolerance)
+    if not tolerance < found[1].error < _HOPELESS:
+        return found
+    # What is fitted more closely may be off by less in between.
+    closer = _expanded(fn, std, fits, 0.25 * tolerance, tolerance)
+    return min(found, closer, key=lambda pair: pair[1].error)
+
+
+def _expanded(
+    fn: Sampled,
+    std: np.ndarray,
+    fits: tuple["_Fit", "_Fit"],
+    fitted: float,
+    tolerance: float,
+) -> tuple[Expansion, Accuracy]:
+    """With terms that fit to one tolerance, to be judged by another."""
+    value, sloped = fits
+    jump, kink = value.jumps
+    sloped.to(fitted)
+    # Slopes are harder: if theirs is no expansion to use, that of values is not either.
+    lost = sloped.errors.max() > max(_HOPELESS, 10 * tolerance)
+    value.to(fitted, _COUNTS[:1] if lost else _COUNTS)
     nodes = _fewest_nodes(fn, std[:: std.size // 8], (value, sloped))
     negligible = 1e-6 * max(value.size, sloped.size)
     expansion = Expansion(
@@ -109,10 +119,11 @@ class _Fit:
         std: np.ndarray,
         jump: float,
         kink: float,
-        tolerance: float,
     ):
         self.halves, self.std, self.jumps = halves, std, (jump, kink)
-        self.tolerance, self.size, self.known = tolerance, _size(halves), {}
+        self.size, self.tolerance = _size(halves), 0.0
+        self.sums: dict[int, Sums] = {}
+        self.choices: dict[int, list[Choice]] = {}
         self.series, self.errors = Series((), ()), np.zeros(std.size)
         if self.size == 0:
             return
@@ -122,14 +133,16 @@ class _Fit:
             r = half @ matrix[parity::2].T
             matters = np.flatnonzero((np.abs(r / norm) > _NEGLIGIBLE).any(0))
             self.r.append(r[:, : max(matters.max(initial=0) + 1, PLACES[-1] + 1)])
-        self._fit()
 
-    def _fit(self) -> None:
+    def to(self, tolerance: float, counts: tuple[int, ...] = _COUNTS) -> None:
         """With more standard deviations and larger exponents, as far as it takes."""
+        self.tolerance = tolerance
+        if self.size == 0:
+            return
         accurate, largest = 0.5 * self.tolerance, list(_LARGEST)
-        for count in _COUNTS:
+        for count in counts:
             sums = self._sums(count)
-            choices = [Choice(sums, parity) for parity in (0, 1)]
+            choices = self._choices(count)
             self.series = self._fitted(choices, largest[0])
             while self._errors(sums).max() > accurate and len(largest) > 1:
                 largest.pop(0)
@@ -140,16 +153,21 @@ class _Fit:
                 return
 
     def _sums(self, count: int) -> Sums:
-        if count not in self.known:
-            self.known[count] = self._sums_of(count)
-        return self.known[count]
+        if count not in self.sums:
+            self.sums[count] = self._sums_of(count)
+        return self.sums[count]
+
+    def _choices(self, count: int) -> list[Choice]:
+        if count not in self.choices:
+            self.choices[count] = [Choice(self._sums(count), p) for p in (0, 1)]
+        return self.choices[count]
 
     def _sums_of(self, count: int) -> Sums:
         some = slice(None, None, (self.std.size - 1) // (count - 1))
         halves = self.halves[0][some], self.halves[1][some]
         return Sums(halves, [r[some] for r in self.r], self.std[some], *self.jumps)
 
-    def _fitted(self, choices: list["Choice"], largest: int) -> Series:
+    def _fitted(self, choices: list[Choice], largest: int) -> Series:
         exponents, weights = [], []
         for parity, choice in enumerate(choices):
             places, found = choice.sparse(largest, 0.125 * self.tolerance)

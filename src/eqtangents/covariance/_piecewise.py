@@ -20,7 +20,7 @@ from jaxtyping import Array, Float
 
 from eqtangents.covariance._elementary import reciprocal, safe_sqrt
 from eqtangents.covariance._expansion import quadrature
-from eqtangents.covariance._pair import Moments as DualMoments, Pair
+from eqtangents.covariance._pair import Deviation, Moments as DualMoments, Pair
 from eqtangents.covariance._pointwise import AbstractDual
 from eqtangents.covariance._truncated import (
     FARTHEST,
@@ -153,7 +153,7 @@ class PiecewisePolynomialDual(AbstractDual):
     ) -> DualMoments:
         """The two expectations."""
         pairs = _Pairs(
-            pair.cov * (left.reciprocal * right.reciprocal),
+            pair,
             left,
             right,
             max(len(one.weights) for one in self.function.breaks) - 1,
@@ -182,12 +182,14 @@ class _Pairs:
 
     def __init__(
         self,
-        correlation: Float[Array, "*s"],
+        pair: Pair,
         left: TruncatedEnds,
         right: TruncatedEnds,
         degree: int,
     ):
-        self.correlation, self.left, self.right = correlation, left, right
+        self.left, self.right = left, right
+        ends = [Deviation(end.std, end.reciprocal) for end in (left, right)]
+        self.correlation, self.deficit = pair.correlation(*ends), pair.deficit(*ends)
         self.degree, self.known = degree, {}
 
     def expectation(self, f: PiecewisePolynomial) -> Float[Array, "*s"]:
@@ -269,5 +271,7 @@ class _Pairs:
             bounds = self.left.bounds[t], self.right.bounds[t_other]
             bounds = (jnp.broadcast_to(h, self.correlation.shape) for h in bounds)
             correlation = side * self.correlation
-            self.known[key] = joint_moments(self.degree, *bounds, correlation)
+            self.known[key] = joint_moments(
+                self.degree, *bounds, correlation, self.deficit
+            )
         return self.known[key]

@@ -19,7 +19,7 @@ $\partial_h M_{mn} = -c_m M_{m-1,\, n}$.
 
 import functools
 import math
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._elementary import reciprocal, safe_sqrt
+from eqtangents.covariance._elementary import reciprocal, safe_sqrt, valued
 
 
 FARTHEST = 40.0  # standard deviations: in any precision there is nothing beyond
@@ -35,6 +35,13 @@ FARTHEST = 40.0  # standard deviations: in any precision there is nothing beyond
 _NODES = {np.dtype(np.float32): 10, np.dtype(np.float64): 20}
 # Moments by their indices, each from -1.
 Moments: TypeAlias = dict[tuple[int, int], Float[Array, "..."]]
+
+
+class _Differences(NamedTuple):
+    """Of a correlation to 1 and to -1: `1 - correlation`, and `1 + correlation`."""
+
+    to_one: Float[Array, "..."]
+    to_minus_one: Float[Array, "..."]
 
 
 def density(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -68,10 +75,15 @@ def joint_moments(
     h: Float[Array, "*s"],
     k: Float[Array, "*s"],
     correlation: Float[Array, "*s"],
+    deficit: Float[Array, "*s"],
 ) -> Moments:
-    """The moments up to a degree in either variable, by their indices from 0."""
-    moments = _edges(degree, h, k, correlation)
-    moments[0, 0] = _both_above(h, k, correlation)
+    """The moments up to a degree in either variable, by their indices from 0.
+
+    The deficit, `1 - |correlation|`, is given besides: near zero it may be known to
+    more digits. It follows from the correlation, so that no derivative is its own.
+    """
+    moments = _edges(degree, h, k, correlation, deficit)
+    moments[0, 0] = _both_above(h, k, _differences(correlation, deficit))
     for m in range(degree + 1):
         for n in range(degree + 1):
             if m > 0:
@@ -93,7 +105,7 @@ def joint_moments(
 def _joint_moments_jvp(
     degree: int, primals: tuple, tangents: tuple
 ) -> tuple[Moments, Moments]:
-    d_h, d_k, d_correlation = tangents
+    d_h, d_k, d_correlation, _ = tangents
     moments = joint_moments(degree, *primals)
     below = _edges(degree, *primals) | moments
     return moments, {
@@ -109,10 +121,12 @@ def _edges(
     h: Float[Array, "*s"],
     k: Float[Array, "*s"],
     correlation: Float[Array, "*s"],
+    deficit: Float[Array, "*s"],
 ) -> Moments:
     """The moments of which one index or both are -1."""
-    on_h = _on_edge(degree, h, k, correlation)
-    on_k = _on_edge(degree, k, h, correlation)
+    differences = _differences(correlation, deficit)
+    on_h = _on_edge(degree, h, k, differences)
+    on_k = _on_edge(degree, k, h, differences)
     edges = {(-1, n - 1): moment for n, moment in enumerate(on_h)}
     return edges | {(m, -1): moment for m, moment in enumerate(on_k[1:])}
 
@@ -121,13 +135,13 @@ def _on_edge(
     degree: int,
     h: Float[Array, "*s"],
     k: Float[Array, "*s"],
-    correlation: Float[Array, "*s"],
+    differences: _Differences,
 ) -> list[Float[Array, "*s"]]:
     """Moments of `Y - k` where `X = h`, times the density of that, from -1 on.
 
     There `Y - k` has the mean `-gap` and the standard deviation `root`.
     """
-    gap, root = _gap_and_root(h, k, correlation)
+    gap, root = _gap_and_root(h, k, differences)
     inverse = reciprocal(root)
     scaled = _scaled(gap, root)
     above, at_zero = tail(scaled), density(scaled) * inverse
@@ -139,19 +153,24 @@ def _on_edge(
     return [at_h * moment for moment in moments[: degree + 2]]
 
 
+def _differences(
+    correlation: Float[Array, "*s"], deficit: Float[Array, "*s"]
+) -> _Differences:
+    """Of which the smaller is the deficit, whose digits subtracting may have lost."""
+    deficit = lax.stop_gradient(deficit)
+    opposite = correlation < 0
+    return _Differences(
+        valued(jnp.where(opposite, 2 - deficit, deficit), 1 - correlation),
+        valued(jnp.where(opposite, deficit, 2 - deficit), 1 + correlation),
+    )
+
+
 def _gap_and_root(
-    h: Float[Array, "*s"], k: Float[Array, "*s"], correlation: Float[Array, "*s"]
+    h: Float[Array, "*s"], k: Float[Array, "*s"], differences: _Differences
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     r"""$k - \rho h$ and $\sqrt{1 - \rho^2}$."""
-    below_one = _unless_rounding(1 - correlation)
-    root = safe_sqrt(below_one * _unless_rounding(1 + correlation))
-    return (k - h) + below_one * h, root
-
-
-def _unless_rounding(difference: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Zero where rounding cannot tell it from that: an angle goes like its root."""
-    rounding = 8 * jnp.finfo(difference.dtype).eps
-    return jnp.where(difference > rounding, difference, jnp.zeros_like(difference))
+    to_one, to_minus_one = differences
+    return (k - h) + to_one * h, safe_sqrt(to_one * to_minus_one)
 
 
 def _scaled(gap: Float[Array, "*s"], root: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -161,13 +180,13 @@ def _scaled(gap: Float[Array, "*s"], root: Float[Array, "*s"]) -> Float[Array, "
 
 
 def _both_above(
-    h: Float[Array, "*s"], k: Float[Array, "*s"], correlation: Float[Array, "*s"]
+    h: Float[Array, "*s"], k: Float[Array, "*s"], differences: _Differences
 ) -> Float[Array, "*s"]:
     """The probability of `X > h` and `Y > k`."""
     # At zero, where the ratio of the two is lost, the same as right above.
     h, k = (jnp.maximum(bound, jnp.asarray(1e-15, bound.dtype)) for bound in (h, k))
-    outside = _owen(h, *_gap_and_root(h, k, correlation))
-    outside += _owen(k, *_gap_and_root(k, h, correlation))
+    outside = _owen(h, *_gap_and_root(h, k, differences))
+    outside += _owen(k, *_gap_and_root(k, h, differences))
     return 0.5 * (tail(h) + tail(k)) - outside
 
 
