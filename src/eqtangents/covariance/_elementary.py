@@ -22,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
@@ -60,24 +61,22 @@ def _horner(coefficients: np.ndarray, z: Float[Array, "*s"]) -> Float[Array, "*s
     return total
 
 
-@jax.custom_jvp
 def valued(
     value: Float[Array, "*s"], formula: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """A value, differentiated as the formula that it is an accurate value of."""
-    del formula  # Where nothing is differentiated, it is never computed.
-    return value
+    """A value, differentiated as the formula that it is an accurate value of.
 
-
-@valued.defjvp
-def _valued_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    return valued(*primals), tangents[1]
+    It has no derivative rule of its own: within loops JAX forgets such rules where it
+    differentiates backwards, and derivatives of that would be wrong.
+    """
+    return formula + lax.stop_gradient(value - formula)
 
 
 @jax.custom_jvp
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Square root, zero for negative input, whose derivative at zero counts as zero."""
-    return jnp.sqrt(jnp.maximum(x, 0))
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
 @safe_sqrt.defjvp
@@ -106,7 +105,7 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
     angle = jnp.where(
         small,
         size * polynomial * (1 / math.sqrt(2)),
-        math.pi / 2 - jnp.sqrt(z) * polynomial,
+        math.pi / 2 - safe_sqrt(z) * polynomial,
     )
     return jnp.where(sine < 0, -angle, angle)
 

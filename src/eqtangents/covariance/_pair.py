@@ -57,14 +57,13 @@ class Pair(NamedTuple):
         """
         formula = 1 - lax.abs(self.cov) * left.reciprocal * right.reciprocal
         if self.gap is None:
-            value = above(formula, self.tolerance)
-        else:
-            value = self.gap * left.reciprocal * right.reciprocal
-            zero = [
-                jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)
-            ]
-            value = value + lax.max(*jnp.broadcast_arrays(*zero))
-            value = lax.min(value, 2 - value)
+            return above(formula, self.tolerance)
+        value = self.gap * left.reciprocal * right.reciprocal
+        zero = [
+            jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)
+        ]
+        value = value + lax.max(*jnp.broadcast_arrays(*zero))
+        value = lax.min(value, 2 - value)
         return valued(lax.stop_gradient(value), formula)
 
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:

@@ -17,7 +17,13 @@ from eqtangents.covariance._elementary import (
     safe_sqrt,
     valued,
 )
-from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
+from eqtangents.covariance._pair import (
+    Deviation,
+    Moments,
+    Pair,
+    above,
+    deviation,
+)
 from eqtangents.covariance._pointwise import AbstractDual
 
 
@@ -32,7 +38,7 @@ def arc_cosine(
     $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
     cov, z = pair.cov, pair.deficit(left, right)
-    root = jnp.sqrt(z)
+    root = safe_sqrt(z)
     angle, integral = angle_polynomials(z)
     size = (0.5 / math.pi) * (left.std * right.std)
     value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
@@ -42,16 +48,23 @@ def arc_cosine(
 
 @arc_cosine.defjvp
 def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    """What it is built from is differentiable in turn, so that this rule is, too."""
+    """What it is built from is differentiable in turn, so that this rule is, too.
+
+    Derivatives of the angle divide what rounding leaves of a difference by its sine.
+    Where the angle itself could be rounding nothing else is left of it: there they
+    count as zero, which they are where inputs coincide.
+    """
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     value, derivative = arc_cosine(*primals)
     d_size = d_left.std * right.std + left.std * d_right.std
     per_size = left.reciprocal * right.reciprocal
     z = pair.deficit(left, right)
-    sine = safe_sqrt(z * (2 - z))
+    told = above(z, None)
+    told_sine = safe_sqrt(told * (2 - told))
+    sine = valued(lax.stop_gradient(safe_sqrt(z * (2 - z))), told_sine)
     d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * d_size
     d_angle = d_pair.cov - pair.cov * per_size * d_size
-    d_derivative = (0.5 / math.pi) * reciprocal(sine) * per_size * d_angle
+    d_derivative = (0.5 / math.pi) * reciprocal(told_sine) * per_size * d_angle
     return (value, derivative), (d_value, d_derivative)
 
 
