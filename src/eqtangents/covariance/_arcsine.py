@@ -123,7 +123,8 @@ def _mean_angle_less(
     ratio = numerator * reciprocal(sine * root + cosine * rho)
     near = arcsin(ratio, (1 - ratio) * (1 + ratio))
     far = arcsin(sine, cosine * cosine) - angle
-    return jnp.where((angle < 0) | (ratio > 0.7), far, near)
+    # The squares of the tiniest angles are zero.
+    return jnp.where((angle < 0) | (ratio > 0.7) | (sine < 1e-15), far, near)
 
 
 def _half_angle(end: Spread) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

@@ -59,9 +59,7 @@ class Pair(NamedTuple):
         if self.gap is None:
             return above(formula, self.tolerance)
         value = self.gap * left.reciprocal * right.reciprocal
-        zero = [
-            jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)
-        ]
+        zero = [jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)]
         value = value + lax.max(*jnp.broadcast_arrays(*zero))
         value = lax.min(value, 2 - value)
         return valued(lax.stop_gradient(value), formula)
