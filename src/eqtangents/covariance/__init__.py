@@ -35,7 +35,10 @@ from eqtangents.covariance._frame import Block as Block, Scope as Scope
 from eqtangents.covariance._gathered import Gathered as Gathered
 from eqtangents.covariance._given import GivenDual as GivenDual
 from eqtangents.covariance._input import Input as Input
-from eqtangents.covariance._lattice import picked as picked
+from eqtangents.covariance._lattice import (
+    materialised as materialised,
+    picked as picked,
+)
 from eqtangents.covariance._mapped import Mapped as Mapped, Positional as Positional
 from eqtangents.covariance._normalised import (
     Centred as Centred,
