@@ -62,7 +62,7 @@ class Pair(NamedTuple):
         zero = [jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)]
         value = value + lax.max(*jnp.broadcast_arrays(*zero))
         value = lax.min(value, 2 - value)
-        return valued(lax.stop_gradient(value), formula)
+        return valued(lax.stop_gradient(value), above(formula, None))
 
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:
         """The correlation, never beyond +-1, and zero where an input is."""

@@ -38,7 +38,7 @@ def arc_cosine(
     $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
     cov, z = pair.cov, pair.deficit(left, right)
-    root = safe_sqrt(z)
+    root = jnp.sqrt(z + 1e-30)  # with a finite slope where there is no angle
     angle, integral = angle_polynomials(z)
     size = (0.5 / math.pi) * (left.std * right.std)
     value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
