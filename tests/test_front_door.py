@@ -701,6 +701,7 @@ LAYERS = {
         (nn.RectifiedMonomial, 2),
         (nn.Polynomial, (1.0, 2.0)),
         (nn.ABRelu, 0.1, 1.0),
+        (nn.Scale, 2.0),
         (nn.ImageResize, (3, None)),
         (nn.Index, 0),
         (nn.Elementwise, jnp.tanh),

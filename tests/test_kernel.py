@@ -118,7 +118,7 @@ def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     x1, x2 = jr.normal(getkey(), (7, *shape)), jr.normal(getkey(), (5, *shape))
     whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     entry = x1[0, 0].size * x1.dtype.itemsize
-    monkeypatch.setattr("eqtangents._kernel.BLOCK_BYTES", 4 * entry)
+    monkeypatch.setattr("eqtangents._tiles.BLOCK_BYTES", 4 * entry)
     monkeypatch.setattr("eqtangents.covariance._covariance.BLOCK_BYTES", 8 * entry)
     eqx.clear_caches()
     jax.clear_caches()

@@ -249,12 +249,12 @@ def test_spatial_outputs(getkey, trained):
 @pytest.mark.usefixtures("without_jaxtyping")
 def test_what_does_not_fit_is_refused(getkey):
     k, y, star, star_star = _kernels(getkey())
-    with pytest.raises(ValueError, match=r"`k_train_train` is a .*needs the NNGP"):
+    with pytest.raises(ValueError, match=r"`k_train_train` is an .*needs the NNGP"):
         Ensemble(k.ntk, y)
     with pytest.raises(ValueError, match="`trained` is 'first'"):
         Ensemble(k, y, trained="first")
     ensemble = Ensemble(k, y)
-    with pytest.raises(ValueError, match=r"`k_test_train` is a .*eqtangents\.kernel"):
+    with pytest.raises(ValueError, match=r"`k_test_train` is an .*eqtangents\.kernel"):
         ensemble.mean(1.0, star.ntk)
     with pytest.raises(ValueError, match=r"`nngp_test_test` has shape \(6, 6\).*4, 4"):
         ensemble.covariance(1.0, star, k.nngp)

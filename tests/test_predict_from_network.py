@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_refused(data):
     with pytest.raises(TypeError, match="class of predictors is needed first"):
         FromNetwork(NET, GaussianProcess, x, y)
     with pytest.raises(
-        TypeError, match=r"`MLP` of Equinox: lift it by `.*from_equinox"
+        TypeError, match=r"`MLP`, an Equinox module: lift it by `.*from_equinox"
     ):
         FromNetwork(
             GaussianProcess, eqx.nn.MLP(3, 1, 8, 1, key=jr.key(0)), x, y, noise=0.1

@@ -230,7 +230,7 @@ def test_a_singular_kernel_is_learned_where_it_can_be(getkey):
     training = GradientDescentMSE(singular, y)
     expected = y.at[jnp.asarray([0, 4])].set((y[0] + y[4]) / 2)
     expected = expected.at[jnp.asarray([1, 5])].set((y[1] + y[5]) / 2)
-    for t in (jnp.inf, 1e4):
+    for t in (jnp.inf, 1e4, 1e30):
         assert_close(training.train_outputs(t), expected, 100 * tolerance())
     outputs = training.test_outputs(jnp.inf, k_star[:, twice])
     reduced = GaussianProcess(k, expected[:4]).mean(k_star)
@@ -352,7 +352,7 @@ def test_an_indefinite_kernel_is_refused_with_the_noise_that_mends_it(getkey):
     assert f"smallest eigenvalue is {smallest:.3g}" in str(caught.value)
     mend = float(str(caught.value).split("`noise=")[1].split("`")[0])
     # The noise must be large against what is negative.
-    assert -10 * smallest < mend < -13 * smallest
+    assert -30 * smallest < mend < -40 * smallest
     GaussianProcess(bad, y, noise=mend).mean(k_star)
     with pytest.raises(RuntimeError, match="not\npositive definite"):
         eqx.filter_jit(GradientDescentMSE)(bad, y)

@@ -45,7 +45,8 @@ class TaylorModel(eqx.Module, Generic[Model]):
     @property
     def model(self) -> Model:
         """The module itself, not expanded, with the parameters as they are now."""
-        return eqx.combine(self.params, _released(self.center))
+        center = _released(self.center)
+        return eqx.combine(_placed(self.params, center), center)
 
     @overload
     def __call__(self, x: One, /, *, key: PRNGKeyArray | None = None) -> Array: ...
@@ -53,7 +54,9 @@ class TaylorModel(eqx.Module, Generic[Model]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the polynomial; arguments are those of the module."""
-        start, rest = eqx.partition(_released(self.center), marked(self.params))
+        center = _released(self.center)
+        moving = _placed(self.params, center)
+        start, rest = eqx.partition(center, marked(moving))
         given = [node for node in (*args, *kwargs.values()) if is_state(node)]
         if self.state is None and not given and needs_state(self.model):
             raise missing_state(self.model)
@@ -62,7 +65,7 @@ class TaylorModel(eqx.Module, Generic[Model]):
             model = eqx.combine(params, rest)
             return call(model, _released(self.state), *args, **kwargs)
 
-        return _expanded(outputs, start, self.params, self.order)
+        return _expanded(outputs, start, moving, self.order)
 
 
 class TaylorFunction(eqx.Module):
@@ -223,6 +226,22 @@ def taylorize(
         return TaylorModel(start, _fixed(model), _fixed(state), order)
     rest = eqx.filter(params, marked(start), inverse=True)
     return TaylorFunction(model, _fixed(start), _fixed(rest), _fixed(state), order)
+
+
+def _placed(params: PyTree, tree: PyTree) -> PyTree:
+    """The same parameters in a tree that has the same places.
+
+    Those of another network may be of another structure only because its functions,
+    which are not parameters, were made anew.
+    """
+    is_none = lambda leaf: leaf is None
+    found, (places, structure) = (
+        jax.tree_util.tree_flatten_with_path(one, is_leaf=is_none)
+        for one in (params, tree)
+    )
+    if [path for path, _ in found[0]] != [path for path, _ in places]:
+        return params
+    return jax.tree.unflatten(structure, [leaf for _, leaf in found[0]])
 
 
 def _expanded(

@@ -72,17 +72,15 @@ def valued(
     return formula + lax.stop_gradient(value - formula)
 
 
-@jax.custom_jvp
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """Square root, zero for negative input, whose derivative at zero counts as zero."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+    """Square root, zero for negative input, whose derivative at zero counts as zero.
 
-
-@safe_sqrt.defjvp
-def _safe_sqrt_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    root = safe_sqrt(*primals)
-    return root, tangents[0] * reciprocal(2 * root)
+    What comes after the root reads nothing but the root: compilers repeat such cheap
+    operations wherever the result is used, but not what is before a root.
+    """
+    tiny = jnp.finfo(x.dtype).tiny
+    root = jnp.sqrt(lax.max(x, jnp.full_like(x, tiny)))
+    return jnp.where(root < 1.5 * tiny**0.5, jnp.zeros_like(x), root)
 
 
 def reciprocal(x: Float[Array, "*s"]) -> Float[Array, "*s"]:

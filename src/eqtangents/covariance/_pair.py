@@ -30,9 +30,8 @@ def deviation(variance: Float[Array, "*s"]) -> Deviation:
     A variance that overflowed counts as the largest there is: products with zero angles
     stay zero.
     """
-    std = safe_sqrt(variance)
-    largest = jnp.asarray(jnp.finfo(std.dtype).max ** 0.5, std.dtype)
-    std = jnp.where(std > largest, largest, std)
+    largest = jnp.full_like(variance, jnp.finfo(variance.dtype).max)
+    std = safe_sqrt(lax.min(variance, largest))
     return Deviation(std, reciprocal(std))
 
 
@@ -59,9 +58,9 @@ class Pair(NamedTuple):
         if self.gap is None:
             return above(formula, self.tolerance)
         value = self.gap * left.reciprocal * right.reciprocal
-        zero = [jnp.asarray(end.reciprocal == 0, value.dtype) for end in (left, right)]
-        value = value + lax.max(*jnp.broadcast_arrays(*zero))
-        value = lax.min(value, 2 - value)
+        smaller = lax.min(*jnp.broadcast_arrays(left.reciprocal, right.reciprocal))
+        value = jnp.where(smaller == 0, jnp.ones_like(value), value)
+        value = lax.max(lax.min(value, 2 - value), jnp.zeros_like(value))
         return valued(lax.stop_gradient(value), above(formula, None))
 
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:

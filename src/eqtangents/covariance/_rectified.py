@@ -37,13 +37,18 @@ def arc_cosine(
     $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
     $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
-    cov, z = pair.cov, pair.deficit(left, right)
-    root = jnp.sqrt(z + 1e-30)  # with a finite slope where there is no angle
+    cov, root = pair.cov, _root(pair.deficit(left, right))
+    z = root * root
     angle, integral = angle_polynomials(z)
     size = (0.5 / math.pi) * (left.std * right.std)
     value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
     acute = (0.5 / math.pi) * (root * angle)
     return value, lax.select(cov > 0, 0.5 - acute, acute)
+
+
+def _root(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The root of a deficit, with a finite slope where that is zero."""
+    return jnp.sqrt(z + 1e-30)
 
 
 @arc_cosine.defjvp
@@ -79,10 +84,11 @@ def rectified_gap(
     """
     if pair.gap is None:
         return None
-    z = lax.stop_gradient(pair.deficit(left, right))
+    root = lax.stop_gradient(_root(pair.deficit(left, right)))
+    z = root * root
     _, integral = angle_polynomials(z)
     size = left.std * right.std
-    bent = (0.5 / math.pi) * size * (z * jnp.sqrt(z) * integral)
+    bent = (0.5 / math.pi) * size * (z * root * integral)
     return lax.stop_gradient(0.5 * lax.min(pair.gap, size) - bent)
 
 

@@ -69,9 +69,9 @@ class Sequential(AbstractLayer):
 
     def propagate(self, covariance: Covariances) -> Covariances:
         """Propagate through each layer in turn, and in a scan where they recur."""
-        start = 0
-        while start < len(self.layers):
-            period, count = _recurring(self.layers, start)
+        kinds, start = _kinds(self.layers), 0
+        while start < len(kinds):
+            period, count = _recurring(kinds[start:])
             repeated = None
             if count >= _WORTH_A_SCAN:
                 repeated = self._repeated(covariance, start, period, count)
@@ -112,34 +112,32 @@ _WORTH_A_SCAN = 2
 _LONGEST_STRETCH = 16
 
 
-def _recurring(layers: Sequence[AbstractLayer], start: int) -> tuple[int, int]:
-    """The shortest stretch of layers, from one on, that recurs most; how many times."""
+def _recurring(kinds: Sequence[int]) -> tuple[int, int]:
+    """The shortest stretch, from the first on, that recurs most; how many times."""
     best = 1, 1
-    longest = min(_LONGEST_STRETCH, (len(layers) - start) // _WORTH_A_SCAN)
+    longest = min(_LONGEST_STRETCH, len(kinds) // _WORTH_A_SCAN)
     for period in range(1, longest + 1):
-        count = 1
-        while _alike(
-            layers[start : start + period],
-            layers[start + count * period : start + (count + 1) * period],
-        ):
+        stretch, count = kinds[:period], 1
+        while kinds[count * period : (count + 1) * period] == stretch:
             count += 1
         if count >= _WORTH_A_SCAN and period * count > best[0] * best[1]:
             best = period, count
     return best
 
 
-def _alike(first: Sequence[AbstractLayer], second: Sequence[AbstractLayer]) -> bool:
-    """Whether stretches of layers are the same, but for the weights they may have."""
-    if len(first) != len(second):
-        return False
-    leaves, structures = zip(
-        *(jax.tree.flatten(tuple(map(_without_weights, x))) for x in (first, second)),
-        strict=True,
-    )
-    return structures[0] == structures[1] and all(
-        a is b or (not isinstance(a, jax.Array | np.ndarray) and a == b)
-        for a, b in zip(*leaves, strict=True)
-    )
+def _kinds(layers: Sequence[AbstractLayer]) -> list[int]:
+    """A number for each layer, the same for layers that differ in nothing but weights.
+
+    Hyperparameters that are arrays are the same if they are one array.
+    """
+    numbers: dict[Any, int] = {}
+    kinds = []
+    for layer in layers:
+        leaves, structure = jax.tree.flatten(_without_weights(layer))
+        arrays = (jax.Array, np.ndarray)
+        facts = [(id(x), None) if isinstance(x, arrays) else x for x in leaves]
+        kinds.append(numbers.setdefault((structure, *facts), len(numbers)))
+    return kinds
 
 
 def _without_weights(layer: AbstractLayer) -> AbstractLayer:

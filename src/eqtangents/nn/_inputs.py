@@ -234,7 +234,7 @@ def read_out(
     return Masked(jnp.where(there[None], value, jnp.zeros_like(value)), there)
 
 
-def values_of(x: Signal) -> Float[Array, "..."]:
+def values_of(x: Array | Masked | Graph) -> Array:
     """The values alone, as they are."""
     x = x.value if isinstance(x, Graph) else x
     return x.value if isinstance(x, Masked) else x

@@ -15,14 +15,21 @@ from eqtangents.predict._training_set import TrainingSet
 
 
 class Gain(eqx.Module):
-    """What a rule makes of the eigenvalues of a kernel, at each of some times."""
+    """What a rule makes of the eigenvalues of a kernel, at each of some times.
+
+    Nothing of those that are zero, at any time: no output moves along them, and weights
+    would grow for ever.
+    """
 
     rule: AbstractRule
     times: Float[Array, " times"]
     size: int = eqx.field(static=True)
 
     def __call__(self, values: Float[Array, " n"]) -> Float[Array, "times n"]:
-        gain = lambda t: self.rule.gain(values / self.size, t) / self.size
+        def gain(t: Float[Array, ""]) -> Float[Array, " n"]:
+            gains = self.rule.gain(values / self.size, t) / self.size
+            return jnp.where(values > 0, gains, 0)
+
         return jax.vmap(gain)(self.times)
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import as_array
 from eqtangents.predict._definiteness import (
+    LARGE,
     NOT_POSITIVE,
     refuse_indefinite,
     rounding_of,
@@ -28,7 +29,9 @@ Factors: TypeAlias = tuple[Float[Array, " n"], Float[Array, "n n"]]
 class Spectrum(eqx.Module):
     r"""A positive semi-definite matrix $K = U \Lambda U^\top$, factorised once.
 
-    Eigenvalues that rounding made negative, or less than `floor`, are at least that.
+    Eigenvalues that rounding made negative are zero, or the noise. Without noise, those
+    within rounding are zero too where they can be told from the others: the matrix has
+    no full rank then, as that of equal examples or of a linear network.
 
     The eigenvectors of repeated eigenvalues have no derivatives, but functions of the
     matrix have: `apply` is differentiable with respect to the matrix always.
@@ -37,7 +40,7 @@ class Spectrum(eqx.Module):
     matrix: Float[Array, "n n"]
     values: Float[Array, " n"]
     vectors: Float[Array, "n n"]
-    rounding: Float[Array, ""]  # of eigenvalues, if some cannot be told from zero
+    rounding: Float[Array, ""]  # of eigenvalues, if some may be zero or may be not
 
     def __init__(
         self,
@@ -79,10 +82,12 @@ class Spectrum(eqx.Module):
             values, smallest, floor, kernel, noise, scale=scale, message=message
         )
         self.matrix = matrix
-        self.values = jnp.maximum(values, floor)
         self.vectors = vectors
         rounding = jnp.maximum(rounding_of(lax.stop_gradient(kernel)), -smallest)
-        told = (floor > 0) | (smallest > rounding)
+        within, beyond = values <= rounding, values > LARGE * rounding
+        told = (floor > 0) | ~jnp.any(within) | jnp.all(within | beyond)
+        values = jnp.where(told & within & (floor == 0), 0, values)
+        self.values = jnp.maximum(values, floor)
         self.rounding = jnp.where(told, 0, rounding)
 
     def apply(
