@@ -3,6 +3,7 @@
 Executed by the reference's own Python: nothing of eqtangents may be imported here.
 """
 
+import jax
 import numpy as np
 from neural_tangents import stax
 
@@ -45,6 +46,9 @@ LAYERS = {
     "conv": conv,
     "linear": linear,
     "relu": stax.Relu,
+    "leaky_relu": stax.LeakyRelu,
+    "erf": stax.Erf,
+    "tanh": lambda: stax.ElementwiseNumerical(jax.numpy.tanh, deg=25),
     "flatten": stax.Flatten,
     "global_avg_pool": stax.GlobalAvgPool,
     "avg_pool": lambda size: stax.AvgPool((size, size), (size, size), "VALID"),

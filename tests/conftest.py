@@ -1,3 +1,4 @@
+import collections
 import functools
 import importlib.metadata
 import itertools
@@ -34,6 +35,11 @@ hypothesis.settings.load_profile("eqtangents")
 PRECISIONS = ("float64", "float32")
 
 
+def pytest_addoption(parser):
+    about = "also run tests marked `exhaustive`, which take an hour more"
+    parser.addoption("--exhaustive", action="store_true", help=about)
+
+
 def pytest_generate_tests(metafunc):
     """Each test runs in both precisions, or in those that its mark names.
 
@@ -44,6 +50,30 @@ def pytest_generate_tests(metafunc):
     assert {first, *others} <= set(PRECISIONS)
     others = [pytest.param(name, marks=pytest.mark.slow) for name in others]
     metafunc.parametrize("precision", [first, *others], indirect=True, scope="session")
+
+
+# Of a test with many cases, one in so many runs in its second precision, too.
+ONE_IN = 5
+
+
+def pytest_collection_modifyitems(config, items):
+    """Mark the cases of each test that are slow, and that are exhaustive."""
+    counts = collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("precision")
+        names = PRECISIONS if mark is None else mark.args
+        second = item.callspec.params["precision"] != names[0]
+        test = item.path, item.originalname, second
+        quick = item.get_closest_marker("quick")
+        if quick is not None and counts[test] >= quick.args[0]:
+            item.add_marker("slow")
+        if second and counts[test] % ONE_IN:
+            item.add_marker("exhaustive")
+        counts[test] += 1
+    if not config.getoption("exhaustive"):
+        left = [x for x in items if x.get_closest_marker("exhaustive") is not None]
+        items[:] = [x for x in items if x.get_closest_marker("exhaustive") is None]
+        config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="session", autouse=True)

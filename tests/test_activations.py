@@ -256,6 +256,7 @@ def _by_quadrature(layer: nn.AbstractActivation, variances, breaks, double: bool
     return results
 
 
+@pytest.mark.quick(6)
 @each
 def test_dual_is_the_expectation(case):
     value, derivative = expectations(case.layer.dual, *moments(case))
@@ -411,6 +412,7 @@ def test_an_activation_of_the_input_is_exact(getkey):
         eqt.kernel(residual, x)
 
 
+@pytest.mark.slow
 def test_expansions_in_convolutional_networks(getkey):
     """Coefficients move with positions, and padding stays out of gradients."""
     x = jr.normal(getkey(), (3, 2, 5), DTYPE)
@@ -430,6 +432,7 @@ def test_expansions_in_convolutional_networks(getkey):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), a, b)
 
 
+@pytest.mark.slow
 def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
     x = jr.normal(getkey(), (3, 4), DTYPE)
     traces = []

@@ -43,11 +43,7 @@ ACTIVATIONS = {
     "step": (lambda: nn.RectifiedMonomial(0), False),
     "tanh": (nn.Tanh, True),
 }
-QUICK = ("erf", "polynomial", "rectified square", "relu")
-each = pytest.mark.parametrize(
-    "name",
-    [pytest.param(x, marks=() if x in QUICK else pytest.mark.slow) for x in ACTIVATIONS],
-)
+each = pytest.mark.parametrize("name", ACTIVATIONS)
 
 
 def network(name, w, b=0.4):
@@ -73,6 +69,7 @@ def assert_derivatives(orders, v, rtol=2e-6):
         np.testing.assert_allclose(exact[order], found, rtol=0, atol=rtol * scale)
 
 
+@pytest.mark.quick(2)
 @each
 def test_derivatives_are_differences(name):
     def entry(v):
@@ -95,6 +92,7 @@ def test_derivatives_are_differences(name):
     at()
 
 
+@pytest.mark.quick(1)
 @each
 def test_hyperparameters_where_inputs_coincide(name):
     """Along them the inputs stay one, so that nothing is singular."""
@@ -108,6 +106,7 @@ def test_hyperparameters_where_inputs_coincide(name):
     assert_derivatives(with_derivatives(total), jnp.asarray([1.3, 0.4], DTYPE))
 
 
+@pytest.mark.quick(3)
 @each
 @pytest.mark.parametrize("place", ["coincident", "opposite", "zero"])
 def test_inputs_at_special_points(name, place):
@@ -174,6 +173,7 @@ NETWORKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_second_derivatives_through_layers(name):
     x1, x2 = (jr.normal(jr.key(i), (2, 2, 4), DTYPE) for i in (0, 1))
@@ -187,6 +187,7 @@ def test_second_derivatives_through_layers(name):
     assert_derivatives(with_derivatives(total), jnp.asarray([1.2, 0.1], DTYPE))
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")
 @pytest.mark.parametrize("name", ["relu", "erf", "gelu", "tanh", "rectified square"])
 def test_hessian_of_the_evidence_in_single_precision(name):

@@ -265,6 +265,7 @@ def test_errors_of_the_network_come_with_what_it_was_given():
         assert "one example, of shape (5,)" in "".join(error.value.__notes__)
 
 
+@pytest.mark.slow
 def test_what_is_like_a_number_is_taken():
     count, order = np.int64(2), jnp.asarray(1)
     found = eqt.monte_carlo(NET, np.ones((2, 3), X.dtype), None, KEY, count)

@@ -42,6 +42,7 @@ def operators():
 KINDS = ["symmetric", "square", "tall", "wide", "number", "empty"]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_lineax_sees_the_matrix(kind):
     operator = dict(operators())[kind]
@@ -101,6 +102,7 @@ def test_solver_takes_diagonal_of_sums():
 NET = nn.Sequential([nn.Linear(32), nn.Relu(), nn.Linear(2)])
 
 
+@pytest.mark.slow
 def test_all_agree_on_traced_axes(getkey):
     x, y = jr.normal(getkey(), (4, 3)), jr.normal(getkey(), (4, 1))
     model = NET.init((3,), key=getkey())

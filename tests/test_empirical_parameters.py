@@ -190,6 +190,7 @@ def with_state():
     return eqx.nn.inference_mode(model), state, model
 
 
+@pytest.mark.slow
 def test_state_is_passed_along(without_jaxtyping):
     model, state, _ = with_state()
     x = batch()
@@ -210,6 +211,7 @@ def test_state_is_passed_along(without_jaxtyping):
     np.testing.assert_allclose(sampled.standard_error.ntk, 0 * expected, atol=atol())
 
 
+@pytest.mark.slow
 def test_state_of_polynomials(without_jaxtyping):
     model, state, _ = with_state()
     x = batch()[0]

@@ -79,6 +79,7 @@ def mean_over_a_fine_grid(f, g, std1, std2, correlation):
     return 4 * np.sum(weight[2::4] * np.array(rows))
 
 
+@pytest.mark.quick(1)
 @each_of_pieces
 def test_polynomials_between_breakpoints_have_a_closed_form(fn):
     layer, caught, seconds = built(fn)
@@ -113,6 +114,7 @@ def test_pieces_are_those_of_the_function(fn):
     np.testing.assert_allclose(total[far], exact[far], 1e-6, 1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")  # differences need it
 @each_of_pieces
 def test_derivatives_of_both_orders(fn):
@@ -136,6 +138,7 @@ def test_derivatives_of_both_orders(fn):
         np.testing.assert_allclose(jacobian[0, 0], slope, rtol=1e-10)
 
 
+@pytest.mark.quick(1)
 @each_of_pieces
 def test_at_coincident_opposite_and_zero_inputs(fn):
     dual = nn.Elementwise(fn).dual
@@ -162,6 +165,7 @@ def test_large_variances_are_right_or_no_number(variance):
     assert np.isfinite(found) or variance > by_precision(float64=1e11, float32=1e3)
 
 
+@pytest.mark.slow
 def test_linear_functions_and_rectifiers_have_their_own_closed_form():
     for fn, expected in (
         (lambda x: jnp.maximum(x, 0), nn.Relu()),
@@ -251,6 +255,7 @@ def test_accuracy_is_that_of_the_inputs_and_not_of_when_it_was_made():
     assert terms[0] < terms[1]
 
 
+@pytest.mark.slow
 def test_parameters_that_are_traced_are_expanded_as_they_are():
     x = jr.normal(jr.key(0), (3, 4), DTYPE)
 

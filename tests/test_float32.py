@@ -37,6 +37,7 @@ def errors(net, *inputs):
     return [np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in pairs]
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", CRITICAL)
 @pytest.mark.parametrize(("depth", "limit"), [(1_000, 1e-4), (10_000, 1e-3)])
 def test_deep_networks(name, depth, limit):

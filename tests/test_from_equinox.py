@@ -114,6 +114,7 @@ ZOO = {
 }
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", ZOO)
 def test_same_function(name):
     model, shape = ZOO[name]()

@@ -895,6 +895,7 @@ def test_a_tuple_beside_a_list_is_a_tuple():
         np.testing.assert_allclose(eqt.nngp(net, *pair), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_padded_sequences_have_the_kernels_of_sequences():
     """Convolutions with zeros around them, attention and pooling see no difference."""
     net = nn.Sequential(
@@ -939,6 +940,7 @@ PICKS = {
 }
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("index", PICKS.values(), ids=PICKS.keys())
 def test_positions_are_picked_as_numpy_does(index):
     x = jr.normal(KEY, (2, 3, 4, 5))

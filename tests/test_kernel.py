@@ -81,6 +81,7 @@ def assert_close(a, b, rtol=None):
     assert error <= rtol, f"relative error {error:.2e} > {rtol:.0e}"
 
 
+@pytest.mark.quick(2)
 @each_network
 def test_one_batch_is_two_equal_ones(net, shape, getkey):
     x = jr.normal(getkey(), (4, *shape))
@@ -89,6 +90,7 @@ def test_one_batch_is_two_equal_ones(net, shape, getkey):
     assert_close(one.ntk, two.ntk, 1e-8 if is_double() else 1e-3)
 
 
+@pytest.mark.quick(2)
 @each_network
 def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
     x = jr.normal(getkey(), (5, *shape))
@@ -102,6 +104,7 @@ def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
         assert lowest > -10 * size * jnp.finfo(matrix.dtype).eps * np.abs(square).max()
 
 
+@pytest.mark.quick(2)
 @each_network
 def test_swapping_batches_transposes(net, shape, getkey):
     x1, x2 = jr.normal(getkey(), (3, *shape)), jr.normal(getkey(), (2, *shape))
@@ -131,6 +134,7 @@ def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     assert_close(tiled[1].nngp, whole[1].nngp)
 
 
+@pytest.mark.quick(2)
 @each_network
 def test_each_function_gives_its_part_in_the_type_of_the_inputs(net, shape, getkey):
     x = jr.normal(getkey(), (3, *shape), jnp.float32)

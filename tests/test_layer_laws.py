@@ -392,6 +392,7 @@ def test_missing_positions_do_not_matter(case):
     np.testing.assert_array_equal(kernels[0].ntk, kernels[1].ntk)
 
 
+@pytest.mark.slow
 def test_gains_are_remembered_until_the_next_weights():
     gained, offset = nn.LayerNorm(use_weight=True), nn.LayerNorm(use_bias=True)
     x = inputs(Case(lambda w: [], (3,)), 2)

@@ -66,6 +66,7 @@ def test_every_input_and_dropped_values(kind, batches, getkey):
         assert jnp.all(distance < 5 * getattr(found.standard_error, name)), name
 
 
+@pytest.mark.slow
 def test_batches_and_counts_do_not_change_the_samples(getkey):
     x, key = jr.normal(getkey(), (2, 4)), getkey()
     seen = []

@@ -26,6 +26,7 @@ def test_labels_survive_encoding():
         encode_labels(targets[:, 0], 4)
 
 
+@pytest.mark.slow
 def test_two_classes_are_a_probit(getkey):
     mean = jr.normal(getkey(), (5, 2), DTYPE)
     variance = jr.uniform(getkey(), (5, 2), DTYPE, 0.1, 2.0)

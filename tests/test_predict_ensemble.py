@@ -196,6 +196,7 @@ NET = nn.Sequential(
 )
 
 
+@pytest.mark.slow
 def test_inputs_are_as_good_as_kernels(getkey):
     x, x_test = (jr.normal(getkey(), (n, 3), DTYPE) for n in (5, 4))
     y = jr.normal(getkey(), (5, 2), DTYPE)
@@ -226,6 +227,7 @@ def test_inputs_are_as_good_as_kernels(getkey):
     assert_close(wrapped.test_outputs(times(), x_test, start_test=1.0), outputs)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("trained", ["all", "last"])
 def test_spatial_outputs(getkey, trained):
     net = nn.Sequential([nn.Conv(8, (3,), padding="SAME"), nn.Relu(), nn.Conv(1, (1,))])

@@ -42,6 +42,7 @@ def _assert_same(found, expected, k_star, k_star_star):
         assert_close(ours, theirs, rtol())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("outputs", [(), (2,)])
 @hyp.given(
     seed=st.integers(0, 2**31 - 1),
@@ -74,6 +75,7 @@ def test_conditioning_is_a_refit(outputs, seed, sizes, noise):
     np.testing.assert_array_equal(posterior.data.kernel, refit.data.kernel)
 
 
+@pytest.mark.slow
 def test_new_observations_may_have_noise_of_their_own(getkey):
     joint, y = covariance(getkey(), 7), jr.normal(getkey(), (5, 2), DTYPE)
     own = jnp.asarray([0.1, 0.2, 0.3], DTYPE)
@@ -91,6 +93,7 @@ def test_new_observations_may_have_noise_of_their_own(getkey):
         posterior.condition(*new)
 
 
+@pytest.mark.slow
 def test_conditioning_at_correlated_positions(getkey):
     joint, y = covariance(getkey(), 10), jr.normal(getkey(), (3, 2, 3), DTYPE)
     split = lambda k: jnp.moveaxis(k.reshape(k.shape[0] // 2, 2, -1, 2), 1, 2)
@@ -101,6 +104,7 @@ def test_conditioning_at_correlated_positions(getkey):
     _assert_same(posterior, refit, k[3:, :3], k[3:, 3:])
 
 
+@pytest.mark.slow
 def test_conditioning_compiles_and_has_gradients(getkey):
     joint, y = covariance(getkey(), 6), jr.normal(getkey(), (4,), DTYPE)
 
@@ -175,6 +179,7 @@ def test_a_network_gives_each_predictor_its_kernel(data):
     assert_close(ode.test_outputs(states, x_test), outputs)
 
 
+@pytest.mark.slow
 def test_conditioning_on_inputs_is_a_refit(data):
     x, y, x_test = data
     gp = FromNetwork(GaussianProcess, NET, x[:3], y[:3], noise=0.1)
@@ -185,6 +190,7 @@ def test_conditioning_on_inputs_is_a_refit(data):
     np.testing.assert_array_equal(gp.x_train, x)
 
 
+@pytest.mark.slow
 def test_variances_of_many_examples(data, getkey):
     x, y, _ = data
     gp = FromNetwork(GaussianProcess, eqx.Partial(eqt.ntk, NET), x, y, noise=0.1)
@@ -192,6 +198,7 @@ def test_variances_of_many_examples(data, getkey):
     assert_close(gp.variance(many), jnp.diagonal(gp.covariance(many)), 10 * rtol())
 
 
+@pytest.mark.slow
 def test_finite_networks_are_kernels_too(data, getkey):
     # Traced kernels of one network, or of the mean of many, go into an ensemble.
     x, y, x_test = data

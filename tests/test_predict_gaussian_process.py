@@ -117,6 +117,7 @@ def test_without_training_examples_it_is_the_prior(getkey):
     )
 
 
+@pytest.mark.slow
 @hyp.given(seed=st.integers(0, 2**31 - 1), n_train=st.sampled_from([1, 5]))
 @hyp.settings(max_examples=10)
 def test_an_observation_never_adds_variance(seed, n_train):
@@ -138,6 +139,7 @@ def test_variance_is_never_negative():
     assert jnp.all(jnp.isfinite(jnp.sqrt(variance)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["float32", "default"])
 def test_keeps_the_dtype_of_the_kernel(getkey, name):
     dtype = jnp.result_type(jnp.float32 if name == "float32" else float)
@@ -159,6 +161,7 @@ def test_keeps_the_dtype_of_the_kernel(getkey, name):
 # ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_noise_can_differ_between_outputs(getkey):
     k, y, k_star, k_star_star = problem(getkey())
     for noise in (jr.uniform(getkey(), shape, DTYPE) for shape in ((1, 3), (6, 3))):
@@ -280,6 +283,7 @@ def test_jit(getkey, jit):
         assert_close(compiled, eager)
 
 
+@pytest.mark.slow
 def test_vmap(getkey):
     several = [(*problem(getkey()), jnp.asarray(noise, DTYPE)) for noise in (0.1, 1.0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *several)
@@ -289,6 +293,7 @@ def test_vmap(getkey):
             assert_close(many[i], one)
 
 
+@pytest.mark.slow
 def test_vmap_over_the_noise_alone(getkey):
     k, y, k_star, _ = problem(getkey())
     noises = jnp.asarray([0.1, 1.0, 10.0], DTYPE)

@@ -37,6 +37,7 @@ def tolerance():
     return by_precision(float64=1e-7, float32=1e-3)
 
 
+@pytest.mark.slow
 def test_squared_error_is_the_closed_form(getkey):
     k, y, k_star, _ = problem(getkey())
     start, start_star = jr.normal(getkey(), (2, 6, 3), DTYPE)
@@ -167,6 +168,7 @@ def test_converges_to_the_minimum(getkey):
         np.testing.assert_allclose(left, 0, atol=1e-7 if is_double() else 1e-3)
 
 
+@pytest.mark.slow
 def test_says_when_it_does_not_converge(getkey):
     k, y, _, _ = problem(getkey())
     values, vectors = jnp.linalg.eigh(k)

@@ -130,6 +130,7 @@ def test_many_small_steps_are_not_lost_in_rounding():
     np.testing.assert_allclose(steps, flow, rtol=3e-6 if is_double() else 1e-4)
 
 
+@pytest.mark.slow
 def test_steps_diverge_exactly_above_the_largest_learning_rate(getkey):
     k, y, _, _ = problem(getkey())
     for options in ({}, {"momentum": 0.7}, {"momentum": 0.7, "nesterov": True}):
@@ -172,6 +173,7 @@ def test_ends_at_kernel_ridge_regression(getkey, rule):
         )
 
 
+@pytest.mark.quick(1)
 @few_rules
 def test_training_examples_are_examples(getkey, rule):
     k, y, _, _ = problem(getkey())
@@ -210,6 +212,7 @@ def test_steps_approach_the_flow(getkey):
     )
 
 
+@pytest.mark.slow
 def test_the_order_and_shape_of_times_do_not_matter(getkey):
     k, y, k_star, _ = problem(getkey(), outputs=())
     training = GradientDescentMSE(k, y)

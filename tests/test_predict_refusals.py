@@ -123,6 +123,7 @@ def test_times_are_from_zero(name, bad):
         assert call(jnp.asarray(jnp.inf)).shape[-1] == 2
 
 
+@pytest.mark.slow
 def test_a_trajectory_ends_where_it_ends():
     training = predict.GradientDescent(half, kernel(), targets())
     trajectory = training.trajectory(2.0)
@@ -376,6 +377,7 @@ def _in_the_end(k, y, star, **noise):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")
 def test_nearly_singular_kernels_in_double_precision():
     # As solved by NumPy.
@@ -384,6 +386,7 @@ def test_nearly_singular_kernels_in_double_precision():
         np.testing.assert_allclose(call().ravel(), expected, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float32")
 @pytest.mark.parametrize("n", [100, 600])
 @pytest.mark.parametrize("relative_noise", [0.0, 1e-4])
@@ -496,6 +499,7 @@ def test_equations_are_not_solved_with_what_is_no_kernel(getkey):
     predict.GradientDescent(half, singular, y).states(1.0)
 
 
+@pytest.mark.slow
 def test_samples_of_blocks_that_do_not_belong_together_are_refused(getkey):
     k, y, star, star_star = problem(getkey())
     posterior = predict.GaussianProcess(k, y)

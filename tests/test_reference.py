@@ -194,6 +194,7 @@ def test_every_supported_case_is_compared():
             assert {"nngp", "ntk"} <= names or not finite, case.name
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("case", _marked(NAMED), ids=_name)
 def test_kernel_is_the_reference_one(case):
     _assert_blocks_agree(case)
@@ -236,6 +237,7 @@ def _judged(status):
     ]
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("case", _judged("refused"), ids=_name)
 def test_where_the_reference_refuses_we_explain_or_work(case):
     explanation = WHERE_THE_REFERENCE_REFUSES[case.name]

@@ -42,6 +42,7 @@ def images(n=4):
     return jr.normal(jr.key(0), (n, 2, 6), DTYPE)
 
 
+@pytest.mark.quick(2)
 @each
 def test_shard_map_changes_nothing(name):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
@@ -53,6 +54,7 @@ def test_shard_map_changes_nothing(name):
     np.testing.assert_allclose(sharded(x, x[:2]), eqt.ntk(net, x, x[:2]), rtol=1e-5)
 
 
+@pytest.mark.quick(2)
 @each
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_examples_on_explicit_meshes(name, symmetric):
@@ -75,6 +77,7 @@ def test_no_examples(name):
     assert eqt.ntk_diagonal(net, x[:0]).shape == (0,)
 
 
+@pytest.mark.quick(1)
 @each
 def test_diagonals(name):
     x, net = images(), network(name)

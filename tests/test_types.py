@@ -80,6 +80,7 @@ def test_the_script_has_types_and_mistakes():
     assert not any(map(unknown.search, told(REVEALED).values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["standard", "strict"])
 def test_pyright_sees_types_and_mistakes(mode, tmp_path):
     kinds, errors = pyright(mode, tmp_path)
@@ -89,6 +90,7 @@ def test_pyright_sees_types_and_mistakes(mode, tmp_path):
     assert all(mistakes[line] in rules for line, rules in errors.items()), errors
 
 
+@pytest.mark.slow
 def test_mypy_sees_types_and_mistakes(tmp_path):
     kinds, errors = mypy(tmp_path)
     assert kinds == told(REVEALED)

@@ -109,9 +109,6 @@ def _evaluate(
         first, second = jnp.arange(t1, dtype=jnp.int32), jnp.arange(t2, dtype=jnp.int32)
         return (offset + row + first)[:, None] == (column + second)[None]
 
-    if not symmetric and (t1, t2) == (n1, n2):
-        return tile(x1, x2, identical(0, 0))
-
     def step(
         result: PyTree[Array], start: Int[Array, " 2"]
     ) -> tuple[PyTree[Array], None]:
@@ -119,16 +116,19 @@ def _evaluate(
         block = tile(tile1, tile2, identical(*start))
         return jax.tree.map(lambda r, b: _place(r, b, start), result, block), None
 
-    result = _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
     pairs = itertools.product(_starts(n1, t1), _starts(n2, t2))
     starts = [(i, j) for i, j in pairs if not symmetric or i <= j]
     starts = jnp.asarray(np.array(starts, np.int32))
-    result, _ = lax.scan(step, result, starts)
+    if starts.shape[0] > 1:
+        result = _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
+        result, _ = lax.scan(step, result, starts)
+    else:
+        result = tile(x1, x2, identical(0, 0))
     if not symmetric:
         return result
     if starts.shape[0] == 1:  # Or both sides of the diagonal would be computed apart.
-        whole = result
-        known = jnp.ravel(jax.tree.leaves(whole)[0])[:1] >= 0  # when it runs
+        # That does not depend on the result, which gradients have no use for.
+        whole, known = result, jnp.ravel(jax.tree.leaves(x1)[0])[:1] >= 0
         result = materialised(lambda: whole, known.astype(jnp.int32))
     return jax.tree.map(lambda leaf: _mirrored(leaf, t1, starts), result)
 

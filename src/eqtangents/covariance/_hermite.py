@@ -48,6 +48,11 @@ class Known(NamedTuple):
     size: Float[Array, "..."]
 
 
+def _at_equal_inputs(std: Float[Array, "*s"]) -> Known:
+    square = std * std
+    return Known(jnp.full_like(std, 0.5), 0.5 * square, square)
+
+
 class ExpandedDual(AbstractDual):
     r"""Dual of any elementwise function: $E f f = \sum_l w_l r_l(s) r_l(s') \rho^l$.
 
@@ -112,10 +117,9 @@ class ExpandedDual(AbstractDual):
             (coefficients, squares, std, at_zero)
         )
         whole = _mean(squares, self.expansion.nodes)
-        one, half = jnp.ones((), std.dtype), jnp.full((), 0.5, std.dtype)
-        known = Known(half, half * std**2, std**2)
         terms = jnp.sum(coefficients**2, 0)
-        gap = jnp.abs(terms + self._left_out(series, at_zero, one, known) - whole)
+        left_out = self._left_out(series, at_zero, None, _at_equal_inputs(std))
+        gap = jnp.abs(terms + left_out - whole)
         # Inputs that are zero see one side of a jump alone.
         return (gap > self.expansion.allowed * whole) & (std > 0)
 
@@ -160,11 +164,11 @@ class ExpandedDual(AbstractDual):
         self,
         series: Series,
         at_zero: Jumps,
-        correlation: Float[Array, "..."],
+        correlation: Float[Array, "..."] | None,
         known: Known,
     ) -> Float[Array, "..."]:
-        """What the terms leave out of jumps."""
-        left_out = jnp.zeros_like(correlation)
+        """What the terms leave out of jumps; at equal inputs if not told otherwise."""
+        left_out = jnp.zeros_like(known.size)
         if at_zero.value is None and at_zero.slope is None:
             return left_out
         of_step, of_rectifier = self._known(series, correlation)
@@ -176,27 +180,28 @@ class ExpandedDual(AbstractDual):
         return left_out
 
     def _known(
-        self, series: Series, correlation: Float[Array, "*s"]
-    ) -> list[Float[Array, "*s"]]:
+        self, series: Series, correlation: Float[Array, "*s"] | None
+    ) -> list[Float[Array, "*s"] | float]:
         """The terms of a unit step and of the rectifier, at unit variances."""
         z, _ = quadrature(self.expansion.nodes)
         matrix = projections(self.expansion.nodes)
-        return [
-            _sum(
-                series,
-                [
-                    float(weight * np.sum(matrix[l] * function) ** 2)
-                    for terms in _parities(series)
-                    for l, weight in terms
-                ],
-                correlation,
-            )
-            for function in (np.ones_like(z), z)
-        ]
+        found = []
+        for function in (np.ones_like(z), z):
+            products = [
+                float(weight * np.sum(matrix[l] * function) ** 2)
+                for terms in _parities(series)
+                for l, weight in terms
+            ]
+            equal = correlation is None
+            found.append(sum(products) if equal else _sum(series, products, correlation))
+        return found
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        """The same at equal inputs, to rounding: that is where angles are zero."""
-        return at_equal_inputs(self, variance).value
+        """The same at equal inputs, where every power is one."""
+        ends, (of_value, _) = self.ends(variance), self._jumps(variance.dtype)
+        known = _at_equal_inputs(ends.deviation.std)
+        left_out = self._left_out(self.expansion.value, of_value, None, known)
+        return jnp.sum(jnp.square(jnp.asarray(ends.value)), 1) + left_out
 
     def errors(
         self, variance: Float[Array, " n"]
