@@ -38,8 +38,8 @@ def whole(network: w.Network) -> dict:
     return {"first": network, "block": [], "depths": (0,)}
 
 
-# Parts as in `workloads`. The fully-connected ones are at the edge of chaos, where kernels
-# neither vanish nor explode with depth, or just beyond it.
+# Parts as in `workloads`. The fully-connected ones are at the edge of chaos, where
+# kernels neither vanish nor explode with depth, or beyond it.
 CASES = {
     "ReLU": deep(w.RELU, w.ROOT2),
     "leaky ReLU": deep(["leaky_relu", {"alpha": LEAK}], (2 / (1 + LEAK**2)) ** 0.5),

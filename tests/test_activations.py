@@ -270,6 +270,7 @@ def test_dual_is_the_expectation(case):
 # Laws that need no exact value.
 
 
+@pytest.mark.quick(12)
 @each
 def test_diagonal_is_that_of_equal_inputs(case):
     variance = jnp.asarray(case.variances, DTYPE)
@@ -459,6 +460,7 @@ def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
     assert jax.grad(total)(beta) == pytest.approx(float(difference), rel=1e-3)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", ["Tanh", "Silu", "Selu"])
 @pytest.mark.parametrize("std", [3.0, 8.0, 20.0, 100.0])
 def test_expansions_are_right_or_no_number(name, std):
@@ -475,6 +477,7 @@ def test_expansions_are_right_or_no_number(name, std):
         assert np.isfinite(found) or std > 5
 
 
+@pytest.mark.slow
 def test_errors_are_estimated_and_the_tolerance_is_kept():
     layer = nn.Elementwise(jnp.tanh, tolerance=1e-4)
     tight = nn.Elementwise(jnp.tanh, tolerance=1e-6 if is_double() else 1e-5)

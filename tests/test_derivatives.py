@@ -69,7 +69,7 @@ def assert_derivatives(orders, v, rtol=2e-6):
         np.testing.assert_allclose(exact[order], found, rtol=0, atol=rtol * scale)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each
 def test_derivatives_are_differences(name):
     def entry(v):
@@ -92,7 +92,7 @@ def test_derivatives_are_differences(name):
     at()
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each
 def test_hyperparameters_where_inputs_coincide(name):
     """Along them the inputs stay one, so that nothing is singular."""
@@ -106,8 +106,8 @@ def test_hyperparameters_where_inputs_coincide(name):
     assert_derivatives(with_derivatives(total), jnp.asarray([1.3, 0.4], DTYPE))
 
 
-@pytest.mark.quick(3)
 @each
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("place", ["coincident", "opposite", "zero"])
 def test_inputs_at_special_points(name, place):
     """What exists is right: the covariance of a function's slope, by differences."""

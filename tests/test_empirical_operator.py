@@ -42,7 +42,7 @@ def operators():
 KINDS = ["symmetric", "square", "tall", "wide", "number", "empty"]
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_lineax_sees_the_matrix(kind):
     operator = dict(operators())[kind]

@@ -79,7 +79,7 @@ def mean_over_a_fine_grid(f, g, std1, std2, correlation):
     return 4 * np.sum(weight[2::4] * np.array(rows))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_of_pieces
 def test_polynomials_between_breakpoints_have_a_closed_form(fn):
     layer, caught, seconds = built(fn)
@@ -138,7 +138,7 @@ def test_derivatives_of_both_orders(fn):
         np.testing.assert_allclose(jacobian[0, 0], slope, rtol=1e-10)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_of_pieces
 def test_at_coincident_opposite_and_zero_inputs(fn):
     dual = nn.Elementwise(fn).dual

@@ -56,6 +56,7 @@ def test_nearly_collinear_inputs():
     assert values[0] > -4 * 40 * np.finfo(np.float32).eps * values[-1]
 
 
+@pytest.mark.quick(8)
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e4, 1e9])
 @pytest.mark.parametrize(
     "activation", [nn.Erf(), nn.Gelu(), nn.Relu(), nn.Gaussian(1.0, -0.5)], ids=str

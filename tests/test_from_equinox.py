@@ -114,7 +114,7 @@ ZOO = {
 }
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("name", ZOO)
 def test_same_function(name):
     model, shape = ZOO[name]()

@@ -81,7 +81,7 @@ def assert_close(a, b, rtol=None):
     assert error <= rtol, f"relative error {error:.2e} > {rtol:.0e}"
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each_network
 def test_one_batch_is_two_equal_ones(net, shape, getkey):
     x = jr.normal(getkey(), (4, *shape))
@@ -104,7 +104,7 @@ def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
         assert lowest > -10 * size * jnp.finfo(matrix.dtype).eps * np.abs(square).max()
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each_network
 def test_swapping_batches_transposes(net, shape, getkey):
     x1, x2 = jr.normal(getkey(), (3, *shape)), jr.normal(getkey(), (2, *shape))
@@ -134,7 +134,7 @@ def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     assert_close(tiled[1].nngp, whole[1].nngp)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each_network
 def test_each_function_gives_its_part_in_the_type_of_the_inputs(net, shape, getkey):
     x = jr.normal(getkey(), (3, *shape), jnp.float32)
@@ -144,6 +144,7 @@ def test_each_function_gives_its_part_in_the_type_of_the_inputs(net, shape, getk
     assert_close(eqt.ntk(net, x), both.ntk, 1e-6)
 
 
+@pytest.mark.slow
 @hyp.given(n=st.integers(2, 9), depth=st.integers(0, 3), seed=st.integers(0, 99))
 @hyp.settings(max_examples=10)
 def test_a_network_of_linear_layers_has_a_linear_kernel(n, depth, seed):
@@ -173,6 +174,7 @@ def test_gradients_are_those_of_finite_differences(net, shape, getkey):
     )
 
 
+@pytest.mark.slow
 def test_gradients_in_hyperparameters(getkey):
     x, y = jr.normal(getkey(), (3, 2, 4, 4)), jr.normal(getkey(), (2, 2, 4, 4))
 
@@ -306,6 +308,7 @@ def test_memory_does_not_grow_with_the_number_of_examples(readout):
     assert large < 1.05 * small + result
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs(getkey):
     x = jr.normal(getkey(), (3, 4)), jr.normal(getkey(), (3, 2, 5))
     net = nn.Sequential(

@@ -50,6 +50,7 @@ def test_probabilities_are_frequencies(getkey, each):
     assert jnp.max(jnp.abs(found - expected) / error) < 4
 
 
+@pytest.mark.slow
 def test_certain_outputs_give_certain_classes():
     mean = jnp.asarray([[0.0, 1.0, -1.0]], DTYPE)
     found = class_probabilities(mean, jnp.asarray([1e-6], DTYPE))

@@ -55,6 +55,7 @@ def _brute_force(k, star, star_star, gain, noise, target_noise, trained):
     return linear @ joint @ linear.T
 
 
+@pytest.mark.quick(2)
 @pytest.mark.parametrize("trained", ["all", "last"])
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize("target_noise", [0.0, 0.3])
@@ -227,7 +228,7 @@ def test_inputs_are_as_good_as_kernels(getkey):
     assert_close(wrapped.test_outputs(times(), x_test, start_test=1.0), outputs)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["all", "last"])
 def test_spatial_outputs(getkey, trained):
     net = nn.Sequential([nn.Conv(8, (3,), padding="SAME"), nn.Relu(), nn.Conv(1, (1,))])

@@ -42,7 +42,7 @@ def _assert_same(found, expected, k_star, k_star_star):
         assert_close(ours, theirs, rtol())
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [(), (2,)])
 @hyp.given(
     seed=st.integers(0, 2**31 - 1),
@@ -150,6 +150,7 @@ def data(getkey):
     return x, jr.normal(getkey(), (5, 2), DTYPE), x_test
 
 
+@pytest.mark.slow
 def test_a_network_gives_each_predictor_its_kernel(data):
     x, y, x_test = data
     k, star = eqt.kernel(NET, x), eqt.kernel(NET, x_test, x)

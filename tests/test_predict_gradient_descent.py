@@ -115,6 +115,7 @@ def test_cross_entropy_is_that_of_training_a_linear_model(getkey):
     assert_close(outputs, features_star @ params, 5e-3)
 
 
+@pytest.mark.slow
 def test_labels_may_be_integers_or_one_hot(getkey):
     k, _, _, _ = problem(getkey())
     one_hot = jax.nn.one_hot(labels(), 3, dtype=DTYPE)

@@ -159,6 +159,7 @@ def test_starts_at_the_initial_outputs(getkey, rule):
     np.testing.assert_array_equal(outputs, start_star)
 
 
+@pytest.mark.quick(4)
 @each_rule
 def test_ends_at_kernel_ridge_regression(getkey, rule):
     k, y, k_star, _ = problem(getkey())
@@ -254,6 +255,7 @@ def test_slightly_negative_eigenvalues_are_zeros(getkey):
     np.testing.assert_allclose(*outputs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_small_eigenvalues_and_long_times_survive_rounding(getkey):
     # Noise far above rounding, but far below the number of examples times it.
     n = 300

@@ -416,6 +416,7 @@ def test_nearly_singular_kernels_in_single_precision(n, relative_noise):
         np.testing.assert_allclose(found, expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_without_noise_nothing_is_learned_of_rounding(getkey):
     # Eigenvalues go down to rounding, and what they are there is not known. At first
     # hardly anything is learned along those; later on, it would be rounding.

@@ -192,8 +192,10 @@ class ExpandedDual(AbstractDual):
                 for terms in _parities(series)
                 for l, weight in terms
             ]
-            equal = correlation is None
-            found.append(sum(products) if equal else _sum(series, products, correlation))
+            if correlation is None:
+                found.append(sum(products))
+            else:
+                found.append(_sum(series, products, correlation))
         return found
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
