@@ -29,9 +29,14 @@ DEPTHS = (10, 100, 1_000, 10_000)
 LEAK = 0.2
 
 
-def deep(activation: list, weight_std: float, bias_std: float | None = None) -> dict:
+def deep(
+    activation: list,
+    weight_std: float,
+    bias_std: float | None = None,
+    depths: tuple[int, ...] = DEPTHS,
+) -> dict:
     linear = w.linear(weight_std, bias_std)
-    return {"first": [linear], "block": [activation, linear], "depths": DEPTHS}
+    return {"first": [linear], "block": [activation, linear], "depths": depths}
 
 
 def whole(network: w.Network) -> dict:
@@ -39,13 +44,13 @@ def whole(network: w.Network) -> dict:
 
 
 # Parts as in `workloads`. The fully-connected ones are at the edge of chaos, where
-# kernels neither vanish nor explode with depth, or beyond it.
+# kernels neither vanish nor explode with depth; the last grows exponentially.
 CASES = {
     "ReLU": deep(w.RELU, w.ROOT2),
     "leaky ReLU": deep(["leaky_relu", {"alpha": LEAK}], (2 / (1 + LEAK**2)) ** 0.5),
     "Erf": deep(["erf", {"a": np.pi**0.5 / 2}], 1.0),
     "tanh": deep(["tanh", {}], 1.0),
-    "Erf with biases": deep(["erf", {"a": 1.0}], 1.3, 0.2),
+    "Erf, chaotic": deep(["erf", {"a": 1.0}], 1.3, 0.2, DEPTHS[:2]),
     "21 convolutions, pooled": whole(w.deep(21, w.GLOBAL_AVG_POOL)),
     "21 convolutions, flattened": whole(w.deep(21, w.FLATTEN)),
     "Myrtle-5": whole(w.myrtle()),

@@ -29,29 +29,34 @@ from eqtangents._types import Scalar
 
 
 def _angle_coefficients(terms: int) -> np.ndarray:
-    """`p_k` of the best polynomial with so many terms, to rounding."""
+    r"""`p_k` of a good polynomial with so many terms; `p_0` is exact, $\sqrt{2}$.
 
-    def ratio(z: np.ndarray) -> np.ndarray:
-        return 2 * np.arcsin(np.sqrt(z / 2)) / np.sqrt(z)
+    Small angles keep their digits through thousands of layers.
+    """
 
-    series = np.polynomial.Chebyshev.interpolate(ratio, terms - 1, domain=[0, 1])
-    return series.convert(
-        kind=np.polynomial.Polynomial, domain=[0, 1], window=[0, 1]
-    ).coef
+    def rest(z: np.ndarray) -> np.ndarray:
+        return (2 * np.arcsin(np.sqrt(z / 2)) / np.sqrt(z) - 2**0.5) / z
+
+    series = np.polynomial.Chebyshev.interpolate(rest, terms - 2, domain=[0, 1])
+    power = series.convert(kind=np.polynomial.Polynomial, domain=[0, 1], window=[0, 1])
+    return np.concatenate([[2**0.5], power.coef])
 
 
 # As many terms as bring the errors of angles up to a right one to their rounding.
-_ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(7), _angle_coefficients(20)
+_ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(8), _angle_coefficients(20)
 
 
 def angle_polynomials(
     z: Float[Array, "*s"],
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     r"""$\sum_k p_k z^k$ and $\sum_k p_k z^k / (k + 3/2)$."""
-    double = z.dtype == jnp.float64
-    coefficients = _ANGLE_DOUBLE if double else _ANGLE_SINGLE
+    coefficients = _coefficients(z)
     integrals = coefficients / (np.arange(coefficients.size) + 1.5)
     return _horner(coefficients, z), _horner(integrals, z)
+
+
+def _coefficients(z: Float[Array, "..."]) -> np.ndarray:
+    return _ANGLE_DOUBLE if z.dtype == jnp.float64 else _ANGLE_SINGLE
 
 
 def _horner(coefficients: np.ndarray, z: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -99,12 +104,10 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
     size = jnp.minimum(jnp.abs(sine), 1)
     small = size < 0.7
     z = jnp.where(small, 2 * size * size, jnp.maximum(square, 0) / (1 + size))
-    polynomial, _ = angle_polynomials(z)
-    angle = jnp.where(
-        small,
-        size * polynomial * (1 / math.sqrt(2)),
-        math.pi / 2 - safe_sqrt(z) * polynomial,
-    )
+    # With a first coefficient of exactly one: deep networks have small angles, and
+    # would add up what rounding makes of another one.
+    ratio = _horner(_coefficients(z) / math.sqrt(2), z)
+    angle = jnp.where(small, size * ratio, math.pi / 2 - safe_sqrt(2 * z) * ratio)
     return jnp.where(sine < 0, -angle, angle)
 
 
