@@ -5,7 +5,7 @@ import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "types", "core-3.11"]
+nox.options.sessions = ["lint", "types", "tests-3.11"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -36,28 +36,10 @@ def tests(session):
     session.run("pytest", *session.posargs)
 
 
-# The files that were seen to pass as a whole since the last large change. The rest is
-# to be added as it is seen to; `tests` has all of it.
-CORE = [
-    f"tests/test_{name}.py"
-    for name in (
-        *("architecture", "docs", "float32", "kernel"),
-        *("predict_classification", "scale", "sharding", "suite"),
-    )
-]
-
-
-@nox.session(python=["3.11", "3.13"])
-def core(session):
-    """The quick tests of the core, with the versions of `tests`."""
-    floor = ["-c", "tests/floor.txt"] if session.python == "3.11" else []
-    session.install("-e", ".[tests]", *floor)
-    session.run("pytest", "-m", "not slow", *CORE, *session.posargs)
-
-
 @nox.session(name="bench-smoke")
 def bench_smoke(session):
     """Each benchmark once, at its smallest size, so that it cannot rot."""
     session.install("-e", ".")
     session.run("python", "-m", "benchmarks", "--smoke", *session.posargs)
     session.run("python", "-m", "benchmarks.predict", "--smoke")
+    session.run("python", "-m", "benchmarks.precision", "--smoke", "--no-reference")

@@ -99,6 +99,6 @@ class BatchNorm(AbstractParameterless):
         """Raise: outputs depend on the whole batch."""
         raise LayerError(
             self,
-            "has no kernel in closed form. Use `LayerNorm` or `GroupNorm`, or estimate "
-            "the kernel by `eqtangents.monte_carlo`.",
+            "has no kernel: its output for one example depends on all others of the "
+            "batch. Use `LayerNorm` or `GroupNorm`.",
         )

@@ -41,7 +41,7 @@ Resized: TypeAlias = Annotated[
     ),
 ]
 Constant: TypeAlias = Annotated[
-    Float[np.ndarray, "..."] | float,
+    Float[Array | np.ndarray, "..."] | float,
     Rule(
         "be a constant array of real numbers, or one number",
         lambda x: is_real(np.asarray(x) if isinstance(x, list | tuple) else x),

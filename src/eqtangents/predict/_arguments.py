@@ -181,13 +181,6 @@ def times(t: Times, dtype: np.dtype, name: str = "t") -> Float[Array, "..."]:
     return refuse(array, (~jnp.all(array >= 0), _NO_TIME.format(name=name)))
 
 
-def choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Raise unless it is one of these."""
-    if value not in choices:
-        needed = " or ".join(f'"{c}"' for c in choices)
-        raise ValueError(f"`{name}` is {value!r}; {needed} is needed.")
-
-
 def check_function(name: str, value: object, wanted: str) -> None:
     """Raise unless it can be called."""
     if not callable(value) or isinstance(value, AbstractLayer | type):

@@ -10,14 +10,10 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents._arguments import checked_choice
 from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import (
-    choice,
-    described,
-    is_both,
-    number,
-)
+from eqtangents.predict._arguments import described, is_both, number
 from eqtangents.predict._definiteness import refuse_beyond_rounding
 from eqtangents.predict._gradient_descent_mse import Gain, GradientDescentMSE
 from eqtangents.predict._rules import FLOW, AbstractRule
@@ -89,7 +85,7 @@ class Ensemble(eqx.Module):
         **Source:** Lee et al. 2019, arXiv:1902.06720, section 2.3; Matthews et al.
         2017, "Sample-then-optimize posterior sampling for Bayesian linear models".
         """
-        choice("trained", trained, ("all", "last"))
+        trained = checked_choice("trained", trained, ("all", "last"))
         check_both("k_train_train", k_train_train)
         dynamics = k_train_train.ntk if trained == "all" else k_train_train.nngp
         self.trained = trained
@@ -125,7 +121,8 @@ class Ensemble(eqx.Module):
 
         **Returns:** an array `(*t, n_test, *positions, *outputs)`.
 
-        **Raises:** `ValueError` if the shapes do not fit.
+        **Raises:** `ValueError` if the shapes do not fit; `RuntimeError` as
+        `GradientDescentMSE.train_outputs` does.
         """
         return self.training.test_outputs(t, self._dynamics(k_test_train))
 
@@ -145,7 +142,8 @@ class Ensemble(eqx.Module):
 
         **Returns:** an array `(*t, n_test, n_test, *positions, *positions)`.
 
-        **Raises:** `ValueError` if the shapes do not fit.
+        **Raises:** `ValueError` if the shapes do not fit; `RuntimeError` as
+        `GradientDescentMSE.train_outputs` does.
 
         **Cost:** for each time, about $n_* n^2 / 2 + n_*^2 n$ multiply-adds; without
         the first if only the last layer is trained.
@@ -173,7 +171,8 @@ class Ensemble(eqx.Module):
 
         **Returns:** an array `(*t, n_test, *positions)`.
 
-        **Raises:** `ValueError` if the shapes do not fit.
+        **Raises:** `ValueError` if the shapes do not fit; `RuntimeError` as
+        `GradientDescentMSE.train_outputs` does.
         """
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)

@@ -124,6 +124,8 @@ class GradientDescentMSE(eqx.Module):
         **Returns:** outputs in the shape of the targets, after axes for `t`.
 
         **Raises:** `ValueError` if `start_train` has another shape than the targets.
+        `RuntimeError` if training without noise would have learned of rounding by then:
+        of directions whose eigenvalue may be zero or may be not.
         """
         start = self._start(start_train)
         return self._restored(_train_columns(self, self.times(t), start), t)
@@ -146,7 +148,8 @@ class GradientDescentMSE(eqx.Module):
 
         **Returns:** an array `(*t, n_test, *positions, *outputs)`.
 
-        **Raises:** `ValueError` if shapes or dtypes do not fit.
+        **Raises:** `ValueError` if shapes or dtypes do not fit; `RuntimeError` as
+        `train_outputs` does.
         """
         k_test_train = self.data.test_train(k_test_train)
         start_test = self.data.start("start_test", start_test, k_test_train.shape[0])
@@ -162,7 +165,8 @@ class GradientDescentMSE(eqx.Module):
         r"""$w_t$: by how much each training target moves the output of any example.
 
         The shape is that of `train_outputs`. In parameters,
-        $\theta_t = \theta_0 + \nabla_\theta f_0^\top w_t$.
+        $\theta_t = \theta_0 + \nabla_\theta f_0^\top w_t$. Along directions in which no
+        output moves, those of eigenvalues that are zero, it is zero too.
         """
         start = self._start(start_train)
         return self._restored(_weights(self, self.times(t), start), t)
