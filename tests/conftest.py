@@ -52,8 +52,6 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("precision", [first, *others], indirect=True, scope="session")
 
 
-# Of a test with many cases, one in so many runs in its second precision, too.
-ONE_IN = 5
 
 
 def pytest_collection_modifyitems(config, items):
@@ -67,7 +65,9 @@ def pytest_collection_modifyitems(config, items):
         quick = item.get_closest_marker("quick")
         if quick is not None and counts[test] >= quick.args[0]:
             item.add_marker("slow")
-        if second and counts[test] % ONE_IN:
+        sampled = item.get_closest_marker("sampled")
+        one_in = ONE_IN if second else 1 if sampled is None else sampled.args[0]
+        if counts[test] % one_in:
             item.add_marker("exhaustive")
         counts[test] += 1
     if not config.getoption("exhaustive"):

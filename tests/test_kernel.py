@@ -216,6 +216,7 @@ def twice(layer, activation, readout):
     ids=["conv", "relu", "leaky_relu", "abs", "erf"],
 )
 @pytest.mark.parametrize("kind", ["coincident", "zero", "antipodal"])
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 def test_gradients_are_finite_at_special_inputs(net, kind, getkey):
     x = jr.normal(getkey(), (2, 2, 3, 2))

@@ -202,6 +202,7 @@ def test_kernel_is_the_reference_one(case):
 
 # They combine what the named cases show one by one, and those in both precisions.
 @pytest.mark.precision("float64")
+@pytest.mark.sampled(2)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", RANDOM, ids=_name)
 def test_kernel_of_a_random_network_is_the_reference_one(case):
