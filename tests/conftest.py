@@ -52,8 +52,6 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("precision", [first, *others], indirect=True, scope="session")
 
 
-
-
 def pytest_collection_modifyitems(config, items):
     """Mark the cases of each test that are slow, and that are exhaustive."""
     counts = collections.Counter()

@@ -67,6 +67,25 @@ def test_variances_of_any_size(activation, scale):
     assert max(errors(net, x)) < 1e-4
 
 
+@pytest.mark.parametrize(
+    ("activation", "largest"),
+    [(nn.Erf, 1e2), (nn.Gelu, 1e2), (nn.Relu, 1e2), (nn.Tanh, 1.0)],
+)
+@pytest.mark.parametrize("bias_std", [None, 0.3])
+def test_inputs_of_very_different_norms(activation, largest, bias_std):
+    """Each entry, relative to what it may be at most, whatever is beside it."""
+    norms = jnp.geomspace(1e-3, largest, 6, dtype=DTYPE)[:, None]
+    x = norms * jr.normal(jr.key(2), (6, 8), DTYPE)
+    linear = nn.Linear(8, weight_std=1.2, bias_std=bias_std)
+    net = nn.Sequential([linear, activation(), linear, nn.Relu(), linear])
+    single, double = (eqt.kernel(net, y[:4], y[2:]) for y in (x.astype("float32"), x))
+    own = eqt.kernel_diagonal(net, x)
+    for name in ("nngp", "ntk"):
+        size = jnp.sqrt(getattr(own, name))
+        error = jnp.abs(getattr(single, name).astype(DTYPE) - getattr(double, name))
+        assert jnp.max(error / (size[:4, None] * size[None, 2:])) < 1e-5
+
+
 def test_one_example_is_itself():
     x = 5 * jr.normal(jr.key(0), (6, 10), DTYPE)
     linear = nn.Linear(8, weight_std=1.5, bias_std=0.3)

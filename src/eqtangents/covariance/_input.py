@@ -11,6 +11,7 @@ from eqtangents.covariance._covariance import (
     Outline,
     new_source,
 )
+from eqtangents.covariance._elementary import reciprocal
 from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
 
 
@@ -91,6 +92,11 @@ def _gap_of_few(
     left_std: Float[Array, "n1 1"],
     right_std: Float[Array, "1 n2"],
 ) -> Float[Array, "n1 n2"]:
-    """`s s' - k` by differences, whose digits near inputs keep."""
-    squares = jnp.mean((left - right) ** 2, -1) - (left_std - right_std) ** 2
-    return lax.stop_gradient(0.5 * jnp.where(squares > 0, squares, 0))
+    r"""`s s' - k`, by differences of directions, whose digits near inputs keep.
+
+    $\frac{s s'}{2} |x / s - x' / s'|^2$, with the mean over channels as norm.
+    """
+    ends = (left, left_std), (right, right_std)
+    one, other = (x * reciprocal(std)[..., None] for x, std in ends)
+    gap = 0.5 * jnp.mean((one - other) ** 2, -1) * (left_std * right_std)
+    return lax.stop_gradient(gap)

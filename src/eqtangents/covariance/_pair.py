@@ -89,7 +89,10 @@ class Moments(NamedTuple):
         """The gap, given the standard deviations of the images."""
         if self.distance is None:
             return self.gap
-        gap = self.distance - 0.5 * (left - right) ** 2
+        # Images of very different size have a gap that is hardly less than their size.
+        size = left * right
+        near = self.distance - 0.5 * (left - right) ** 2
+        gap = jnp.where(self.distance < 0.5 * size, near, size - self.value)
         return lax.stop_gradient(jnp.where(gap > 0, gap, jnp.zeros_like(gap)))
 
 
