@@ -52,6 +52,10 @@ def pytest_generate_tests(metafunc):
     metafunc.parametrize("precision", [first, *others], indirect=True, scope="session")
 
 
+# In its second precision, one case of a test in so many is not exhaustive.
+ONE_IN = 10
+
+
 def pytest_collection_modifyitems(config, items):
     """Mark the cases of each test that are slow, and that are exhaustive."""
     counts = collections.Counter()
