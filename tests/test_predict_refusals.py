@@ -192,7 +192,7 @@ def test_lists_and_numpy_are_arrays(name):
     numpy = PREDICTORS[name](*doubles[:2])
     found = TESTS[name](numpy, doubles[2])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found.dtype == DTYPE
+    assert found.dtype == expected.dtype
 
 
 @plain
