@@ -94,6 +94,7 @@ def test_derivatives_are_differences(name):
 
 @pytest.mark.slow
 @each
+@pytest.mark.sampled(2)
 def test_hyperparameters_where_inputs_coincide(name):
     """Along them the inputs stay one, so that nothing is singular."""
     x = jr.normal(jr.key(3), (4,), DTYPE)

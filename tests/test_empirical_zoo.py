@@ -90,6 +90,7 @@ def all_kernels(call, reverse_only, params, x1, x2):
 
 
 @pytest.mark.parametrize("name", ZOO)
+@pytest.mark.sampled(2)
 def test_computations_agree(name, getkey):
     function = ZOO[name]
     params, x1 = function.draw(getkey(), N1)

@@ -117,6 +117,7 @@ def test_pieces_are_those_of_the_function(fn):
 @pytest.mark.slow
 @pytest.mark.precision("float64")  # differences need it
 @each_of_pieces
+@pytest.mark.sampled(2)
 def test_derivatives_of_both_orders(fn):
     """In covariance and variances, against differences of the expectations."""
     dual = nn.Elementwise(fn).dual

@@ -281,6 +281,7 @@ def assert_close(actual, expected):
 @in_single_precision
 @each
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 def test_sampled_networks_have_these_kernels(case):
     net, x = case.network(WIDTH), case.signal(inputs(case, 3))
     assert_sampled(net, x, case)
@@ -371,6 +372,7 @@ def test_gradients_are_finite_and_right(case):
 @in_single_precision
 @each_masked
 @pytest.mark.slow
+@pytest.mark.sampled(2)
 def test_missing_positions_do_not_matter(case):
     net, x = case.network(WIDTH), inputs(case, 3)
     mask = jnp.asarray(MASK)

@@ -203,7 +203,7 @@ def test_kernel_is_the_reference_one(case):
 
 # They combine what the named cases show one by one, and those in both precisions.
 @pytest.mark.precision("float64")
-@pytest.mark.sampled(2)
+@pytest.mark.sampled(4)
 @pytest.mark.slow
 @pytest.mark.parametrize("case", RANDOM, ids=_name)
 def test_kernel_of_a_random_network_is_the_reference_one(case):
@@ -254,5 +254,6 @@ def test_where_the_reference_refuses_we_explain_or_work(case):
 
 @pytest.mark.parametrize("case", _judged("defect"), ids=_name)
 @pytest.mark.slow
+@pytest.mark.sampled(3)
 def test_where_the_reference_is_wrong_others_decide(case):
     _assert_right(case)
