@@ -46,7 +46,8 @@ class Sampled:
         padded = np.resize(x, _SIZE)
         if self._double:
             try:
-                with jax.enable_x64(True):
+                # Arrays in the function may be of single precision.
+                with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
                     return self._as_numpy(padded, x.size)
             except jax.errors.TracerArrayConversionError:
                 raise
