@@ -5,7 +5,7 @@ import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "types", "tests-3.11"]
+nox.options.sessions = ["lint", "types", "quick-3.11"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
@@ -34,6 +34,14 @@ def tests(session):
     floor = ["-c", "tests/floor.txt"] if session.python == "3.11" else []
     session.install("-e", ".[tests]", *floor)
     session.run("pytest", *session.posargs)
+
+
+@nox.session(python=["3.11", "3.13"])
+def quick(session):
+    """The quick tests of every module, with the versions of `tests`."""
+    floor = ["-c", "tests/floor.txt"] if session.python == "3.11" else []
+    session.install("-e", ".[tests]", *floor)
+    session.run("pytest", "-m", "not slow", *session.posargs)
 
 
 @nox.session(name="bench-smoke")
