@@ -58,12 +58,13 @@ class TaylorModel(eqx.Module, Generic[Model]):
         moving = _placed(self.params, center)
         start, rest = eqx.partition(center, marked(moving))
         given = [node for node in (*args, *kwargs.values()) if is_state(node)]
-        if self.state is None and not given and needs_state(self.model):
-            raise missing_state(self.model)
+        model = eqx.combine(moving, rest)
+        if self.state is None and not given and needs_state(model):
+            raise missing_state(model)
 
         def outputs(params: PyTree[Array]) -> Any:
-            model = eqx.combine(params, rest)
-            return call(model, _released(self.state), *args, **kwargs)
+            whole = eqx.combine(params, rest)
+            return call(whole, _released(self.state), *args, **kwargs)
 
         return _expanded(outputs, start, moving, self.order)
 
@@ -235,13 +236,13 @@ def _placed(params: PyTree, tree: PyTree) -> PyTree:
     which are not parameters, were made anew.
     """
     is_none = lambda leaf: leaf is None
-    found, (places, structure) = (
+    (leaves, _), (places, structure) = (
         jax.tree_util.tree_flatten_with_path(one, is_leaf=is_none)
         for one in (params, tree)
     )
-    if [path for path, _ in found[0]] != [path for path, _ in places]:
+    if [path for path, _ in leaves] != [path for path, _ in places]:
         return params
-    return jax.tree.unflatten(structure, [leaf for _, leaf in found[0]])
+    return jax.tree.unflatten(structure, [leaf for _, leaf in leaves])
 
 
 def _expanded(

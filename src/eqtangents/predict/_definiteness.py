@@ -6,9 +6,11 @@ direction multiplies its rounding with the reciprocal of its eigenvalue. Hence:
 
 - What is inverted needs noise that is `LARGE` times rounding.
 - Without any noise, eigenvalues below rounding are not told from zero. A posterior,
-  which inverts all of them, is refused. Training is refused from when it would learn
-  `1 / LARGE` of what there is to learn along an eigenvalue that large: at the latest in
-  the end, where it inverts too, unless weights decay.
+  which inverts all of them, is refused. In training they are zero if all others are
+  `LARGE` times larger, as of a kernel without full rank: nothing is learned along them.
+  Else it is refused from when it would learn `1 / LARGE` of what there is to learn
+  along an eigenvalue that large: at the latest in the end, where it inverts too, unless
+  weights decay.
 - Equations that are solved without an inverse, for any loss, have that much noise added
   where an eigenvalue is negative: errors would grow exponentially along it.
 - Eigenvalues that are more negative than rounding can explain are always refused.
