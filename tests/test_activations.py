@@ -12,8 +12,6 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from eqtangents.covariance import AbstractDual, Pair
-from eqtangents.covariance._pointwise import unstacked
 from precision import DTYPE, is_double
 
 
@@ -226,15 +224,6 @@ def moments(case: Case, correlations=CORRELATIONS, dtype=DTYPE):
     return tuple(jnp.asarray(a, dtype) for a in (r * np.sqrt(v1 * v2), v1, v2))
 
 
-def expectations(dual: AbstractDual, cov, v1, v2):
-    """`E f f` and `E f' f'`, as the rule for covariances asks for them."""
-    left, right = (
-        jax.tree.map(lambda e: e if e.ndim == 1 else unstacked(e, 1), dual.ends(v))
-        for v in (v1, v2)
-    )
-    return dual(Pair(cov), left, right)[:2]
-
-
 def by_quadrature(case: Case):
     """`E f f` and `E f' f'` of the pairs of `moments`, and `E f f` of either end."""
     return _by_quadrature(case.layer, case.variances, case.breaks, is_double())
@@ -259,7 +248,7 @@ def _by_quadrature(layer: nn.AbstractActivation, variances, breaks, double: bool
 @pytest.mark.quick(6)
 @each
 def test_dual_is_the_expectation(case):
-    value, derivative = expectations(case.layer.dual, *moments(case))
+    value, derivative = case.layer.dual(*moments(case))
     exact, scale, slope_exact, slope_scale = by_quadrature(case)
     rtol = case.rtol if is_double() else 1e-4
     error = np.abs(value - exact) / np.maximum(scale, 1e-12)
@@ -274,13 +263,13 @@ def test_dual_is_the_expectation(case):
 @each
 def test_diagonal_is_that_of_equal_inputs(case):
     variance = jnp.asarray(case.variances, DTYPE)
-    value, _ = expectations(case.layer.dual, variance, variance, variance)
+    value, _ = case.layer.dual(variance, variance, variance)
     diagonal = case.layer.dual.diagonal(variance)
     np.testing.assert_allclose(value, diagonal, rtol=case.rtol if is_double() else 1e-5)
 
 
 def sum_of_values(dual, cov, v1, v2):
-    return jnp.sum(expectations(dual, cov, v1, v2)[0])
+    return jnp.sum(dual(cov, v1, v2)[0])
 
 
 @each_kind
@@ -290,7 +279,7 @@ def test_derivative_is_that_of_the_value(case):
     dual, correlations = case.layer.dual, np.array([-0.99, -0.4, 0.0, 0.7, 0.95])
     cov, v1, v2 = moments(case, correlations)
     gradients = jax.grad(sum_of_values, (1, 2, 3))(dual, cov, v1, v2)
-    _, derivative = expectations(dual, cov, v1, v2)
+    _, derivative = dual(cov, v1, v2)
     size = jnp.max(jnp.abs(gradients[0]))
     if not case.jumps:
         rtol = 100 * case.rtol if is_double() else 1e-3
@@ -306,7 +295,7 @@ def test_derivative_is_that_of_the_value(case):
             for i in range(3)
             for sign in (1, -1)
         ]
-        values, _ = expectations(dual, *map(jnp.concatenate, zip(*moved, strict=True)))
+        values, _ = dual(*map(jnp.concatenate, zip(*moved, strict=True)))
         above, below = values.reshape(3, 2, -1).swapaxes(0, 1)
         differences = (above - below) / (2 * jnp.stack(steps))
         for gradient, difference in zip(gradients, differences, strict=True):
@@ -318,8 +307,8 @@ def test_derivative_is_that_of_the_value(case):
 @each
 @pytest.mark.slow
 def test_single_precision_is_close_to_double(case):
-    double = expectations(case.layer.dual, *moments(case))
-    single = expectations(case.layer.dual, *moments(case, dtype=jnp.float32))
+    double = case.layer.dual(*moments(case))
+    single = case.layer.dual(*moments(case, dtype=jnp.float32))
     scales = by_quadrature(case)[1::2]
     for a, b, scale in zip(single, double, scales, strict=True):
         assert a.dtype == jnp.float32
@@ -374,7 +363,7 @@ def test_every_nonlinearity_is_here():
 def test_exp_normalized_is_its_formula_and_no_function():
     layer = nn.ExpNormalized(0.7, -0.4)
     moments = (jnp.asarray([a], DTYPE) for a in (0.3, 0.5, 2.0))
-    value, derivative = expectations(layer.dual, *moments)
+    value, derivative = layer.dual(*moments)
     exponential = np.exp(0.7 * (0.3 - 0.4))
     assert value[0] == pytest.approx(exponential, rel=1e-6)
     assert derivative[0] == pytest.approx(0.7 * exponential, rel=1e-6)
@@ -446,7 +435,7 @@ def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
 def test_expansions_are_right_or_no_number(name, std):
     layer = getattr(nn, name)()
     variance = jnp.asarray([std**2], DTYPE)
-    value, derivative = expectations(layer.dual, *(variance,) * 3)
+    value, derivative = layer.dual(*(variance,) * 3)
     z = np.linspace(-10, 10, 200_001)
     weights = 1e-4 * np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
     z = jnp.asarray(z, DTYPE)
@@ -464,9 +453,9 @@ def test_errors_are_estimated_and_the_tolerance_is_kept():
     assert len(layer.expansion.value.exponents) < len(tight.expansion.value.exponents)
     variance = jnp.asarray([0.01, 1.0, 10.0], DTYPE)
     assert max(jnp.max(e) for e in layer.errors(variance)) < 1e-4
-    exact = [expectations(nn.Erf().dual, *(variance,) * 3)[0]]
+    exact = [nn.Erf().dual(*(variance,) * 3)[0]]
     rough = nn.Elementwise(lambda x: jax.scipy.special.erf(x), tolerance=1e-3)
-    value, _ = expectations(rough.dual, *(variance,) * 3)
+    value, _ = rough.dual(*(variance,) * 3)
     np.testing.assert_allclose(
         rough.errors(variance)[0], np.abs(value / exact[0] - 1), rtol=0.1, atol=1e-6
     )

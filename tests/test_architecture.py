@@ -21,7 +21,8 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 BELOW = {
     "types": [],
     "arguments": ["types"],
-    "covariance": ["types"],
+    "duals": ["types"],
+    "covariance": ["duals"],
     "signatures": ["arguments"],
     "nn": ["signatures", "covariance"],
     "equinox": ["nn"],

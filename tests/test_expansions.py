@@ -12,9 +12,9 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from eqtangents.covariance import FittedDual, PiecewisePolynomialDual, _expansion_fit
-from eqtangents.covariance._pair import Pair
-from eqtangents.covariance._sampled import Sampled
+from eqtangents.duals import FittedDual, PiecewisePolynomialDual, _expansion_fit
+from eqtangents.duals._pair import Pair
+from eqtangents.duals._sampled import Sampled
 from precision import DTYPE, by_precision
 
 
@@ -121,8 +121,7 @@ def test_polynomials_between_breakpoints_have_a_closed_form(build, fn):
     for std1, std2, correlation in ((1.0, 1.0, 0.5), (0.5, 3.0, -0.8)):
         v1, v2 = (jnp.asarray([s * s], DTYPE) for s in (std1, std2))
         cov = jnp.asarray([correlation * std1 * std2], DTYPE)
-        ends = layer.dual.ends(v1), layer.dual.ends(v2)
-        value = layer.dual(Pair(cov), *ends).value
+        value, _ = layer.dual(cov, v1, v2)
         exact = mean_over_a_fine_grid(plain, plain, std1, std2, correlation)
         scale = np.sqrt(layer.dual.diagonal(v1)[0] * layer.dual.diagonal(v2)[0])
         assert abs(value[0] - exact) < 3e-3 * scale
@@ -154,8 +153,7 @@ def test_derivatives_of_both_orders(fn):
     m, h = jnp.asarray((0.35, 0.9, 1.7)), 1e-5
 
     def value(m):
-        ends = (dual.ends(m[1][None]), dual.ends(m[2][None]))
-        return jnp.concatenate(dual(Pair(m[0][None]), *ends)[:2])
+        return jnp.stack(dual(*m))
 
     first = jax.jacrev(value)
     orders = jax.jit(lambda m: (value(m), first(m), jax.jacfwd(first)(m)))
@@ -176,13 +174,13 @@ def test_at_coincident_opposite_and_zero_inputs(fn):
     v = jnp.asarray([1.0, 1.0, 0.0, 0.0, 0.3], DTYPE)
     w = jnp.asarray([1.0, 1.0, 1.0, 0.0, 0.3], DTYPE)
     cov = jnp.asarray([1.0, -1.0, 0.0, 0.0, 0.0], DTYPE)
-    total = lambda *m: jnp.sum(jnp.stack(dual(Pair(m[0]), *map(dual.ends, m[1:]))[:2]))
+    total = lambda *m: jnp.sum(jnp.stack(dual(*m)))
     first = jax.grad(total, (0, 1, 2))(cov, v, w)
     slopes = lambda *m: sum(jnp.sum(g) for g in jax.grad(total, (0, 1, 2))(*m))
     second = jax.grad(slopes, (0, 1, 2))(cov, v, w)
     assert jnp.all(jnp.isfinite(jnp.stack([*first, *second])))
     at_zero = fn(jnp.zeros((), DTYPE))
-    value = dual(Pair(cov), dual.ends(v), dual.ends(w)).value
+    value, _ = dual(cov, v, w)
     assert value[3] == pytest.approx(float(at_zero) ** 2, abs=1e-6)
 
 
@@ -302,8 +300,8 @@ def test_inputs_that_nearly_coincide_are_told_by_their_gap():
     """In single precision as in double: the correlation alone would be rounded to 1."""
     dual = nn.HardTanh().dual
     gap = jnp.asarray([0.0, 1e-12, 1e-8, 1e-6, 1e-4, 0.1], DTYPE)
-    ends = dual.ends(jnp.full_like(gap, 1.5))
-    slopes = dual(Pair(1.5 - gap, gap), ends, ends).derivative
+    ends = dual.prepare(jnp.full_like(gap, 1.5))
+    slopes = dual.moments(Pair(1.5 - gap, gap), ends, ends).derivative
     # Each of two bounds is between the inputs with about this probability.
     density = np.exp(-1 / 3) / np.sqrt(2 * np.pi * 1.5)
     expected = slopes[0] - 2 * density * jnp.sqrt(gap / np.pi)

@@ -28,7 +28,7 @@ class Environment:
         self._values.update(zip(variables, values, strict=True))
 
 
-def opened(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
+def jaxpr_and_consts(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
     """A program and its constants, whether or not it came with them."""
     # From JAX 0.11 there is one class where there were two.
     return getattr(jaxpr, "jaxpr", jaxpr), getattr(jaxpr, "consts", ())
@@ -71,7 +71,7 @@ def scan_sizes(eqn: core.JaxprEqn) -> tuple[int, int]:
     Told by rank, because versions of JAX store it differently: what is scanned over has
     one axis more outside of the loop than inside.
     """
-    body, _ = opened(eqn.params["jaxpr"])
+    body, _ = jaxpr_and_consts(eqn.params["jaxpr"])
 
     def unscanned(outer: Sequence[Any], inner: Sequence[Any]) -> int:
         pairs = zip(outer, inner, strict=True)

@@ -23,7 +23,7 @@ from jax import lax
 from jax.extend import core
 from jaxtyping import PyTree
 
-from eqtangents._jaxpr import Environment, bind, live, opened, scan_sizes
+from eqtangents._jaxpr import Environment, bind, jaxpr_and_consts, live, scan_sizes
 
 
 # Coefficients, lowest first; `None` is zero, and the first one is never `None`.
@@ -46,7 +46,7 @@ def taylor(
         (x, step, *(None,) * order)[: order + 1] if _moves(x) else _constant(x, order)
         for x, step in steps
     ]
-    outputs = _evaluate(*opened(closed), inputs, order)
+    outputs = _evaluate(*jaxpr_and_consts(closed), inputs, order)
     return jax.tree.unflatten(jax.tree.structure(shape), map(_sum, outputs))
 
 
@@ -110,7 +110,7 @@ def _by_derivative(
         return jax.jvp(moved_outputs, primals, tangents)[1]
 
     closed = jax.make_jaxpr(derivative)(first, [first[i] for i in moving])
-    jaxpr, consts = opened(closed)
+    jaxpr, consts = jaxpr_and_consts(closed)
     atoms = [*jaxpr.outvars, *(atom for e in live(jaxpr) for atom in e.invars)]
     if not any(jaxpr.invars[i] is atom for i in moving for atom in atoms):
         terms = _each_term(closed, first, [args[i] for i in moving])
@@ -203,12 +203,12 @@ def _power(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Serie
     if _is_constant(p):
         return _by_derivative(eqn, args, order)
     closed = jax.make_jaxpr(lambda x, p: jnp.exp(p * jnp.log(x)))(x[0], p[0])
-    return _evaluate(*opened(closed), args, order)
+    return _evaluate(*jaxpr_and_consts(closed), args, order)
 
 
 def _inlined(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Series]:
     inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-    return _evaluate(*opened(inner), args, order)
+    return _evaluate(*jaxpr_and_consts(inner), args, order)
 
 
 def _checkpoint(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Series]:
@@ -225,7 +225,9 @@ def _scan(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Series
     carry = list(map(_filled, args[n_consts : n_consts + n_carry]))
 
     def step(carry: list[Series], xs: list[Series]) -> tuple[list, list]:
-        outputs = _evaluate(*opened(params["jaxpr"]), [*consts, *carry, *xs], order)
+        outputs = _evaluate(
+            *jaxpr_and_consts(params["jaxpr"]), [*consts, *carry, *xs], order
+        )
         return list(map(_filled, outputs[:n_carry])), outputs[n_carry:]
 
     options = {name: params[name] for name in ("length", "reverse", "unroll")}
@@ -241,7 +243,7 @@ def _while(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Serie
     condition = core.jaxpr_as_fun(params["cond_jaxpr"])
 
     def body(carry: list[Series]) -> list[Series]:
-        inner = opened(params["body_jaxpr"])
+        inner = jaxpr_and_consts(params["body_jaxpr"])
         return list(map(_filled, _evaluate(*inner, [*body_consts, *carry], order)))
 
     def proceed(carry: list[Series]) -> Any:
@@ -255,7 +257,7 @@ def _cond(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Series
 
     def branch(inner: Any) -> Callable:
         return lambda *operands: list(
-            map(_filled, _evaluate(*opened(inner), operands, order))
+            map(_filled, _evaluate(*jaxpr_and_consts(inner), operands, order))
         )
 
     branches = list(map(branch, eqn.params["branches"]))

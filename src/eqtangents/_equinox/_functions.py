@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eqtangents import nn
-from eqtangents.covariance import Sampled
+from eqtangents.duals import Sampled
 from eqtangents.nn._known import known_activation
 from eqtangents.nn._layer import LayerError
 

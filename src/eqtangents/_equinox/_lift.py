@@ -28,7 +28,7 @@ from eqtangents._equinox._plain import (
 )
 from eqtangents._types import Scalar
 from eqtangents.nn._affine import Parameterization
-from eqtangents.nn._layer import LayerError, located
+from eqtangents.nn._layer import LayerError, error_path
 
 
 def from_equinox(
@@ -104,7 +104,7 @@ def _lift(theirs: Any, scales: Scales) -> nn.AbstractLayer:
 def _lift_sequential(theirs: eqx.nn.Sequential, scales: Scales) -> nn.Sequential:
     layers, axes = [], None
     for i, layer in enumerate(theirs.layers):
-        with located(f"layers[{i}]"):
+        with error_path(f"layers[{i}]"):
             layers.append(_lift(layer, scales))
             if isinstance(layers[-1], nn.GlobalAvgPool) and axes is not None:
                 _check_mean(layer, axes)
@@ -126,7 +126,7 @@ def _check_mean(theirs: Any, positional_axes: int) -> None:
 
 
 def _lift_lambda(theirs: eqx.nn.Lambda, scales: Scales) -> nn.AbstractLayer:
-    with located("fn"):
+    with error_path("fn"):
         return _lift(theirs.fn, scales)
 
 
@@ -136,16 +136,16 @@ def _lift_mlp(theirs: eqx.nn.MLP, scales: Scales) -> nn.Sequential:
         return nn.Sequential(affine)
     for name in ("activation", "final_activation"):
         if any(map(eqx.is_array, jax.tree.leaves(getattr(theirs, name)))):
-            with located(name):
+            with error_path(name):
                 raise LayerError(
                     getattr(theirs, name),
                     "has parameters, and so `equinox.nn.MLP` gives each neuron its "
                     "own. Use a function without, or write the model as a "
                     "`Sequential`.",
                 )
-    with located("activation"):
+    with error_path("activation"):
         between = _lift(theirs.activation, scales)
-    with located("final_activation"):
+    with error_path("final_activation"):
         last = _lift(theirs.final_activation, scales)
     layers = [layer for one in affine[:-1] for layer in (one, between)]
     return nn.Sequential([*layers, affine[-1], last])

@@ -6,11 +6,11 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import AbstractCovariance
-from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
+from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
 from eqtangents.covariance._lattice import pad_to
 
 
-class Thinned(AbstractCovariance):
+class DroppedOut(AbstractCovariance):
     r"""Dropout: values are kept with some probability, and divided by it.
 
     Only the square of a value knows that it was dropped: entries of one example with
@@ -22,7 +22,7 @@ class Thinned(AbstractCovariance):
         self.upstream, self.keep = upstream, keep
         self.outline = upstream.outline.replace(gaussian=False)
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Divide where both examples and positions coincide."""
         upstream, scope = frame.bind(self.upstream), frame.scope
         if not frame.same and scope.identical is None:
@@ -44,7 +44,7 @@ class Thinned(AbstractCovariance):
                 return share
             return jnp.where(jnp.all(frame.here(d) == 0), share, jnp.ones_like(share))
 
-        handle = frame.plan.add_field((), share, look)
+        handle = frame.registry.add_field((), share, look)
 
         def rule(at: Evaluation) -> Block:
             _, share = at.fields[handle]
@@ -53,7 +53,7 @@ class Thinned(AbstractCovariance):
         return rule
 
 
-class Unshared(AbstractCovariance):
+class LocallyConnected(AbstractCovariance):
     """Weights of their own at each position: different positions are uncorrelated.
 
     Whatever is asked for, only coinciding positions of the input are computed.
@@ -64,11 +64,11 @@ class Unshared(AbstractCovariance):
         self.upstream = upstream
         self.outline = upstream.outline.replace(
             canvas=upstream.outline.size,
-            rigid=(False,) * upstream.outline.rank,
+            fixed_canvas=(False,) * upstream.outline.rank,
             diagonal=True,
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Compute the one block that is not zero."""
         if frame.canvas is None:
             return frame.bind(self.upstream)
@@ -82,14 +82,14 @@ class Unshared(AbstractCovariance):
                 lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), block
             )
 
-        handle = frame.plan.add_field((), padded, look)
+        handle = frame.registry.add_field((), padded, look)
         return lambda at: at.fields[handle][1]
 
 
-class Everywhere(AbstractCovariance):
+class SpatialBroadcast(AbstractCovariance):
     """The same value at all positions of another covariance, from one that has none."""
 
-    leaks = True
+    nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, like: AbstractCovariance):
         """Spread over the positions of `like`."""
@@ -98,12 +98,12 @@ class Everywhere(AbstractCovariance):
         self.outline = upstream.outline.replace(
             size=like.outline.size,
             canvas=like.outline.canvas,
-            rigid=like.outline.rigid,
+            fixed_canvas=like.outline.fixed_canvas,
             mask=like.outline.mask,
             graph=like.outline.graph,
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Compute the value once."""
         block = frame.scope.coincident(self.upstream, same=frame.same)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
@@ -114,5 +114,5 @@ class Everywhere(AbstractCovariance):
             return jnp.broadcast_to(leaf, (*pairs, *canvas))
 
         spread_block = jax.tree.map(spread, block._replace(gap=None))
-        handle = frame.plan.add_field(spread_block, (), lambda moving, d: moving)
+        handle = frame.registry.add_field(spread_block, (), lambda moving, d: moving)
         return lambda at: at.fields[handle][0]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
-from eqtangents.covariance._frame import Block, Frame, Plan, Rule, Scope
+from eqtangents.covariance._frame import Block, BlockRule, Frame, Registry, Scope
 from eqtangents.covariance._lattice import displacements
 
 
@@ -33,15 +33,17 @@ class Outline:
     """The facts of a covariance, passed on from layer to layer.
 
     `size`: the positions of the layer's output. `canvas`: the smallest canvas it can be
-    asked for on; the only one along `rigid` axes, which are periodic. `channels`: the
-    finite width. `gaussian`: whether channels are independent and identical Gaussians.
+    asked for on; the only one along axes of a `fixed_canvas`, which are periodic.
+    `channels`: the finite width.
+    `gaussian`: whether channels are independent and identical Gaussians.
     `sources`: the weights and inputs that a channel's values come from, directly or by
     functions of single channels; outputs without common ones are independent.
     `centred`: whether their mean over these weights is zero. `trainable`: whether there
     are any weights, so that blocks have a tangent kernel where one is wanted.
     `exchangeable`: whether channels are infinitely many and alike.
-    `gained`: whether the tangent kernel has a part from gains of the channels, whose
-    gradients are the channels themselves.
+    `has_trained_gains`: whether a normalisation with trained gains acts since the last
+    weights. The gradient in a gain is the channel itself, so that the next nonlinearity
+    must not treat that part of the tangent kernel as independent of its input.
     `diagonal`: whether different positions are known to be uncorrelated. `mask`: the
     positions that each example has, where not all have all; the others count as zero.
     `graph`: what connects the positions of each example, if anything does.
@@ -49,14 +51,14 @@ class Outline:
 
     size: tuple[int, ...]
     canvas: tuple[int, ...]
-    rigid: tuple[bool, ...]
+    fixed_canvas: tuple[bool, ...]
     channels: int
     gaussian: bool
     sources: frozenset[int]
     centred: bool
     trainable: bool
     exchangeable: bool = False
-    gained: bool = False
+    has_trained_gains: bool = False
     diagonal: bool = False
     mask: Bool[Array, "n *size"] | None = None
     graph: PyTree[Array] = None
@@ -80,10 +82,10 @@ class AbstractCovariance(abc.ABC):
 
     outline: Outline
     # Whether the rule may give more than zero where an example has no position.
-    leaks: ClassVar[bool] = False
+    nonzero_where_masked: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """The rule for the entries of `frame`; called by it once, `Frame.bind`.
 
         The rule must hold no arrays that depend on examples, except for those it
@@ -108,7 +110,9 @@ class Sweep:
         Displacements are those of at most `reach` along each axis, or all of them.
         """
         self.canvas, self.reach = canvas, canvas if reach is None else reach
-        self.frame = Frame(scope, Plan(), same, canvas, self.reach, (1,) * len(canvas))
+        self.frame = Frame(
+            scope, Registry(), same, canvas, self.reach, (1,) * len(canvas)
+        )
         self.rule = self.frame.bind(node)
         self.pairs = scope.pairs(same)
 
@@ -128,7 +132,7 @@ class Sweep:
 
     def batch(self, displacements: Int[Array, "n rank"]) -> Block:
         """The blocks of a batch, recomputed when differentiated."""
-        return jax.checkpoint(lambda ds: self.frame.plan.blocks(self.rule, ds))(
+        return jax.checkpoint(lambda ds: self.frame.registry.blocks(self.rule, ds))(
             displacements
         )
 

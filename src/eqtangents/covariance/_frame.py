@@ -4,8 +4,8 @@ A consumer asks a covariance for **blocks**: the entries of some pairs of exampl
 one displacement of their positions. It does so in two stages. `Frame.bind` runs once,
 outside the loop over displacements, and returns a rule; whatever the rule needs from
 the variances of single examples is computed there and registered in the frame's
-`Plan`. `Plan.block` runs once a displacement: it looks up all that was registered at
-that displacement, then lets the rules push the block through the layers.
+`Registry`. `Registry.blocks` runs once for each batch of displacements: it looks up all
+that was registered at these, then lets the rules push the block through the layers.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from eqtangents.covariance._elementary import valued
 from eqtangents.covariance._lattice import (
     doubled,
     materialised,
@@ -26,7 +25,8 @@ from eqtangents.covariance._lattice import (
     rolled,
     where,
 )
-from eqtangents.covariance._pair import deviation, measured_gap, rounding
+from eqtangents.duals._elementary import valued
+from eqtangents.duals._pair import deviation, measured_gap, rounding
 
 
 class Block(NamedTuple):
@@ -58,7 +58,7 @@ class Block(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What a plan holds at one displacement."""
+    """What a registry holds at one displacement."""
 
     fields: Sequence[Any]
     masks: dict[Hashable, Any]
@@ -73,14 +73,14 @@ class Evaluation:
         self.carried = carried
         self._blocks: dict[int, Block] = {}
 
-    def __call__(self, rule: "Rule") -> Block:
+    def __call__(self, rule: "BlockRule") -> Block:
         """The block of a bound rule."""
         if id(rule) not in self._blocks:
             self._blocks[id(rule)] = rule(self)
         return self._blocks[id(rule)]
 
 
-Rule: TypeAlias = Callable[[Evaluation], Block]
+BlockRule: TypeAlias = Callable[[Evaluation], Block]
 Look: TypeAlias = Callable[[PyTree[Array], Int[Array, " rank"] | None], Any]
 
 
@@ -92,7 +92,7 @@ class Field(NamedTuple):
     look: Look
 
 
-class Plan:
+class Registry:
     """What the rules of one frame need at each displacement, registered as they bind.
 
     Fields belong to examples (and to one depth of a `Repeat`); masks only to
@@ -100,14 +100,14 @@ class Plan:
     """
 
     def __init__(self, masks: dict[Hashable, Look] | None = None):
-        """Start empty, or sharing the masks of the plan this one is nested in."""
+        """Start empty, or sharing the masks of the registry this one is nested in."""
         self.fields: list[Field] = []
         self.masks: dict[Hashable, Look] = {} if masks is None else masks
         self.rules: dict[Hashable, tuple[Any, Any]] = {}
 
-    def nested(self) -> "Plan":
-        """A plan with fields of its own, for the layer inside a `Repeat`."""
-        return Plan(self.masks)
+    def nested(self) -> "Registry":
+        """A registry with fields of its own, for the layer inside a `Repeat`."""
+        return Registry(self.masks)
 
     def add_field(self, fixed: PyTree[Array], moving: PyTree[Array], look: Look) -> int:
         """Register a field, `(fixed, look(moving, d))` at the handle returned."""
@@ -123,7 +123,7 @@ class Plan:
         moved = [field.look(field.moving, d) for field in self.fields]
         return moved, {key: look((), d) for key, look in self.masks.items()}
 
-    def _run(self, rule: Rule, moved: tuple[list[Any], dict]) -> Block:
+    def _run(self, rule: BlockRule, moved: tuple[list[Any], dict]) -> Block:
         fields = [
             (field.fixed, part)
             for field, part in zip(self.fields, moved[0], strict=True)
@@ -137,7 +137,7 @@ class Plan:
         """
         return Evaluation(Values(_Unmoved(self.fields), {}), None)
 
-    def blocks(self, rule: Rule, displacements: Int[Array, "n rank"]) -> Block:
+    def blocks(self, rule: BlockRule, displacements: Int[Array, "n rank"]) -> Block:
         """The blocks at some displacements, along a new leading axis."""
         if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
             moved = materialised(lambda: self._look(displacements[0]), displacements)
@@ -147,7 +147,7 @@ class Plan:
 
 
 class _Unmoved(Sequence):
-    """The fields of a plan where nothing moves, also those that are yet to come."""
+    """The fields of a registry where nothing moves, also those that are yet to come."""
 
     def __init__(self, fields: list[Field]):
         self._fields = fields
@@ -182,7 +182,9 @@ class Scope:
         self.n1, self.n2, self.wants_ntk = n1, n2, wants_ntk
         self.zero, self.dtype = zero, zero.dtype
         self.identical = identical
-        self.home: Frame | None = None  # of a `Repeat`: where its layer is asked for
+        self.asked_in: Frame | None = (
+            None  # of a `Repeat`: where its layer is asked for
+        )
         self.memo: dict[Hashable, tuple[Any, Any]] = {}
 
     def once(self, key: Hashable, owner: Any, build: Callable[[], Any]) -> Any:
@@ -202,8 +204,8 @@ class Scope:
         """
 
         def begin() -> tuple[Frame, Evaluation]:
-            plan = Plan()
-            return Frame(self, plan, same, None, (), ()), plan.coincident()
+            registry = Registry()
+            return Frame(self, registry, same, None, (), ()), registry.coincident()
 
         frame, at = self.once(("coincident", same), None, begin)
         return at(frame.bind(node))
@@ -241,7 +243,7 @@ class Frame:
     """
 
     scope: Scope
-    plan: Plan
+    registry: Registry
     same: bool
     canvas: tuple[int, ...] | None
     reach: tuple[int, ...]
@@ -259,10 +261,10 @@ class Frame:
         """
         return self.canvas is None and not self.same and not node.outline.rank
 
-    def bind(self, node: Any) -> Rule:
+    def bind(self, node: Any) -> BlockRule:
         """The rule of a node in this frame."""
         rule = self._once(node, lambda: node.bind(self))
-        if node.leaks and node.outline.mask is not None:
+        if node.nonzero_where_masked and node.outline.mask is not None:
             return self._once(rule, lambda: self._masked(rule, node.outline))
         return rule
 
@@ -272,14 +274,16 @@ class Frame:
         `what`: which of several things that belong to one owner.
         """
         key = (id(owner), self.same, self.canvas, self.scale, *what)
-        if key not in self.plan.rules:  # The owner is kept, or its `id` might recur.
-            self.plan.rules[key] = (owner, build())
-        return self.plan.rules[key][1]
+        if (
+            key not in self.registry.rules
+        ):  # The owner is kept, or its `id` might recur.
+            self.registry.rules[key] = (owner, build())
+        return self.registry.rules[key][1]
 
-    def _masked(self, rule: Rule, outline: Any) -> Rule:
+    def _masked(self, rule: BlockRule, outline: Any) -> BlockRule:
         """The rule, with zeros for positions that an example does not have."""
         mask = outline.mask
-        handle = self._once(mask, lambda: self.ends(mask, outline.rank, False))
+        handle = self._once(mask, lambda: self.per_example(mask, outline.rank, False))
 
         def masked(at: Evaluation) -> Block:
             left, right = at.fields[handle]
@@ -299,16 +303,16 @@ class Frame:
 
     def nested(self, scope: Scope) -> "Frame":
         """The same entries, for one depth of a `Repeat`."""
-        plan = self.plan.nested()
-        scope.home = dataclasses.replace(self, scope=scope, plan=plan)
-        return scope.home
+        registry = self.registry.nested()
+        scope.asked_in = dataclasses.replace(self, scope=scope, registry=registry)
+        return scope.asked_in
 
     def here(self, d: Int[Array, " rank"] | None) -> Int[Array, " rank"]:
         """The displacement in this frame, from that of the consumer."""
         assert d is not None, "only asked for where positions differ"
         return d * jnp.asarray(self.scale, d.dtype)
 
-    def ends(
+    def per_example(
         self, field: PyTree[Shaped[Array, "n ..."]], rank: int, fill: float | bool
     ) -> int:
         """Register a quantity of single examples to be seen from both ends of a pair.
@@ -319,7 +323,7 @@ class Frame:
         """
         left, right = self.split(field)
         if self.canvas is None:
-            return self.plan.add_field(left, right, lambda moving, d: moving)
+            return self.registry.add_field(left, right, lambda moving, d: moving)
         canvas = self.canvas
         left = jax.tree.map(lambda f: pad_to(f, canvas, fill), left)
         right = jax.tree.map(lambda f: doubled(pad_to(f, canvas, fill), rank), right)
@@ -327,11 +331,13 @@ class Frame:
         def look(moving: PyTree[Array], d: Int[Array, " rank"] | None) -> PyTree[Array]:
             return jax.tree.map(lambda f: rolled(f, self.here(d)), moving)
 
-        return self.plan.add_field(left, right, look)
+        return self.registry.add_field(left, right, look)
 
     def deviations(self, node: Any) -> int:
         """Register a node's standard deviations, where positions play no part."""
-        build = lambda: self.ends(deviation(self.scope.variance(node)).std, 0, 1.0)
+        build = lambda: self.per_example(
+            deviation(self.scope.variance(node)).std, 0, 1.0
+        )
         return self._once(node, build, "deviations")
 
     def with_gaps(self, node: Any) -> Callable[[Evaluation, Block], Block]:
@@ -386,4 +392,4 @@ class Frame:
     ) -> Hashable:
         """Register a mask over positions that depends on the displacement here."""
         key = (key, self.canvas, self.scale)
-        return self.plan.add_mask(key, lambda _, d: look(self.here(d)))
+        return self.registry.add_mask(key, lambda _, d: look(self.here(d)))

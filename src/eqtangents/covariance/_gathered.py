@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from eqtangents.covariance._covariance import AbstractCovariance, tabulate
-from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
+from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
 from eqtangents.covariance._lattice import along, partner, picked, where
 
 
@@ -41,12 +41,12 @@ class Gathered(AbstractCovariance):
         self.outline = upstream.outline.replace(
             size=size,
             canvas=size,
-            rigid=(False,) * len(size),
+            fixed_canvas=(False,) * len(size),
             diagonal=False,
             mask=None if mask is None else picked(mask, self.indices),
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Compute the table, then look up a block at a time."""
         if frame.canvas is None:
             return self._coincident_rule(frame.bind(self.upstream))
@@ -75,7 +75,7 @@ class Gathered(AbstractCovariance):
 
         return stored_rule(frame, table, look)
 
-    def _coincident_rule(self, upstream: Rule) -> Rule:
+    def _coincident_rule(self, upstream: BlockRule) -> BlockRule:
         picks = np.ix_(*map(np.atleast_1d, self.indices))
         inside = functools.reduce(np.logical_and, [p >= 0 for p in picks], np.bool_(1))
 
@@ -120,9 +120,9 @@ def stored_rule(
     frame: Frame,
     table: Block,
     look: Callable[[Float[Array, "..."], Int[Array, " rank"]], Float[Array, "..."]],
-) -> Rule:
+) -> BlockRule:
     """A rule that looks its block up in a table of the same pairs."""
-    handle = frame.plan.add_field(
+    handle = frame.registry.add_field(
         (),
         table,
         lambda moving, d: jax.tree.map(lambda leaf: look(leaf, frame.here(d)), moving),
@@ -148,9 +148,9 @@ def on_common_canvas(
     return [
         Gathered(branch)
         if any(
-            rigid and g != common
-            for rigid, g, common in zip(
-                branch.outline.rigid, branch.outline.canvas, canvas, strict=True
+            fixed_canvas and g != common
+            for fixed_canvas, g, common in zip(
+                branch.outline.fixed_canvas, branch.outline.canvas, canvas, strict=True
             )
         )
         else branch

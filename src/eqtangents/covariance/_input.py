@@ -11,8 +11,8 @@ from eqtangents.covariance._covariance import (
     Outline,
     new_source,
 )
-from eqtangents.covariance._elementary import reciprocal
-from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
+from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
+from eqtangents.duals._elementary import reciprocal
 
 
 class Input(AbstractCovariance):
@@ -33,7 +33,7 @@ class Input(AbstractCovariance):
         self.outline = Outline(
             size=tuple(size),
             canvas=tuple(size),
-            rigid=(False,) * len(size),
+            fixed_canvas=(False,) * len(size),
             channels=channels,
             gaussian=False,
             sources=new_source(),
@@ -53,9 +53,9 @@ class Input(AbstractCovariance):
         mapped.outline = mapped.outline.replace(sources=self.outline.sources)
         return mapped
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Multiply and sum over channels, in full precision on every device."""
-        handle = frame.ends(self.examples, self.outline.rank, 0.0)
+        handle = frame.per_example(self.examples, self.outline.rank, 0.0)
 
         def products(at: Evaluation) -> Block:
             left, right = at.fields[handle]

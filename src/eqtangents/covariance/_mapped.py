@@ -19,7 +19,7 @@ from eqtangents.covariance._covariance import (
     Outline,
     new_source,
 )
-from eqtangents.covariance._frame import Block, Frame, Rule, Scope
+from eqtangents.covariance._frame import Block, BlockRule, Frame, Scope
 from eqtangents.covariance._gathered import at_displacement, stored_rule
 from eqtangents.covariance._lattice import along, pad_to
 from eqtangents.covariance._pooled import fixed_rule
@@ -33,7 +33,7 @@ class Mapped(AbstractCovariance):
     tile of examples.
     """
 
-    leaks = True
+    nonzero_where_masked = True
 
     def __init__(
         self,
@@ -53,12 +53,12 @@ class Mapped(AbstractCovariance):
         self.outline = upstream.outline.replace(
             size=size,
             canvas=size,
-            rigid=(True,) * len(size),
+            fixed_canvas=(True,) * len(size),
             diagonal=False,
             mask=mask,
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Map all pairs of positions, then look up a displacement at a time."""
         scope, same = frame.scope, frame.same
         key = ("mapped", id(self), same)
@@ -102,7 +102,7 @@ class Positional(AbstractCovariance):
     They come from trained weights, so that the tangent kernel is the covariance itself.
     """
 
-    leaks = True
+    nonzero_where_masked = True
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Positional(AbstractCovariance):
         self.outline = Outline(
             size=outline.size,
             canvas=outline.size,
-            rigid=(False,) * outline.rank,
+            fixed_canvas=(False,) * outline.rank,
             channels=channels,
             gaussian=True,
             sources=new_source(),
@@ -127,7 +127,7 @@ class Positional(AbstractCovariance):
             graph=outline.graph,
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """The same for all pairs of examples."""
         scope = frame.scope
         covariance = self.covariance.astype(scope.dtype)
@@ -139,13 +139,13 @@ class Positional(AbstractCovariance):
             return Block(leaf, leaf if frame.wants_ntk else None)
 
         if frame.canvas is None:
-            handle = frame.plan.add_field(
+            handle = frame.registry.add_field(
                 coinciding(covariance, self.outline.size), (), lambda moving, d: moving
             )
             return lambda at: spread(at.fields[handle][0])
         padded = pad_to(covariance, (*frame.canvas, *frame.canvas), 0.0)
         table = by_displacement(padded, frame.canvas)
-        handle = frame.plan.add_field(
+        handle = frame.registry.add_field(
             (), table, lambda moving, d: at_displacement(moving, frame.here(d))
         )
         return lambda at: spread(at.fields[handle][1])

@@ -5,9 +5,9 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import AbstractCovariance
-from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule, Scope
-from eqtangents.covariance._pair import Pair
-from eqtangents.covariance._pointwise import Nonlinear
+from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame, Scope
+from eqtangents.covariance._nonlinear import Nonlinear
+from eqtangents.duals._pair import Pair
 
 
 class Normalised(AbstractCovariance):
@@ -24,11 +24,11 @@ class Normalised(AbstractCovariance):
         self.upstream, self.axes, self.eps = upstream, axes, eps
         self.outline = upstream.outline
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Look up the deviations of both ends."""
         upstream = frame.bind(self.upstream)
         reciprocal = self._reciprocal_deviation(frame.scope)
-        handle = frame.ends(reciprocal, self.outline.rank, 0.0)
+        handle = frame.per_example(reciprocal, self.outline.rank, 0.0)
 
         def rule(at: Evaluation) -> Block:
             left, right = at.fields[handle]
@@ -63,35 +63,37 @@ class Centred(AbstractCovariance):
         self.upstream = upstream
         self.outline = upstream.outline.replace(centred=True)
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Subtract the product of both ends' means."""
-        upstream, ends = frame.bind(self.upstream), self.upstream.ends(frame)
+        upstream = frame.bind(self.upstream)
+        prepared = self.upstream.prepared(frame)
 
         def rule(at: Evaluation) -> Block:
             nngp, ntk, _ = at(upstream)
-            product = self.upstream.dual(Pair(jnp.zeros_like(nngp)), *ends(at)).value
-            return Block(nngp - product, ntk)
+            apart = Pair(jnp.zeros_like(nngp))
+            moments = self.upstream.dual.moments(apart, *prepared(at))
+            return Block(nngp - moments.value, ntk)
 
         return rule
 
 
-class Modulated(AbstractCovariance):
+class TrainedGains(AbstractCovariance):
     """Trained gains and offsets of the channels, at their initial values one and zero.
 
     The function is not changed; the gradient with respect to the gains adds `K`, that
     with respect to the offsets adds 1 to the tangent kernel.
     """
 
-    leaks = True
+    nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, *, gain: bool, offset: bool):
         """Train gains, offsets, or both."""
         self.upstream, self.gain, self.offset = upstream, gain, offset
         self.outline = upstream.outline.replace(
-            trainable=True, gained=gain or upstream.outline.gained
+            trainable=True, has_trained_gains=gain or upstream.outline.has_trained_gains
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Add the two gradients."""
         upstream = frame.bind(self.upstream)
         if not frame.wants_ntk:

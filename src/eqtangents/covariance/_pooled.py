@@ -22,7 +22,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.covariance._covariance import AbstractCovariance, Sweep
-from eqtangents.covariance._frame import Block, Frame, Rule, Scope
+from eqtangents.covariance._frame import Block, BlockRule, Frame, Scope
 from eqtangents.covariance._gathered import at_displacement, stored_rule
 from eqtangents.covariance._lattice import along, materialised
 from eqtangents.covariance._stencil import strided, window_sum
@@ -36,14 +36,14 @@ _Masks: TypeAlias = dict[tuple[int, int], list[Bool[Array, " _canvas"]]]
 class Pooled(AbstractCovariance):
     """Sums over all pairs of positions of two windows."""
 
-    leaks = True
+    nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum outputs over windows, one for each axis."""
         self.upstream, self.windows, outline = strided(upstream, windows)
         self.outline = outline.replace(diagonal=False)
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Compute the displacements that are asked for, unless they are at hand."""
         if not self.windows:
             return frame.bind(self.upstream)
@@ -257,7 +257,7 @@ def _add_at(
     return lax.dynamic_update_slice(table, old + slab, start)
 
 
-def fixed_rule(frame: Frame, block: Block) -> Rule:
+def fixed_rule(frame: Frame, block: Block) -> BlockRule:
     """A rule whose block is known when it is bound."""
-    handle = frame.plan.add_field(block, (), lambda moving, d: moving)
+    handle = frame.registry.add_field(block, (), lambda moving, d: moving)
     return lambda at: at.fields[handle][0]

@@ -14,7 +14,7 @@ from eqtangents.covariance._covariance import (
     Sweep,
     tabulate,
 )
-from eqtangents.covariance._frame import Block, Frame, Rule, Scope
+from eqtangents.covariance._frame import Block, BlockRule, Frame, Scope
 from eqtangents.covariance._lattice import along, both_inside, where
 from eqtangents.covariance._pooled import fixed_rule
 
@@ -32,7 +32,7 @@ class Flattened(AbstractCovariance):
             exchangeable=outline.exchangeable and not outline.rank,
         )
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Average the entries whose positions coincide."""
         axes = tuple(range(-self.upstream.outline.rank, 0))
         if not axes:
@@ -58,7 +58,7 @@ class Total(AbstractCovariance):
         self.upstream = upstream
         self.outline = _without_positions(upstream.outline)
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Sum each block as it is computed, over all displacements."""
         if not self.upstream.outline.rank:
             return frame.bind(self.upstream)
@@ -96,7 +96,7 @@ def _without_positions(outline: Outline) -> Outline:
     axes = tuple(range(1, 1 + outline.rank))
     mask = None if outline.mask is None else outline.mask.any(axes)
     return outline.replace(
-        size=(), canvas=(), rigid=(), diagonal=False, mask=mask, graph=None
+        size=(), canvas=(), fixed_canvas=(), diagonal=False, mask=mask, graph=None
     )
 
 

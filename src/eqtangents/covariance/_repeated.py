@@ -14,12 +14,11 @@ from eqtangents.covariance._covariance import (
     new_source,
     tabulate,
 )
-from eqtangents.covariance._elementary import valued
 from eqtangents.covariance._frame import (
     Block,
+    BlockRule,
     Evaluation,
     Frame,
-    Rule,
     Scope,
     Values,
 )
@@ -29,6 +28,7 @@ from eqtangents.covariance._gathered import (
     stored_rule,
 )
 from eqtangents.covariance._pooled import fixed_rule
+from eqtangents.duals._elementary import valued
 
 
 class Repeated(AbstractCovariance):
@@ -71,7 +71,7 @@ class Repeated(AbstractCovariance):
                 centred=slot.outline.centred and (n == 1 or after.centred),
                 trainable=slot.outline.trainable or after.trainable,
                 diagonal=slot.outline.diagonal and after.diagonal,
-                rigid=after.rigid,
+                fixed_canvas=after.fixed_canvas,
             )
         )
         body = layer(slot)
@@ -79,7 +79,8 @@ class Repeated(AbstractCovariance):
             keep, upstream = layer, Gathered(upstream)
             slot = Slot(
                 slot.outline.replace(
-                    canvas=upstream.outline.canvas, rigid=upstream.outline.rigid
+                    canvas=upstream.outline.canvas,
+                    fixed_canvas=upstream.outline.fixed_canvas,
                 )
             )
             layer = lambda one: Gathered(keep(one))
@@ -91,14 +92,14 @@ class Repeated(AbstractCovariance):
         self.slot, self.body = slot, body
         self.outline = body.outline.replace(sources=sources)
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Bind every depth in one scan."""
         try:
             return self._streamed(frame)
         except _AskedElsewhere:
             return self._tabulated(frame)
 
-    def _streamed(self, frame: Frame) -> Rule:
+    def _streamed(self, frame: Frame) -> BlockRule:
         scope = frame.scope
         if frame.same and frame.canvas is None:
 
@@ -120,7 +121,7 @@ class Repeated(AbstractCovariance):
         ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
             inner = frame.nested(scope.nested(self.slot, variance))
             rule, pack = inner.bind(self.body), _packing(inner, self.body)
-            fields = inner.plan.fields
+            fields = inner.registry.fields
             bound.append(
                 (lambda at: pack(at, at(rule)), [field.look for field in fields])
             )
@@ -140,7 +141,7 @@ class Repeated(AbstractCovariance):
             ]
 
         fixed, moving = ([pair[i] for pair in stacked] for i in (0, 1))
-        handle = frame.plan.add_field(fixed, moving, look_at_all_depths)
+        handle = frame.registry.add_field(fixed, moving, look_at_all_depths)
 
         def rule(at: Evaluation) -> Block:
             def step(carried: Any, fields: Any) -> tuple[Any, None]:
@@ -156,7 +157,7 @@ class Repeated(AbstractCovariance):
 
         return rule
 
-    def _tabulated(self, frame: Frame) -> Rule:
+    def _tabulated(self, frame: Frame) -> BlockRule:
         scope, canvas = frame.scope, self.outline.canvas
 
         def tables_of(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
@@ -230,12 +231,12 @@ class Slot(AbstractCovariance):
         """Stand for a covariance with these facts."""
         self.outline = outline
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """The block carried through the loop, or the variance, which is known."""
         if frame.same and frame.canvas is None:
             _, variance = frame.scope.memo["slot"]
             return lambda at: Block(variance, None)
-        if frame != frame.scope.home:
+        if frame != frame.scope.asked_in:
             raise _AskedElsewhere
 
         unpacked = _unpacking(frame, self)
@@ -254,7 +255,7 @@ class Stored(AbstractCovariance):
         """Serve tables of a covariance with these facts."""
         self.tables, self.outline = tables, outline
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Look a block up."""
         table = self.tables[frame.same]
         if frame.canvas is not None:

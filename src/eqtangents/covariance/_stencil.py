@@ -8,7 +8,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.covariance._covariance import AbstractCovariance, Outline
-from eqtangents.covariance._frame import Block, Evaluation, Frame, Rule
+from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
 from eqtangents.covariance._gathered import Gathered, wrap_uneven
 from eqtangents.covariance._lattice import along, partner, where
 from eqtangents.covariance._windows import Window, seen_through
@@ -21,13 +21,13 @@ class Stencil(AbstractCovariance):
     leaves all others uncomputed.
     """
 
-    leaks = True
+    nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum over windows, one for each axis."""
         self.upstream, self.windows, self.outline = strided(upstream, windows)
 
-    def bind(self, frame: Frame) -> Rule:
+    def bind(self, frame: Frame) -> BlockRule:
         """Sum one axis after the other."""
         strides = tuple(window.stride for window in self.windows)
         above = frame.strided(strides)
@@ -81,13 +81,13 @@ def strided(
     def needs(g: int, w: Window) -> int:
         return max(w.size_out, -(-g // w.stride))
 
-    def fits(g: int, rigid: bool, w: Window) -> bool:
+    def fits(g: int, fixed_canvas: bool, w: Window) -> bool:
         if w.periodic:
             return g == w.size_in
-        return not rigid or needs(g, w) * w.stride == g
+        return not fixed_canvas or needs(g, w) * w.stride == g
 
     outline = upstream.outline
-    if not all(map(fits, outline.canvas, outline.rigid, windows)):
+    if not all(map(fits, outline.canvas, outline.fixed_canvas, windows)):
         upstream = Gathered(upstream)
     outline = upstream.outline
     return (
@@ -97,9 +97,9 @@ def strided(
             size=sizes,
             mask=None if mask is None else seen_through(mask, original),
             canvas=tuple(map(needs, outline.canvas, windows)),
-            rigid=tuple(
-                rigid or w.periodic
-                for rigid, w in zip(outline.rigid, windows, strict=True)
+            fixed_canvas=tuple(
+                fixed_canvas or w.periodic
+                for fixed_canvas, w in zip(outline.fixed_canvas, windows, strict=True)
             ),
         ),
     )

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 from jax.extend import core
 from jaxtyping import PyTree
 
-from eqtangents._jaxpr import opened, shape_of
+from eqtangents._jaxpr import jaxpr_and_consts, shape_of
 from eqtangents.empirical._contraction import Rows, dense_flops
 from eqtangents.empirical._network import Network
 from eqtangents.empirical._structure import Structure
@@ -53,7 +53,7 @@ class Work:
 def work(program: Any) -> Work:
     """Of a traced program. Loops that end on a condition count once."""
     flops, written, custom = 0.0, 0.0, False
-    for eqn in opened(program)[0].eqns:
+    for eqn in jaxpr_and_consts(program)[0].eqns:
         inner = [
             work(item)
             for value in eqn.params.values()

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eqtangents._jaxpr import opened
+from eqtangents._jaxpr import jaxpr_and_consts
 from eqtangents.empirical._contraction import (
     Plan,
     Rows,
@@ -60,7 +60,7 @@ class Structure:
             for i, leaf in enumerate(leaves)
         ]
         args += jax.tree.leaves(example)
-        outputs = list(map(run.tapped, run.run(*opened(self.program), args)))
+        outputs = list(map(run.tapped, run.run(*jaxpr_and_consts(self.program), args)))
         parts = [run.labelling.complete(use.part) for use in run.uses]
         self.labelling, self.taps = run.labelling, run.taps.shapes
         self.uses = [

@@ -14,8 +14,8 @@ from eqtangents._jaxpr import (
     Environment,
     bind,
     count_uses,
+    jaxpr_and_consts,
     live,
-    opened,
     scan_sizes,
 )
 from eqtangents.empirical._rules import apply
@@ -95,7 +95,7 @@ class Tapped:
             name, params = eqn.primitive.name, eqn.params
             if name in _INLINED:
                 inner = params.get("jaxpr", params.get("call_jaxpr"))
-                return self.run(*opened(inner), args)
+                return self.run(*jaxpr_and_consts(inner), args)
             if name == "scan":
                 return self._scan(eqn, args)
             results = apply(eqn, args, self.labelling, self.tapped)
@@ -119,7 +119,7 @@ class Tapped:
             xs, taps = scanned
             inner = Tapped(Taps(taps), self.labelling)
             results = inner.run(
-                *opened(eqn.params["jaxpr"]),
+                *jaxpr_and_consts(eqn.params["jaxpr"]),
                 [
                     x if view is None else dataclasses.replace(view, value=x)
                     for view, x in zip(

@@ -6,15 +6,19 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents.covariance import (
     AbstractCovariance,
-    AbstractDual,
     Input,
-    Modulated,
     Nonlinear,
-    ReluDual,
     Scaled,
+    TrainedGains,
 )
-from eqtangents.nn._inputs import SignalT, opened
-from eqtangents.nn._layer import AbstractParameterless, Covariances, LayerError, single
+from eqtangents.duals import AbstractDual, ReluDual
+from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._layer import (
+    AbstractParameterless,
+    Covariances,
+    LayerError,
+    one_input,
+)
 
 
 class AbstractActivation(AbstractParameterless):
@@ -38,12 +42,12 @@ class AbstractActivation(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
-        return side.close(self.function(value), side.mask)
+        value, extras = unwrap(x)
+        return extras.rewrap(self.function(value), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Apply the dual, if the input is Gaussian."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         if isinstance(covariance, Input):
             return covariance.mapped(self.function)
         dual = self.dual
@@ -58,9 +62,9 @@ class AbstractActivation(AbstractParameterless):
                 "nonlinearity, a `Flatten`, a pooled or joined input, a product or a "
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )
-        if covariance.outline.gained and not (
-            isinstance(covariance, Modulated)
-            and not covariance.upstream.outline.gained
+        if covariance.outline.has_trained_gains and not (
+            isinstance(covariance, TrainedGains)
+            and not covariance.upstream.outline.has_trained_gains
             and isinstance(dual, ReluDual)
         ):
             raise LayerError(

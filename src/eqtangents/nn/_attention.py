@@ -17,24 +17,24 @@ from eqtangents.covariance import (
     AbstractCovariance,
     Affine,
     ChannelConcat,
-    Everywhere,
     Mapped,
     Positional,
     Product,
     Scaled,
     Scope,
+    SpatialBroadcast,
     Sum,
     Total,
     dense,
 )
 from eqtangents.nn._habits import checked_new
-from eqtangents.nn._inputs import SignalT, opened
+from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
     LayerError,
     missing_parameters,
-    single,
+    one_input,
 )
 
 
@@ -270,7 +270,7 @@ class GlobalSelfAttention(AbstractLayer):
         """Apply to one example."""
         if self.key is None or self.value is None or self.output is None:
             raise missing_parameters(self)
-        inputs, side = opened(x)
+        inputs, extras = unwrap(x)
         size = inputs.shape[1:]
         seen = inputs
         if self.positional is not None and self.embedding is not None:
@@ -282,7 +282,7 @@ class GlobalSelfAttention(AbstractLayer):
         scale = jnp.asarray(self.query_std * self.key_std, seen.dtype)
         scores = jnp.einsum("hkp,hkq->hpq", query @ seen, self.key @ seen)
         scores = scale / (seen.shape[0] * self.key_channels**power) * scores
-        mask = None if side.mask is None else side.mask.reshape(-1)
+        mask = None if extras.mask is None else extras.mask.reshape(-1)
         weights = _attended(scores, self.mechanism, mask)
         heads = jnp.einsum("hpq,hvq->hvp", weights, self.value @ inputs)
         scale = jnp.asarray(self.output_std * self.value_std, inputs.dtype)
@@ -290,11 +290,11 @@ class GlobalSelfAttention(AbstractLayer):
         out = scale * jnp.einsum("ohv,hvp->op", self.output, heads)
         if self.bias is not None:
             out = out + jnp.asarray(self.bias_std, out.dtype) * self.bias[:, None]
-        return side.close(out.reshape(-1, *size), side.mask)
+        return extras.rewrap(out.reshape(-1, *size), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Weigh positions by what the kernel of each example with itself says."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         seen = valued = covariance
         if self.positional is not None:
             seen = self.positional.propagate(covariance)
@@ -310,7 +310,7 @@ class GlobalSelfAttention(AbstractLayer):
                 "kernel by `eqtangents.monte_carlo`.",
             )
         square = (self.query_std * self.key_std) ** 2 * self._output_variance
-        overlap = Everywhere(Total(Product([seen, valued])), seen)
+        overlap = SpatialBroadcast(Total(Product([seen, valued])), seen)
         return Affine(
             Product([overlap, seen]),
             scale=square,

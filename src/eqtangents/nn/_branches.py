@@ -19,13 +19,13 @@ from eqtangents.covariance import (
     independent,
     uncorrelated,
 )
-from eqtangents.nn._inputs import Side, SignalT, is_signal, opened, values_of
+from eqtangents.nn._inputs import Extras, SignalT, is_signal, unwrap, values_of
 from eqtangents.nn._layer import (
     AbstractLayer,
     AbstractParameterless,
     Covariances,
     LayerError,
-    several,
+    many_inputs,
 )
 
 
@@ -72,8 +72,8 @@ class FanInSum(AbstractParameterless):
 
 def added(layer: AbstractLayer, x: Any) -> Any:
     """The sum of branches, for the layer that joins them."""
-    values, side = _of_equal_shape(layer, x)
-    return side.close(functools.reduce(operator.add, values), side.mask)
+    values, extras = _of_equal_shape(layer, x)
+    return extras.rewrap(functools.reduce(operator.add, values), extras.mask)
 
 
 def sum_of(layer: AbstractLayer, covariance: Covariances) -> AbstractCovariance:
@@ -93,12 +93,12 @@ class FanInProd(AbstractParameterless):
         self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
     ) -> SignalT:
         """Multiply."""
-        values, side = _of_equal_shape(self, x)
-        return side.close(functools.reduce(operator.mul, values), side.mask)
+        values, extras = _of_equal_shape(self, x)
+        return extras.rewrap(functools.reduce(operator.mul, values), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Multiply the kernels."""
-        branches = several(self, covariance)
+        branches = many_inputs(self, covariance)
         _check_covariances(self, branches, but=None)
         if not independent(branches):
             raise LayerError(
@@ -129,20 +129,20 @@ class FanInConcat(AbstractParameterless):
     ) -> SignalT:
         """Concatenate."""
         axis = self._axis(values_of(x[0]).ndim - 1)
-        values, side = _of_equal_shape(self, x, but=axis)
-        masks = [opened(one)[1].mask for one in x]
-        mask = side.mask
+        values, extras = _of_equal_shape(self, x, but=axis)
+        masks = [unwrap(one)[1].mask for one in x]
+        mask = extras.mask
         if axis and any(one is not None for one in masks):
             known = [
                 jnp.ones(value.shape[1:], bool) if one is None else one
                 for one, value in zip(masks, values, strict=True)
             ]
             mask = jnp.concatenate(known, axis - 1)
-        return side.close(jnp.concatenate(values, axis), mask)
+        return extras.rewrap(jnp.concatenate(values, axis), mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average, or set end to end."""
-        branches = several(self, covariance)
+        branches = many_inputs(self, covariance)
         axis = self._axis(branches[0].outline.rank)
         if axis:
             return SpatialConcat(_joinable(self, branches, but=axis), axis - 1)
@@ -161,24 +161,24 @@ class FanInConcat(AbstractParameterless):
 
 def _of_equal_shape(
     layer: AbstractLayer, x: Any, but: int | None = None
-) -> tuple[list[Float[Array, "..."]], Side]:
+) -> tuple[list[Float[Array, "..."]], Extras]:
     """The values of the branches, and what is beside them: any branch's positions."""
     if is_signal(x) or not len(x):
         raise LayerError(layer, "takes a tuple with the outputs of several branches.")
-    values, sides = zip(*map(opened, x), strict=True)
+    values, sides = zip(*map(unwrap, x), strict=True)
     _check_shapes(layer, [value.shape for value in values], but)
-    masks = [side.mask for side in sides if side.mask is not None]
+    masks = [extras.mask for extras in sides if extras.mask is not None]
     mask = None
     if but in (None, 0) and len(masks) == len(values):
         mask = functools.reduce(operator.or_, masks)
-    return list(values), Side(mask, sides[0].adjacency)
+    return list(values), Extras(mask, sides[0].adjacency)
 
 
 def _joinable(
     layer: AbstractLayer, covariance: Covariances, but: int | None = None
 ) -> tuple[AbstractCovariance, ...]:
     """The branches, if their outputs have one shape and are uncorrelated."""
-    branches = several(layer, covariance)
+    branches = many_inputs(layer, covariance)
     _check_covariances(layer, branches, but)
     if not uncorrelated(branches):
         raise LayerError(

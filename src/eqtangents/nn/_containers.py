@@ -22,12 +22,12 @@ from eqtangents.nn._layer import (
     LayerError,
     Output,
     Shape,
+    error_path,
     instead_of_layer,
     is_shape,
-    located,
     missing_parameters,
+    one_input,
     output_shape,
-    single,
 )
 from eqtangents.nn._reshape import Identity
 
@@ -49,7 +49,7 @@ class Sequential(AbstractLayer):
         for i, (layer, layer_key) in enumerate(
             zip(self.layers, _split(key, len(self.layers)), strict=True)
         ):
-            with located(f"layers[{i}]"):
+            with error_path(f"layers[{i}]"):
                 layers.append(layer.init(shape, key=layer_key))
                 shape = output_shape(layers[-1], shape)
         return Sequential(layers)
@@ -63,7 +63,7 @@ class Sequential(AbstractLayer):
         for i, (layer, layer_key) in enumerate(
             zip(self.layers, _split(key, len(self.layers)), strict=True)
         ):
-            with located(f"layers[{i}]"):
+            with error_path(f"layers[{i}]"):
                 x = layer(x, key=layer_key)
         return x
 
@@ -84,7 +84,7 @@ class Sequential(AbstractLayer):
 
     def _through(self, covariance: Covariances, start: int, count: int) -> Covariances:
         for i in range(start, start + count):
-            with located(f"layers[{i}]"):
+            with error_path(f"layers[{i}]"):
                 covariance = self.layers[i].propagate(covariance)
         return covariance
 
@@ -99,7 +99,7 @@ class Sequential(AbstractLayer):
             return None
         if isinstance(covariance, Input):  # Functions of it are known exactly.
             return None
-        body = lambda one: single(self, self._through(one, start, period))
+        body = lambda one: one_input(self, self._through(one, start, period))
         try:
             return Repeated(covariance, body, count)
         except (LayerError, ShapeChange):
@@ -170,7 +170,7 @@ class Parallel(AbstractLayer):
                 strict=True,
             )
         ):
-            with located(f"layers[{i}]"):
+            with error_path(f"layers[{i}]"):
                 layers.append(layer.init(shape, key=layer_key))
         return Parallel(layers)
 
@@ -189,7 +189,7 @@ class Parallel(AbstractLayer):
         for i, (layer, one, layer_key) in enumerate(
             zip(self.layers, x, _split(key, len(self.layers)), strict=True)
         ):
-            with located(f"layers[{i}]"):
+            with error_path(f"layers[{i}]"):
                 outputs.append(layer(one, key=layer_key))
         return tuple(outputs)
 
@@ -201,7 +201,7 @@ class Parallel(AbstractLayer):
         for i, (layer, upstream) in enumerate(
             zip(self.layers, covariance, strict=True)
         ):
-            with located(f"layers[{i}]"):
+            with error_path(f"layers[{i}]"):
                 outputs.append(layer.propagate(upstream))
         return tuple(outputs)
 
@@ -240,9 +240,9 @@ class Residual(AbstractLayer):
     ) -> "Residual":
         """Initialise both for the same input."""
         main_key, shortcut_key = _split(key, 2)
-        with located("main"):
+        with error_path("main"):
             main = self.main.init(input_shape, key=main_key)
-        with located("shortcut"):
+        with error_path("shortcut"):
             shortcut = self.shortcut.init(input_shape, key=shortcut_key)
         return Residual(main, shortcut)
 
@@ -253,17 +253,17 @@ class Residual(AbstractLayer):
     def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
         """Apply to one example."""
         main_key, shortcut_key = _split(key, 2)
-        with located("main"):
+        with error_path("main"):
             main = self.main(x, key=main_key)
-        with located("shortcut"):
+        with error_path("shortcut"):
             shortcut = self.shortcut(x, key=shortcut_key)
         return added(self, (main, shortcut))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Add the kernels of both."""
-        with located("main"):
+        with error_path("main"):
             main = self.main.propagate(covariance)
-        with located("shortcut"):
+        with error_path("shortcut"):
             shortcut = self.shortcut.propagate(covariance)
         return sum_of(self, (main, shortcut))
 
@@ -289,7 +289,7 @@ class Repeat(AbstractLayer):
 
     def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> "Repeat":
         """Initialise all copies, for inputs of the same shape."""
-        with located("layer"):
+        with error_path("layer"):
             one = eqx.filter_eval_shape(
                 lambda k: self.layer.init(input_shape, key=k), key
             )
@@ -320,7 +320,7 @@ class Repeat(AbstractLayer):
 
         def step(x: Example, copy: tuple) -> tuple[Example, None]:
             layer = eqx.combine(copy[0], rest)
-            with located("layer"):
+            with error_path("layer"):
                 return layer(x, key=copy[1]), None
 
         keys = None if key is None else jr.split(key, self.n)
@@ -328,13 +328,13 @@ class Repeat(AbstractLayer):
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Propagate through all copies, in a scan."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         if not self.n:
             return covariance
 
         def layer(one: AbstractCovariance) -> AbstractCovariance:
-            with located("layer"):
-                return single(self, self.layer.propagate(one))
+            with error_path("layer"):
+                return one_input(self, self.layer.propagate(one))
 
         try:
             return Repeated(covariance, layer, self.n)

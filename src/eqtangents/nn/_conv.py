@@ -17,8 +17,8 @@ from eqtangents._types import (
 )
 from eqtangents.covariance import AbstractCovariance, Stencil
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import SignalT, opened, window_mask
-from eqtangents.nn._layer import Covariances, LayerError, single
+from eqtangents.nn._inputs import SignalT, unwrap, window_mask
+from eqtangents.nn._layer import Covariances, LayerError, one_input
 from eqtangents.nn._spatial import padded, windows
 
 
@@ -105,7 +105,7 @@ class Conv(AbstractAffine):
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
-        value, side = opened(x)
+        value, extras = unwrap(x)
         channels = weight.shape[1] * self.groups
         if value.ndim != weight.ndim - 1 or value.shape[0] != channels:
             raise LayerError(
@@ -127,11 +127,11 @@ class Conv(AbstractAffine):
         )[0]
         out = out[:, *(slice(window.size_out) for window in found)]
         out = self._scaled(out, math.prod(weight.shape[1:]))
-        return side.close(out, window_mask(side, found))
+        return extras.rewrap(out, window_mask(extras, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over windows that move both positions together, then affine."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         outline = covariance.outline
         if self.groups > 1 and not outline.exchangeable:
             raise LayerError(

@@ -15,10 +15,10 @@ from eqtangents._types import (
     lowered,
     plain,
 )
-from eqtangents.covariance import AbstractCovariance, Stencil, Unshared
+from eqtangents.covariance import AbstractCovariance, LocallyConnected, Stencil
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import SignalT, opened, window_mask
-from eqtangents.nn._layer import Covariances, LayerError, single
+from eqtangents.nn._inputs import SignalT, unwrap, window_mask
+from eqtangents.nn._layer import Covariances, LayerError, one_input
 from eqtangents.nn._spatial import padded, windows
 
 
@@ -80,7 +80,7 @@ class ConvLocal(AbstractAffine):
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
-        value, side = opened(x)
+        value, extras = unwrap(x)
         found = self._windows(value.shape[1:])
         taps = value.shape[0] * math.prod(window.count for window in found)
         shape = (taps, *(window.size_out for window in found))
@@ -99,13 +99,13 @@ class ConvLocal(AbstractAffine):
             filter_shape=[window.count for window in found],
         )[0]
         out = out[:, *(slice(window.size_out) for window in found)]
-        return side.close(self._scaled(out, taps), window_mask(side, found))
+        return extras.rewrap(self._scaled(out, taps), window_mask(extras, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """As `Conv` where positions coincide, zero elsewhere."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         found = self._windows(covariance.outline.size)
-        return Unshared(
+        return LocallyConnected(
             self._fresh(
                 Stencil(covariance, found),
                 taps=math.prod(window.count for window in found),

@@ -16,16 +16,10 @@ from eqtangents._types import (
     lowered,
     plain,
 )
-from eqtangents.covariance import (
-    AbstractCovariance,
-    Gathered,
-    Stencil,
-    Window,
-    picked,
-)
+from eqtangents.covariance import AbstractCovariance, Gathered, Stencil, Window, picked
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import SignalT, opened
-from eqtangents.nn._layer import Covariances, LayerError, single
+from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._layer import Covariances, LayerError, one_input
 from eqtangents.nn._spatial import (
     one_for_each,
     padded,
@@ -94,7 +88,7 @@ class ConvTranspose(AbstractAffine):
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
-        value, side = opened(x)
+        value, extras = unwrap(x)
         if value.ndim != weight.ndim - 1 or value.shape[0] != weight.shape[1]:
             raise LayerError(
                 self,
@@ -110,12 +104,12 @@ class ConvTranspose(AbstractAffine):
             padding="VALID",
         )[0]
         out = self._scaled(out, math.prod(weight.shape[1:]))
-        mask = side.mask
-        return side.close(out, None if mask is None else self._mask(mask[None])[0])
+        mask = extras.mask
+        return extras.rewrap(out, None if mask is None else self._mask(mask[None])[0])
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Spread positions, then as `Conv`."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         outline = covariance.outline
         indices, found = self._spread(outline.size)
         sums = Stencil(Gathered(covariance, indices), found)

@@ -6,13 +6,13 @@ import jax.random as jr
 from jaxtyping import PRNGKeyArray
 
 from eqtangents._types import Probability
-from eqtangents.covariance import AbstractCovariance, Thinned
-from eqtangents.nn._inputs import SignalT, opened
+from eqtangents.covariance import AbstractCovariance, DroppedOut
+from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
-    single,
+    one_input,
 )
 
 
@@ -45,14 +45,14 @@ class Dropout(AbstractParameterless):
                 "`model(x, key=key)`, or `eqx.nn.inference_mode(model)(x)` to drop "
                 "none.",
             )
-        value, side = opened(x)
+        value, extras = unwrap(x)
         kept = jr.bernoulli(key, 1 - self.p, value.shape)
         value = jnp.where(kept, value / (1 - self.p), jnp.zeros_like(value))
-        return side.close(value, side.mask)
+        return extras.rewrap(value, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Divide the kernels of each value with itself."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         if self.inference or not self.p:
             return covariance
-        return Thinned(covariance, 1 - self.p)
+        return DroppedOut(covariance, 1 - self.p)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents.covariance import (
+from eqtangents.duals import (
     AbstractDual,
     Expansion,
     FittedDual,

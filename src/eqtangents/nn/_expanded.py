@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance import AbstractDual, FittedDual, GeluDual
+from eqtangents.duals import AbstractDual, FittedDual, GeluDual
 from eqtangents.nn._activations import AbstractActivation
 
 

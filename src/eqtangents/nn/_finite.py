@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Counts, NonNegative, Padding, plain
 from eqtangents.covariance import AbstractCovariance
-from eqtangents.nn._inputs import SignalT, opened, window_mask
+from eqtangents.nn._inputs import SignalT, unwrap, window_mask
 from eqtangents.nn._layer import (
     BATCH,
     AbstractParameterless,
@@ -37,7 +37,7 @@ class MaxPool(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         found = windows(
             self,
             value.shape[1:],
@@ -45,8 +45,8 @@ class MaxPool(AbstractParameterless):
             stride=self.stride,
             padding=self.padding,
         )
-        if side.mask is not None:
-            value = jnp.where(side.mask[None], value, -jnp.inf)
+        if extras.mask is not None:
+            value = jnp.where(extras.mask[None], value, -jnp.inf)
         largest = lax.reduce_window(
             padded(value, found, fill=-np.inf),
             np.asarray(-np.inf, value.dtype),
@@ -55,7 +55,7 @@ class MaxPool(AbstractParameterless):
             (1, *(window.stride for window in found)),
             "VALID",
         )[:, *(slice(window.size_out) for window in found)]
-        return side.close(largest, window_mask(side, found))
+        return extras.rewrap(largest, window_mask(extras, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Raise: the maximum of Gaussians has no covariance in closed form."""
@@ -80,9 +80,9 @@ class BatchNorm(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example of a batch."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         axes = tuple(range(1, value.ndim))
-        there = jnp.ones(value.shape[1:], bool) if side.mask is None else side.mask
+        there = jnp.ones(value.shape[1:], bool) if extras.mask is None else extras.mask
         count = lax.psum(there.sum(dtype=value.dtype), BATCH)
         count = jnp.maximum(count, 1)
 
@@ -93,7 +93,7 @@ class BatchNorm(AbstractParameterless):
         value = value - mean(value)
         eps = jnp.asarray(self.eps, value.dtype)
         value = value / jnp.sqrt(mean(value * value) + eps)
-        return side.close(value, side.mask)
+        return extras.rewrap(value, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Raise: outputs depend on the whole batch."""

@@ -11,12 +11,12 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import SpatialAxes, plain
 from eqtangents.covariance import AbstractCovariance, Mapped
-from eqtangents.nn._inputs import Adjacency, Edges, SignalT, opened
+from eqtangents.nn._inputs import Adjacency, Edges, SignalT, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
-    single,
+    one_input,
 )
 
 
@@ -46,16 +46,16 @@ class Aggregate(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
-        if side.adjacency is None:
+        value, extras = unwrap(x)
+        if extras.adjacency is None:
             return x
-        self._check(value.shape[1:], jax.tree.map(jnp.shape, side.adjacency))
-        sums = jax.vmap(self._sums, (None, 0))(side.adjacency, value)
-        return side.close(sums, side.mask)
+        self._check(value.shape[1:], jax.tree.map(jnp.shape, extras.adjacency))
+        sums = jax.vmap(self._sums, (None, 0))(extras.adjacency, value)
+        return extras.rewrap(sums, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over the neighbours of both positions of each pair."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         outline = covariance.outline
         if outline.graph is None:
             return covariance

@@ -187,13 +187,13 @@ Signal: TypeAlias = Float[Array, "..."] | Masked | Graph
 SignalT = TypeVar("SignalT", bound=Signal)
 
 
-class Side(NamedTuple):
+class Extras(NamedTuple):
     """What comes with the values of one example."""
 
     mask: Bool[Array, "*size"] | None
     adjacency: Adjacency | None
 
-    def close(
+    def rewrap(
         self, value: Float[Array, "channels *size"], mask: Bool[Array, "*size"] | None
     ) -> Any:
         """A layer's output: the counterpart of `opened`, with the output's mask."""
@@ -203,7 +203,7 @@ class Side(NamedTuple):
         return out if self.adjacency is None else Graph(out, self.adjacency)
 
 
-def opened(x: Signal) -> tuple[Float[Array, "channels *size"], Side]:
+def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
     """The values of one example, zero where there are none, and what is beside them."""
     adjacency, mask = None, None
     if isinstance(x, Graph):
@@ -211,26 +211,26 @@ def opened(x: Signal) -> tuple[Float[Array, "channels *size"], Side]:
     if isinstance(x, Masked):
         x, mask = x.value, x.mask
         x = jnp.where(mask[None], x, jnp.zeros_like(x))
-    return x, Side(mask, adjacency)
+    return x, Extras(mask, adjacency)
 
 
 def window_mask(
-    side: Side, windows: Sequence[Window]
+    extras: Extras, windows: Sequence[Window]
 ) -> Bool[Array, "*size_out"] | None:
     """The mask of a layer's output that moves windows over its input."""
-    return None if side.mask is None else seen_through(side.mask, windows)
+    return None if extras.mask is None else seen_through(extras.mask, windows)
 
 
 def read_out(
-    value: Float[Array, " channels"], side: Side
+    value: Float[Array, " channels"], extras: Extras
 ) -> Float[Array, " channels"] | Masked:
     """The output of a layer that leaves no positions, nor a graph of them.
 
     Its mask tells whether the example had any positions at all.
     """
-    if side.mask is None:
+    if extras.mask is None:
         return value
-    there = side.mask.any()
+    there = extras.mask.any()
     return Masked(jnp.where(there[None], value, jnp.zeros_like(value)), there)
 
 

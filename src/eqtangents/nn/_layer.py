@@ -107,7 +107,7 @@ class AbstractParameterless(AbstractLayer):
 
 
 @contextlib.contextmanager
-def located(where: str) -> Iterator[None]:
+def error_path(where: str) -> Iterator[None]:
     """Prefix the path of errors raised within by a place in a container."""
     try:
         yield
@@ -159,7 +159,7 @@ def instead_of_layer(came: Any) -> str:
     return "Give a layer, `nn.Linear(8)` or `nn.Relu()`, say."
 
 
-def single(layer: object, covariance: Covariances) -> AbstractCovariance:
+def one_input(layer: object, covariance: Covariances) -> AbstractCovariance:
     """The covariance of a layer that has one input."""
     if not isinstance(covariance, AbstractCovariance | tuple | list):
         raise TypeError(
@@ -176,7 +176,9 @@ def single(layer: object, covariance: Covariances) -> AbstractCovariance:
     return covariance
 
 
-def several(layer: object, covariances: Covariances) -> tuple[AbstractCovariance, ...]:
+def many_inputs(
+    layer: object, covariances: Covariances
+) -> tuple[AbstractCovariance, ...]:
     """The covariances of a layer that has many inputs."""
     if isinstance(covariances, AbstractCovariance):
         raise LayerError(
@@ -185,7 +187,7 @@ def several(layer: object, covariances: Covariances) -> tuple[AbstractCovariance
             "by `FanOut(n)` and `Parallel([...])`, or pass the network a tuple of "
             "inputs.",
         )
-    return tuple(single(layer, covariance) for covariance in covariances)
+    return tuple(one_input(layer, covariance) for covariance in covariances)
 
 
 def missing_parameters(layer: object) -> LayerError:

@@ -7,8 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Count, Multipliers, NonNegative, lowered, plain
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._affine import AbstractAffine, Parameterization
-from eqtangents.nn._inputs import SignalT, opened
-from eqtangents.nn._layer import Covariances, LayerError, single
+from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._layer import Covariances, LayerError, one_input
 
 
 class Linear(AbstractAffine):
@@ -68,7 +68,7 @@ class Linear(AbstractAffine):
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
         weight = self._drawn_weight()
-        value, side = opened(x)
+        value, extras = unwrap(x)
         if value.shape[0] != weight.shape[1]:
             raise LayerError(
                 self,
@@ -77,11 +77,11 @@ class Linear(AbstractAffine):
                 "first, and a batch is mapped by `jax.vmap(model)(xs)`.",
             )
         out = self._scaled(jnp.tensordot(weight, value, 1), weight.shape[1])
-        return side.close(out, side.mask)
+        return extras.rewrap(out, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Affine in both kernels."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         return self._fresh(
             covariance,
             taps=1,

@@ -12,12 +12,12 @@ from eqtangents.covariance import (
     AbstractCovariance,
     Centred,
     Input,
-    Modulated,
     Nonlinear,
     Normalised,
+    TrainedGains,
 )
-from eqtangents.nn._inputs import SignalT, opened
-from eqtangents.nn._layer import AbstractLayer, Covariances, LayerError, single
+from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._layer import AbstractLayer, Covariances, LayerError, one_input
 
 
 _Gained = TypeVar("_Gained", "LayerNorm", "RMSNorm", "GroupNorm")
@@ -85,14 +85,14 @@ class LayerNorm(AbstractLayer):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         self._spatial_axes(value.ndim - 1)
-        value = _standardised(value, side.mask, self.axes, self.eps, centred=True)
-        return side.close(_modulated(self, value), side.mask)
+        value = _standardised(value, extras.mask, self.axes, self.eps, centred=True)
+        return extras.rewrap(_modulated(self, value), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Divide by the deviations, and add what gains and offsets contribute."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         outline = covariance.outline
         axes = self._spatial_axes(outline.rank)
         if isinstance(covariance, Input):
@@ -157,13 +157,13 @@ class RMSNorm(AbstractLayer):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
-        value = _standardised(value, side.mask, (0,), self.eps, centred=False)
-        return side.close(_modulated(self, value), side.mask)
+        value, extras = unwrap(x)
+        value = _standardised(value, extras.mask, (0,), self.eps, centred=False)
+        return extras.rewrap(_modulated(self, value), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Divide by the deviations, and add what gains and offsets contribute."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         if isinstance(covariance, Input):
             normalised = _exactly(covariance, (0,), self.eps, centred=False)
         else:
@@ -208,19 +208,19 @@ class GroupNorm(AbstractLayer):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         self._check(value.shape[0])
         groups = value.reshape(self.groups, -1, *value.shape[1:])
         axes = tuple(range(value.ndim))
         standardised = jax.vmap(
-            lambda one: _standardised(one, side.mask, axes, self.eps, centred=True)
+            lambda one: _standardised(one, extras.mask, axes, self.eps, centred=True)
         )(groups)
         value = _modulated(self, standardised.reshape(value.shape))
-        return side.close(value, side.mask)
+        return extras.rewrap(value, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Divide by the deviations, and add what gains and offsets contribute."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         outline = covariance.outline
         self._check(outline.channels)
         if self.groups == outline.channels:
@@ -305,4 +305,4 @@ def _with_tangents(
 ) -> AbstractCovariance:
     if not (layer.use_weight or layer.use_bias):
         return normalised
-    return Modulated(normalised, gain=layer.use_weight, offset=layer.use_bias)
+    return TrainedGains(normalised, gain=layer.use_weight, offset=layer.use_bias)

@@ -3,7 +3,7 @@
 import jax
 from jaxtyping import Array, Float
 
-from eqtangents.covariance import Break, PiecewisePolynomial, PiecewisePolynomialDual
+from eqtangents.duals import Break, PiecewisePolynomial, PiecewisePolynomialDual
 from eqtangents.nn._activations import AbstractActivation
 
 

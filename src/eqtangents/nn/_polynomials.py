@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import CountOrZero, Rule, Scalar, is_real, plain
-from eqtangents.covariance import HermiteDual, PolynomialDual
+from eqtangents.duals import HermiteDual, PolynomialDual
 from eqtangents.nn._activations import AbstractActivation
 
 

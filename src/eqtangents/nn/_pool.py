@@ -10,15 +10,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eqtangents._types import Counts, Padding, plain
-from eqtangents.covariance import (
-    AbstractCovariance,
-    Pooled,
-    Scaled,
-    Total,
-    Window,
-)
-from eqtangents.nn._inputs import Signal, SignalT, opened, read_out, window_mask
-from eqtangents.nn._layer import AbstractParameterless, Covariances, single
+from eqtangents.covariance import AbstractCovariance, Pooled, Scaled, Total, Window
+from eqtangents.nn._inputs import Signal, SignalT, read_out, unwrap, window_mask
+from eqtangents.nn._layer import AbstractParameterless, Covariances, one_input
 from eqtangents.nn._spatial import window_sums, windows
 
 
@@ -45,13 +39,13 @@ class SumPool(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         found = _pool_windows(self, value.shape[1:])
-        return side.close(window_sums(value, found), window_mask(side, found))
+        return extras.rewrap(window_sums(value, found), window_mask(extras, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over both windows of each pair of positions."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         return Pooled(covariance, _pool_windows(self, covariance.outline.size))
 
 
@@ -87,15 +81,15 @@ class AvgPool(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         found = _pool_windows(self, value.shape[1:])
         shares = jnp.asarray(self._shares(found), value.dtype)
         out = window_sums(value, found) * (shares[None] if shares.ndim else shares)
-        return side.close(out, window_mask(side, found))
+        return extras.rewrap(out, window_mask(extras, found))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over both windows of each pair of positions."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         found = _pool_windows(self, covariance.outline.size)
         return Scaled(Pooled(covariance, found), self._shares(found))
 
@@ -118,13 +112,13 @@ class GlobalSumPool(AbstractParameterless):
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         sums = value.sum(tuple(range(1, value.ndim)))
-        return read_out(sums, side)
+        return read_out(sums, extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Sum over all pairs of positions."""
-        return Total(single(self, covariance))
+        return Total(one_input(self, covariance))
 
 
 class GlobalAvgPool(AbstractParameterless):
@@ -139,14 +133,14 @@ class GlobalAvgPool(AbstractParameterless):
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         sums = value.sum(tuple(range(1, value.ndim)))
-        share = _share(value.shape[1:], side.mask, value.dtype)
-        return read_out(share * sums, side)
+        share = _share(value.shape[1:], extras.mask, value.dtype)
+        return read_out(share * sums, extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over all pairs of positions."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         outline = covariance.outline
         share = _share(outline.size, outline.mask, jnp.zeros(()).dtype)
         return Scaled(Total(covariance), share)

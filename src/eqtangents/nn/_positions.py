@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from eqtangents._arguments import described
 from eqtangents._types import Rule, is_concrete, is_integer, is_real, lowered, plain
 from eqtangents.covariance import AbstractCovariance, Gathered, Mapped, picked
-from eqtangents.nn._inputs import SignalT, opened
+from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
-    single,
+    one_input,
 )
 
 
@@ -80,14 +80,14 @@ class ImageResize(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         self._size_out(value.shape[1:])
         out = jax.vmap(self._resize)(value)
-        return side.close(out, _reached(side.mask, self._resize))
+        return extras.rewrap(out, _reached(extras.mask, self._resize))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Interpolate both positions of each pair."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         return _mapped(
             covariance, self._size_out(covariance.outline.size), self._resize
         )
@@ -133,17 +133,19 @@ class Index(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         if not self._is_paired(value.ndim - 1):
             found = self._found(value.shape[1:])
-            mask = None if side.mask is None else picked(side.mask[None], found)[0]
-            return side.close(picked(value, found), mask)
+            mask = None if extras.mask is None else picked(extras.mask[None], found)[0]
+            return extras.rewrap(picked(value, found), mask)
         self._size_out(value.shape[1:])
-        return side.close(jax.vmap(self._pick)(value), _reached(side.mask, self._pick))
+        return extras.rewrap(
+            jax.vmap(self._pick)(value), _reached(extras.mask, self._pick)
+        )
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Pick both positions of each pair."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         size = covariance.outline.size
         if not self._is_paired(len(size)):
             return Gathered(covariance, self._found(size))
@@ -289,13 +291,13 @@ class DotGeneral(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         out = jax.vmap(self._multiply)(value)
-        return side.close(out, _reached(side.mask, self._multiply))
+        return extras.rewrap(out, _reached(extras.mask, self._multiply))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Multiply both positions of each pair."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         values = jax.ShapeDtypeStruct(covariance.outline.size, jnp.zeros(()).dtype)
         shape = jax.eval_shape(self._multiply, values).shape
         return _mapped(covariance, shape, self._multiply)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import CountOrZero, Scalar, plain
-from eqtangents.covariance import RectifiedMonomialDual, ReluDual, SignDual
+from eqtangents.duals import RectifiedMonomialDual, ReluDual, SignDual
 from eqtangents.nn._activations import AbstractActivation
 
 

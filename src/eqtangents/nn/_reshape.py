@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents.covariance import AbstractCovariance, Flattened
-from eqtangents.nn._inputs import Signal, opened, read_out
+from eqtangents.nn._inputs import Signal, read_out, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     Example,
     Output,
-    single,
+    one_input,
 )
 
 
@@ -44,9 +44,9 @@ class Flatten(AbstractParameterless):
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
         """Apply to one example."""
-        value, side = opened(x)
-        return read_out(jnp.ravel(value), side)
+        value, extras = unwrap(x)
+        return read_out(jnp.ravel(value), extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over coinciding positions."""
-        return Flattened(single(self, covariance))
+        return Flattened(one_input(self, covariance))

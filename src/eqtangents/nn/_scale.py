@@ -5,8 +5,8 @@ from jaxtyping import PRNGKeyArray
 
 from eqtangents._types import Scalar
 from eqtangents.covariance import AbstractCovariance, Input, Scaled
-from eqtangents.nn._inputs import SignalT, opened
-from eqtangents.nn._layer import AbstractParameterless, Covariances, single
+from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._layer import AbstractParameterless, Covariances, one_input
 
 
 class Scale(AbstractParameterless):
@@ -24,13 +24,13 @@ class Scale(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         """Apply to one example."""
-        value, side = opened(x)
+        value, extras = unwrap(x)
         factor = jnp.asarray(self.factor, value.dtype)
-        return side.close(factor * value, side.mask)
+        return extras.rewrap(factor * value, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Multiply both kernels by the square."""
-        covariance = single(self, covariance)
+        covariance = one_input(self, covariance)
         if isinstance(covariance, Input):
             factor = self.factor
             return covariance.mapped(lambda x: jnp.asarray(factor, x.dtype) * x)

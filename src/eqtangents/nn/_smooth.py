@@ -7,7 +7,7 @@ from jax.scipy.special import erf
 from jaxtyping import Array, Float
 
 from eqtangents._types import NonNegative, Scalar
-from eqtangents.covariance import (
+from eqtangents.duals import (
     ErfDual,
     ExpDual,
     ExpNormalizedDual,

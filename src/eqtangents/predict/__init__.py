@@ -26,9 +26,9 @@ from eqtangents.predict._losses import (
     cross_entropy as cross_entropy,
     half_mean_squared_error as half_mean_squared_error,
 )
-from eqtangents.predict._rules import (
+from eqtangents.predict._spectrum import Spectrum as Spectrum
+from eqtangents.predict._training_rules import (
     AbstractRule as AbstractRule,
     GradientFlow as GradientFlow,
     GradientSteps as GradientSteps,
 )
-from eqtangents.predict._spectrum import Spectrum as Spectrum

@@ -16,8 +16,8 @@ from eqtangents._types import Scalar
 from eqtangents.predict._arguments import described, is_both, number
 from eqtangents.predict._definiteness import refuse_beyond_rounding
 from eqtangents.predict._gradient_descent_mse import Gain, GradientDescentMSE
-from eqtangents.predict._rules import FLOW, AbstractRule
 from eqtangents.predict._spectrum import apply
+from eqtangents.predict._training_rules import FLOW, AbstractRule
 from eqtangents.predict._training_set import checked_kernel
 
 

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import times as checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
-from eqtangents.predict._rules import FLOW, AbstractRule, check_rule
 from eqtangents.predict._spectrum import Spectrum
+from eqtangents.predict._training_rules import FLOW, AbstractRule, check_rule
 from eqtangents.predict._training_set import TrainingSet
 
 

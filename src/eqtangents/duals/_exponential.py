@@ -7,10 +7,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._arcsine import Spread, mixed, spread
-from eqtangents.covariance._elementary import constants, valued
-from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
-from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
+from eqtangents.duals._arcsine import Spread, mixed, spread
+from eqtangents.duals._dual import AbstractDual, at_equal_inputs
+from eqtangents.duals._elementary import constants, valued
+from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
 
 
 def _distance(
@@ -69,11 +69,11 @@ class SineDual(AbstractDual):
     b: Scalar
     c: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> HalfVariance:
+    def prepare(self, variance: Float[Array, "*s"]) -> HalfVariance:
         """Half of the variance, and the deviation."""
         return HalfVariance.of(variance)
 
-    def __call__(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
+    def moments(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
         """Products of sines and of cosines, weighted."""
         a, b, c = constants(pair.cov, self.a, self.b, self.c)
         distance = b * b * _distance(pair, left, right)
@@ -95,11 +95,11 @@ class RbfDual(AbstractDual):
 
     gamma: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> HalfVariance:
+    def prepare(self, variance: Float[Array, "*s"]) -> HalfVariance:
         """Half of the variance, and the deviation."""
         return HalfVariance.of(variance)
 
-    def __call__(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
+    def moments(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
         r"""The kernel, and $2 \gamma$ times it."""
         (gamma,) = constants(pair.cov, self.gamma)
         # The distance is that of the inputs, or of one and minus the other.
@@ -119,11 +119,11 @@ class ExpDual(AbstractDual):
     a: Scalar
     b: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    def prepare(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """Half of the variance."""
         return 0.5 * variance
 
-    def __call__(
+    def moments(
         self, pair: Pair, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Moments:
         """The kernel, and $b^2$ times it."""
@@ -149,11 +149,11 @@ class ExpNormalizedDual(AbstractDual):
     gamma: Scalar
     shift: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
         """The standard deviation and its reciprocal, which is zero for zero."""
         return deviation(variance)
 
-    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
+    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """The kernel, and its derivative in the covariance."""
         gamma, shift = constants(pair.cov, self.gamma, self.shift)
         exponential = jnp.exp(gamma * (pair.correlation(left, right) + shift))
@@ -176,12 +176,12 @@ class GaussianDual(AbstractDual):
     a: Scalar
     b: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+    def prepare(self, variance: Float[Array, "*s"]) -> Spread:
         r"""Those of $u = -2 b v$."""
         (b,) = constants(variance, self.b)
         return spread(variance, -2 * b)
 
-    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
+    def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         """The two expectations."""
         a, b = constants(pair.cov, self.a, self.b)
         rho, _, determinant = mixed(pair, left, right, -2 * b)
@@ -213,11 +213,11 @@ class GaborDual(AbstractDual):
     the latter by Stein's lemma.
     """
 
-    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+    def prepare(self, variance: Float[Array, "*s"]) -> Spread:
         r"""Those of $u = 2 v$."""
         return spread(variance, 2.0)
 
-    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
+    def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         """The two expectations."""
         rho, minor, determinant = mixed(pair, left, right, 2.0)
         scale, inverse = 0.5 / determinant, left.reciprocal * right.reciprocal

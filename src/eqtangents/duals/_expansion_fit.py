@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eqtangents.covariance._expansion import (
+from eqtangents.duals._expansion import (
     BEST_NODES,
     LARGEST_EXPONENT,
     NODES,
@@ -13,14 +13,14 @@ from eqtangents.covariance._expansion import (
     projections,
     quadrature,
 )
-from eqtangents.covariance._expansion_terms import (
+from eqtangents.duals._expansion_terms import (
     ALL,
     PLACES,
     Choice,
     Sums,
     norm_of,
 )
-from eqtangents.covariance._sampled import Sampled
+from eqtangents.duals._sampled import Sampled
 
 
 # Standard deviations to fit at, and the finest of which every other number is a part.

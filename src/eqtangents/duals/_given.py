@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._pair import Moments, Pair
-from eqtangents.covariance._pointwise import AbstractDual
+from eqtangents.duals._dual import AbstractDual
+from eqtangents.duals._pair import Moments, Pair
 
 
 class GivenDual(AbstractDual):
@@ -20,11 +20,11 @@ class GivenDual(AbstractDual):
     value: Callable
     derivative: Callable | None
 
-    def ends(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    def prepare(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The variance."""
         return variance
 
-    def __call__(
+    def moments(
         self, pair: Pair, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Moments:
         """Call the functions on arrays of one shape."""

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.polynomial import Polynomial
 
-from eqtangents.covariance._piecewise import Break, PiecewisePolynomial
+from eqtangents.duals._piecewise import Break, PiecewisePolynomial
 
 
 LARGEST_DEGREE = 3

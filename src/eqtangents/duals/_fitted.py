@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._expansion import Expansion, dense_expansion
-from eqtangents.covariance._expansion_fit import Accuracy, expand
-from eqtangents.covariance._hermite import ExpandedDual, HermiteEnds
-from eqtangents.covariance._pair import Moments, Pair
-from eqtangents.covariance._pieces import GRID, piecewise_polynomial
-from eqtangents.covariance._piecewise import PiecewisePolynomialDual
-from eqtangents.covariance._pointwise import AbstractDual
-from eqtangents.covariance._polynomial import PolynomialDual
-from eqtangents.covariance._rectified import ReluDual
-from eqtangents.covariance._sampled import Sampled
+from eqtangents.duals._dual import AbstractDual
+from eqtangents.duals._expansion import Expansion, dense_expansion
+from eqtangents.duals._expansion_fit import Accuracy, expand
+from eqtangents.duals._hermite import ExpandedDual, HermiteEnds
+from eqtangents.duals._pair import Moments, Pair
+from eqtangents.duals._pieces import GRID, piecewise_polynomial
+from eqtangents.duals._piecewise import PiecewisePolynomialDual
+from eqtangents.duals._polynomial import PolynomialDual
+from eqtangents.duals._rectified import ReluDual
+from eqtangents.duals._sampled import Sampled
 
 
 LARGEST_VARIANCE = 30.0
@@ -113,13 +113,13 @@ class FittedDual(AbstractDual):
     def _at(self, dtype: np.dtype) -> ExpandedDual:
         return ExpandedDual(self.fn, self.fit(dtype)[0])
 
-    def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
+    def prepare(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
         """Those of the expansion."""
-        return self._at(variance.dtype).ends(variance)
+        return self._at(variance.dtype).prepare(variance)
 
-    def __call__(self, pair: Pair, left: HermiteEnds, right: HermiteEnds) -> Moments:
+    def moments(self, pair: Pair, left: HermiteEnds, right: HermiteEnds) -> Moments:
         """The sums of the expansion."""
-        return self._at(pair.cov.dtype)(pair, left, right)
+        return self._at(pair.cov.dtype).moments(pair, left, right)
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         """That of the expansion."""

@@ -18,11 +18,11 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._elementary import reciprocal, safe_sqrt
-from eqtangents.covariance._expansion import quadrature
-from eqtangents.covariance._pair import Deviation, Moments as DualMoments, Pair
-from eqtangents.covariance._pointwise import AbstractDual
-from eqtangents.covariance._truncated import (
+from eqtangents.duals._dual import AbstractDual
+from eqtangents.duals._elementary import reciprocal, safe_sqrt
+from eqtangents.duals._expansion import quadrature
+from eqtangents.duals._pair import Deviation, Moments as DualMoments, Pair
+from eqtangents.duals._truncated import (
     FARTHEST,
     Moments,
     density,
@@ -115,7 +115,7 @@ class PiecewisePolynomialDual(AbstractDual):
 
     function: PiecewisePolynomial = eqx.field(static=True)
 
-    def ends(self, variance: Float[Array, "*s"]) -> TruncatedEnds:
+    def prepare(self, variance: Float[Array, "*s"]) -> TruncatedEnds:
         """Moments of single inputs."""
         ends = self._ends(variance)
         fixed = lax.stop_gradient(ends)
@@ -148,7 +148,7 @@ class PiecewisePolynomialDual(AbstractDual):
                 total += abs(w) * ends.std**m * safe_sqrt(moments[2 * m])
         return jnp.finfo(total.dtype).eps * total * total
 
-    def __call__(
+    def moments(
         self, pair: Pair, left: TruncatedEnds, right: TruncatedEnds
     ) -> DualMoments:
         """The two expectations."""
@@ -163,8 +163,8 @@ class PiecewisePolynomialDual(AbstractDual):
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """The same at equal inputs."""
-        ends = self.ends(variance)
-        return self(Pair(variance), ends, ends).value
+        ends = self.prepare(variance)
+        return self.moments(Pair(variance), ends, ends).value
 
     def _square(self, std: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """About the mean square, by quadrature, of which no digits are lost."""

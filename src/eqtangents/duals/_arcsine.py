@@ -18,15 +18,15 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._elementary import (
+from eqtangents.duals._dual import AbstractDual, at_equal_inputs
+from eqtangents.duals._elementary import (
     arcsin,
     constants,
     reciprocal,
     safe_sqrt,
     valued,
 )
-from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
-from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
+from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
 
 
 class Spread(NamedTuple):
@@ -78,12 +78,12 @@ class ErfDual(AbstractDual):
     b: Scalar
     c: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+    def prepare(self, variance: Float[Array, "*s"]) -> Spread:
         r"""Those of $u = 2 b^2 v$."""
         (b,) = constants(variance, self.b)
         return spread(variance, 2 * b * b)
 
-    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
+    def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         r"""$a^2 \frac{2}{\pi} \arcsin\rho + c^2$, and its derivative in $k$."""
         a, b, c = constants(pair.cov, self.a, self.b, self.c)
         mixture = mixed(pair, left, right, 2 * b * b)
@@ -155,11 +155,11 @@ class GeluDual(AbstractDual):
     (Tsuchida et al. 2021, arXiv:2002.08517; the second is the derivative of the first).
     """
 
-    def ends(self, variance: Float[Array, "*s"]) -> Spread:
+    def prepare(self, variance: Float[Array, "*s"]) -> Spread:
         r"""Those of $u = v$."""
         return spread(variance, 1.0)
 
-    def __call__(self, pair: Pair, left: Spread, right: Spread) -> Moments:
+    def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         """The two expectations, in ratios that stay bounded."""
         rho, _, determinant = mixed(pair, left, right, 1.0)
         angle, root = arcsin(rho, determinant), jnp.sqrt(determinant)

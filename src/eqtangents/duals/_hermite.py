@@ -9,8 +9,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from eqtangents.covariance._elementary import reciprocal, safe_sqrt
-from eqtangents.covariance._expansion import (
+from eqtangents.duals._dual import AbstractDual, Stacked, at_equal_inputs, in_terms
+from eqtangents.duals._elementary import reciprocal, safe_sqrt
+from eqtangents.duals._expansion import (
     BEST_NODES,
     Expansion,
     Series,
@@ -19,17 +20,16 @@ from eqtangents.covariance._expansion import (
     quadrature,
     slope,
 )
-from eqtangents.covariance._pair import Deviation, Moments, Pair, deviation
-from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
-from eqtangents.covariance._polynomial import gap_of_power_series, power_series
-from eqtangents.covariance._rectified import arc_cosine
+from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
+from eqtangents.duals._polynomial import gap_of_power_series, power_series
+from eqtangents.duals._rectified import arc_cosine
 
 
 class HermiteEnds(NamedTuple):
     """What a Hermite expansion knows of one end of a pair."""
 
-    value: Sequence[Float[Array, "..."]] | Float[Array, "..."]
-    slope: Sequence[Float[Array, "..."]] | Float[Array, "..."]
+    value: Stacked | Sequence[Float[Array, "..."]]
+    slope: Stacked | Sequence[Float[Array, "..."]]
     deviation: Deviation
 
 
@@ -66,7 +66,7 @@ class ExpandedDual(AbstractDual):
     fn: Callable
     expansion: Expansion = eqx.field(static=True)
 
-    def ends(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
+    def prepare(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
         """The coefficients of the function and of its slope."""
         std, nodes = safe_sqrt(variance), self.expansion.nodes
         values, slopes = (
@@ -97,12 +97,12 @@ class ExpandedDual(AbstractDual):
         samples: "_Samples",
         std: Float[Array, "n *size"],
         at_zero: Jumps,
-    ) -> Float[Array, "n terms *size"]:
+    ) -> Stacked:
         """The coefficients; not numbers where the squares have another sum."""
         wrong = self._wrong(series, coefficients, samples.squares, std, at_zero)
         coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
         # In memory terms come first, so that each lies in a row.
-        return jnp.moveaxis(coefficients, 0, 1)
+        return Stacked(jnp.moveaxis(coefficients, 0, 1))
 
     def _wrong(
         self,
@@ -123,7 +123,7 @@ class ExpandedDual(AbstractDual):
         # Inputs that are zero see one side of a jump alone.
         return (gap > self.expansion.allowed * whole) & (std > 0)
 
-    def __call__(self, pair: Pair, left: HermiteEnds, right: HermiteEnds) -> Moments:
+    def moments(self, pair: Pair, left: HermiteEnds, right: HermiteEnds) -> Moments:
         """The sum of the terms, and what they leave out of jumps."""
         correlation = pair.correlation(left.deviation, right.deviation)
         value, derivative = (
@@ -200,10 +200,11 @@ class ExpandedDual(AbstractDual):
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         """The same at equal inputs, where every power is one."""
-        ends, (of_value, _) = self.ends(variance), self._jumps(variance.dtype)
+        ends = in_terms(self.prepare(variance), 1)
+        of_value, _ = self._jumps(variance.dtype)
         known = _at_equal_inputs(ends.deviation.std)
         left_out = self._left_out(self.expansion.value, of_value, None, known)
-        return jnp.sum(jnp.square(jnp.asarray(ends.value)), 1) + left_out
+        return jnp.sum(jnp.square(jnp.stack(ends.value)), 0) + left_out
 
     def errors(
         self, variance: Float[Array, " n"]

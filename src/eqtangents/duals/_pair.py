@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._elementary import reciprocal, safe_sqrt, valued
+from eqtangents.duals._elementary import reciprocal, safe_sqrt, valued
 
 
 class Deviation(NamedTuple):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eqtangents.covariance._expansion import (
+from eqtangents.duals._expansion import (
     BEST_NODES,
     LARGEST_EXPONENT,
     projections,

@@ -27,7 +27,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._elementary import reciprocal, safe_sqrt, valued
+from eqtangents.duals._elementary import reciprocal, safe_sqrt, valued
 
 
 FARTHEST = 40.0  # standard deviations: in any precision there is nothing beyond

@@ -10,21 +10,21 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._elementary import (
+from eqtangents.duals._dual import AbstractDual
+from eqtangents.duals._elementary import (
     angle_polynomials,
     constants,
     reciprocal,
     safe_sqrt,
     valued,
 )
-from eqtangents.covariance._pair import (
+from eqtangents.duals._pair import (
     Deviation,
     Moments,
     Pair,
     above,
     deviation,
 )
-from eqtangents.covariance._pointwise import AbstractDual
 
 
 @jax.custom_jvp
@@ -102,11 +102,11 @@ class ReluDual(AbstractDual):
     negative_slope: Scalar
     positive_slope: Scalar
 
-    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
         """The standard deviation and its reciprocal."""
         return deviation(variance)
 
-    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
+    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """Rectifier and linear part, weighted."""
         value, derivative = arc_cosine(pair, left, right)
         gap = rectified_gap(pair, left, right)
@@ -182,11 +182,11 @@ class RectifiedMonomialDual(AbstractDual):
 
     degree: int = eqx.field(static=True)
 
-    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
         """The standard deviation and its reciprocal."""
         return deviation(variance)
 
-    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
+    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """Arc-cosine kernels of order $n$ and $n - 1$."""
         value = arc_cosine_of_degree(self.degree, pair, left, right)
         if self.degree == 0:
@@ -205,11 +205,11 @@ class RectifiedMonomialDual(AbstractDual):
 class SignDual(AbstractDual):
     r"""Dual of the sign, $E f f = \frac{2}{\pi} \arcsin\rho$ and $E f' f' = 0$."""
 
-    def ends(self, variance: Float[Array, "*s"]) -> Deviation:
+    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
         """The standard deviation and its reciprocal."""
         return deviation(variance)
 
-    def __call__(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
+    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         """Twice a step, less one."""
         _, step = arc_cosine(pair, left, right)
         return Moments(4 * step - 1, jnp.zeros_like(step))

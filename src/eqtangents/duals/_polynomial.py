@@ -17,9 +17,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._elementary import constants
-from eqtangents.covariance._pair import Moments, Pair
-from eqtangents.covariance._pointwise import AbstractDual, at_equal_inputs
+from eqtangents.duals._dual import AbstractDual, Stacked, at_equal_inputs
+from eqtangents.duals._elementary import constants
+from eqtangents.duals._pair import Moments, Pair
 
 
 def power_series(
@@ -110,7 +110,7 @@ class PolynomialDual(AbstractDual):
             if not _is_zero(self.coefficients[m])
         ]
 
-    def ends(self, variance: Float[Array, "n *size"]) -> Float[Array, "n terms *size"]:
+    def prepare(self, variance: Float[Array, "n *size"]) -> Stacked:
         """The polynomials `p_l`."""
         terms = []
         for l in self._exponents:
@@ -118,11 +118,10 @@ class PolynomialDual(AbstractDual):
             c = constants(variance, *(self.coefficients[m] for m in powers))
             scaled = [_share(m, l) * c_m for m, c_m in zip(powers, c, strict=True)]
             terms.append(power_series([(m - l) // 2 for m in powers], scaled, variance))
-        return (
-            jnp.stack(terms, 1) if terms else jnp.zeros_like(variance)[:, None][:, :0]
-        )
+        none = jnp.zeros_like(variance)[:, None][:, :0]
+        return Stacked(jnp.stack(terms, 1) if terms else none)
 
-    def __call__(
+    def moments(
         self,
         pair: Pair,
         left: Sequence[Float[Array, "..."]],
@@ -152,16 +151,16 @@ class HermiteDual(AbstractDual):
     def _exponents(self) -> list[int]:
         return list(range(self.degree % 2, self.degree + 1, 2))
 
-    def ends(self, variance: Float[Array, "n *size"]) -> Float[Array, "n terms *size"]:
+    def prepare(self, variance: Float[Array, "n *size"]) -> Stacked:
         """The polynomials `p_l`."""
         terms = []
         for l in self._exponents:
             i = (self.degree - l) // 2
             scale = math.sqrt(math.factorial(self.degree) / math.factorial(l))
             terms.append(scale / (2**i * math.factorial(i)) * (variance - 1) ** i)
-        return jnp.stack(terms, 1)
+        return Stacked(jnp.stack(terms, 1))
 
-    def __call__(
+    def moments(
         self,
         pair: Pair,
         left: Sequence[Float[Array, "..."]],

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import roots_legendre
 
-from eqtangents.covariance._sampled import slope as slope
+from eqtangents.duals._sampled import slope as slope
 
 
 LARGEST_EXPONENT = 2048  # of those to choose from

@@ -1,0 +1,1 @@
+"""Laws that layers, duals and rules of training obey, to try your own on."""
