@@ -115,6 +115,31 @@ def test_swapping_batches_transposes(net, shape, getkey):
     assert_close(there.ntk, back.ntk.transpose(swap))
 
 
+def test_the_order_of_branches_that_are_set_end_to_end_does_not_matter(getkey):
+    # They are stored on canvases of different sizes, 3 and 5.
+    branches = [
+        conv(stride=2),
+        nn.Sequential([conv(padding="VALID"), nn.Relu(), conv()]),
+    ]
+    x = jr.normal(getkey(), (2, 2, 5, 5))
+    one, two = (
+        eqt.kernel(
+            nn.Sequential(
+                [
+                    nn.FanOut(2),
+                    nn.Parallel(order),
+                    nn.FanInConcat(1),
+                    nn.GlobalAvgPool(),
+                ]
+            ),
+            x,
+        )
+        for order in (branches, branches[::-1])
+    )
+    assert_close(one.nngp, two.nngp)
+    assert_close(one.ntk, two.ntk)
+
+
 @each_network
 @pytest.mark.slow
 def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
@@ -122,7 +147,7 @@ def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     entry = x1[0, 0].size * x1.dtype.itemsize
     monkeypatch.setattr("eqtangents._tiles.BLOCK_BYTES", 4 * entry)
-    monkeypatch.setattr("eqtangents.covariance._covariance.BLOCK_BYTES", 8 * entry)
+    monkeypatch.setattr("eqtangents.covariance._table.BLOCK_BYTES", 8 * entry)
     eqx.clear_caches()
     jax.clear_caches()
     tiled = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)

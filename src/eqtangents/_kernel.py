@@ -11,7 +11,7 @@ from eqtangents._batches import KERNEL_HABITS, Input, Inputs, checked
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
 from eqtangents._signatures import names_checked
-from eqtangents._tiles import Entries, evaluate, evaluate_diagonal
+from eqtangents._tiles import Entries, tiled_diagonal, tiled_kernels
 from eqtangents._trees import Batch
 from eqtangents.nn import AbstractLayer
 
@@ -151,37 +151,37 @@ def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
 @eqx.filter_jit
 def _kernel(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _each(_both, evaluate(net, x1, x2, wants_ntk=True))
+    return _each(_both, tiled_kernels(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _kernel_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _each(_both, evaluate_diagonal(net, x, wants_ntk=True))
+    return _each(_both, tiled_diagonal(net, x, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _nngp(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.nngp, evaluate(net, x1, x2, wants_ntk=False))
+    return _each(lambda e: e.nngp, tiled_kernels(net, x1, x2, wants_ntk=False))
 
 
 @eqx.filter_jit
 def _nngp_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.nngp, evaluate_diagonal(net, x, wants_ntk=False))
+    return _each(lambda e: e.nngp, tiled_diagonal(net, x, wants_ntk=False))
 
 
 @eqx.filter_jit
 def _ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.ntk, evaluate(net, x1, x2, wants_ntk=True))
+    return _each(lambda e: e.ntk, tiled_kernels(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.ntk, evaluate_diagonal(net, x, wants_ntk=True))
+    return _each(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
 
 
 def _both(entries: Entries) -> Kernel:

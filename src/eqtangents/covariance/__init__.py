@@ -1,15 +1,16 @@
 """Displacement-major covariances of infinitely wide networks.
 
-A covariance is not an array but a rule that gives blocks of it to whoever asks:
-`_lattice` is the index arithmetic, `_frame` how blocks are asked for, and each other
-file one kind of rule. Nothing here knows of layers.
+A covariance is not an array but a rule that gives blocks of it to whoever asks.
+`_outline` has the facts that layers ask about, `_covariance` how blocks are asked for,
+`_lattice` the index arithmetic, `_table` what is stored at all displacements, and each
+other file one kind of rule. Nothing here knows of layers.
 """
 
 from eqtangents.covariance._branches import (
+    BranchProduct as BranchProduct,
+    BranchSum as BranchSum,
     ChannelConcat as ChannelConcat,
-    Product as Product,
     SpatialConcat as SpatialConcat,
-    Sum as Sum,
     independent as independent,
     uncorrelated as uncorrelated,
 )
@@ -19,38 +20,48 @@ from eqtangents.covariance._coincidence import (
     SpatialBroadcast as SpatialBroadcast,
 )
 from eqtangents.covariance._covariance import (
-    BLOCK_BYTES as BLOCK_BYTES,
     AbstractCovariance as AbstractCovariance,
-    Outline as Outline,
+    Scope as Scope,
 )
-from eqtangents.covariance._frame import Block as Block, Scope as Scope
 from eqtangents.covariance._gathered import Gathered as Gathered
-from eqtangents.covariance._input import Input as Input
+from eqtangents.covariance._input import (
+    InputCovariance as InputCovariance,
+    mapped_examples as mapped_examples,
+)
 from eqtangents.covariance._lattice import (
     materialised as materialised,
     picked as picked,
 )
-from eqtangents.covariance._mapped import Mapped as Mapped, Positional as Positional
-from eqtangents.covariance._nonlinear import Nonlinear as Nonlinear
-from eqtangents.covariance._normalised import (
+from eqtangents.covariance._mapped import (
+    Mapped as Mapped,
+    PositionValues as PositionValues,
+)
+from eqtangents.covariance._nonlinear import (
     Centred as Centred,
+    Nonlinear as Nonlinear,
+)
+from eqtangents.covariance._pointwise import (
+    Affine as Affine,
     Normalised as Normalised,
+    Scaled as Scaled,
     TrainedGains as TrainedGains,
 )
-from eqtangents.covariance._pointwise import Affine as Affine, Scaled as Scaled
 from eqtangents.covariance._pooled import Pooled as Pooled
 from eqtangents.covariance._readout import (
     Flattened as Flattened,
     Total as Total,
     bounded as bounded,
-    dense as dense,
 )
 from eqtangents.covariance._repeated import (
     Repeated as Repeated,
     ShapeChange as ShapeChange,
 )
-from eqtangents.covariance._stencil import Stencil as Stencil
-from eqtangents.covariance._windows import (
+from eqtangents.covariance._stencil import (
+    Stencil as Stencil,
     Window as Window,
     seen_through as seen_through,
+)
+from eqtangents.covariance._table import (
+    BLOCK_BYTES as BLOCK_BYTES,
+    dense_block as dense_block,
 )

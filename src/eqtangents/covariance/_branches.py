@@ -11,39 +11,42 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import AbstractCovariance, Outline
-from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
-from eqtangents.covariance._gathered import Gathered, on_common_canvas
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
+    Lookup,
+)
+from eqtangents.covariance._gaps import deviations, tracks_gaps
+from eqtangents.covariance._gathered import on_common_canvas, recanvassed
 from eqtangents.covariance._lattice import along, partner, where
+from eqtangents.covariance._outline import Outline
 from eqtangents.duals._pair import summed_gap
 
 
-class Sum(AbstractCovariance):
+class BranchSum(AbstractCovariance):
     """Sum of uncorrelated branches: kernels add."""
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Add covariances of one size."""
-        self.branches = tuple(on_common_canvas(list(branches)))
-        outlines = [branch.outline for branch in self.branches]
-        self.outline = _joined(outlines).replace(
-            gaussian=all(o.gaussian for o in outlines),
-            centred=all(o.centred for o in outlines),
-            diagonal=all(o.diagonal for o in outlines),
-        )
+        self.branches = on_common_canvas(branches)
+        self.outline = Outline.joined([b.outline for b in self.branches])
 
     def bind(self, frame: Frame) -> BlockRule:
         """Add blocks."""
         return _sum_rule(self, frame, self.branches, [1.0] * len(self.branches))
 
 
-class Product(AbstractCovariance):
+class BranchProduct(AbstractCovariance):
     r"""Product of uncorrelated branches: $K = \prod_i K_i$, $T$ by the product rule."""
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Multiply covariances of one size."""
-        self.branches = tuple(on_common_canvas(list(branches)))
+        self.branches = on_common_canvas(branches)
         outlines = [branch.outline for branch in self.branches]
-        self.outline = _joined(outlines).replace(
+        self.outline = Outline.joined(outlines).replace(
             gaussian=False,
             centred=any(o.centred for o in outlines),
             diagonal=any(o.diagonal for o in outlines),
@@ -61,7 +64,9 @@ class Product(AbstractCovariance):
             ]
             ntk = functools.reduce(operator.add, terms) if terms else None
             gap = None
-            if a.gap is not None and b.gap is not None:  # Of k l and (k + g) (l + h).
+            if (
+                a.gap is not None and b.gap is not None
+            ):  # Between k l and (k + g) (l + h).
                 product = lax.stop_gradient(a.nngp) * b.gap + a.gap * b.nngp
                 gap = lax.stop_gradient(product + a.gap * b.gap)
             return Block(a.nngp * b.nngp, ntk, gap)
@@ -74,14 +79,12 @@ class ChannelConcat(AbstractCovariance):
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Concatenate covariances of one size."""
-        self.branches = tuple(on_common_canvas(list(branches)))
+        self.branches = on_common_canvas(branches)
         outlines = [branch.outline for branch in self.branches]
-        self.outline = _joined(outlines).replace(
+        self.outline = Outline.joined(outlines).replace(
             channels=sum(o.channels for o in outlines),
             gaussian=False,
             exchangeable=False,
-            centred=all(o.centred for o in outlines),
-            diagonal=all(o.diagonal for o in outlines),
         )
 
     def bind(self, frame: Frame) -> BlockRule:
@@ -96,16 +99,16 @@ def _sum_rule(
     branches: Sequence[AbstractCovariance],
     shares: Sequence[float],
 ) -> BlockRule:
-    """Add the blocks of branches, in some proportions."""
+    """Add the blocks of branches, weighted by their shares."""
     rules = [frame.bind(branch) for branch in branches]
-    deviations = None
-    if frame.tracks_gaps(node):
-        deviations = [frame.deviations(one) for one in (*branches, node)]
+    known = None
+    if tracks_gaps(frame, node):
+        known = [deviations(frame, one) for one in (*branches, node)]
 
     def gap_of(at: Evaluation, gaps: list[Any]) -> Float[Array, "..."] | None:
-        if deviations is None or any(gap is None for gap in gaps):
+        if known is None or any(gap is None for gap in gaps):
             return None
-        *stds, total = (at.fields[handle] for handle in deviations)
+        *stds, total = (stds_at(at) for stds_at in known)
         roots = [share**0.5 for share in shares]
         stds = [(r * a, r * b) for r, (a, b) in zip(roots, stds, strict=True)]
         return summed_gap(weighted(gaps), stds, total)
@@ -129,30 +132,6 @@ def _sum_rule(
     return rule
 
 
-def _joined(outlines: Sequence[Outline]) -> Outline:
-    """The common size, on a canvas that holds every branch."""
-    return outlines[0].replace(
-        canvas=tuple(map(max, zip(*(o.canvas for o in outlines), strict=True))),
-        fixed_canvas=tuple(
-            map(any, zip(*(o.fixed_canvas for o in outlines), strict=True))
-        ),
-        trainable=any(o.trainable for o in outlines),
-        has_trained_gains=any(o.has_trained_gains for o in outlines),
-        exchangeable=all(o.exchangeable for o in outlines),
-        sources=frozenset().union(*(o.sources for o in outlines)),
-        mask=_any_mask(outlines),
-    )
-
-
-def _any_mask(outlines: Sequence[Outline]) -> Bool[Array, "n *size"] | None:
-    """The positions that any of the branches has."""
-    masks = [o.mask for o in outlines]
-    if all(mask is masks[0] for mask in masks):
-        return masks[0]
-    known = [mask for mask in masks if mask is not None]
-    return functools.reduce(operator.or_, known) if len(known) == len(masks) else None
-
-
 def independent(branches: Sequence[AbstractCovariance]) -> bool:
     """Whether no two branches come from the same weights or inputs."""
     sources = [branch.outline.sources for branch in branches]
@@ -174,32 +153,27 @@ class SpatialConcat(AbstractCovariance):
 
     def __init__(self, branches: Sequence[AbstractCovariance], axis: int):
         """Concatenate along a spatial axis; the other ones have equal sizes."""
-        branches = [
-            Gathered(b) if b.outline.fixed_canvas[axis] else b for b in branches
-        ]
-        branches = on_common_canvas(branches)
-        outlines = [branch.outline for branch in branches]
+        wraps = lambda branch: branch.outline.fixed_canvas[axis]
+        self.branches = on_common_canvas(
+            [recanvassed(b) if wraps(b) else b for b in branches]
+        )
+        self.axis = axis
+        outlines = [branch.outline for branch in self.branches]
         lengths = [o.size[axis] for o in outlines]
-        size, canvas = list(outlines[0].size), list(outlines[0].canvas)
-        size[axis] = sum(lengths)
-        canvas[axis] = max(size[axis], *(o.canvas[axis] for o in outlines))
-        self.branches, self.axis = tuple(branches), axis
         self.starts = tuple(itertools.accumulate(lengths, initial=0))[:-1]
-        self.outline = outlines[0].replace(
+        # Masks of different sizes are set side by side instead of being merged.
+        facts = Outline.joined([o.replace(mask=None) for o in outlines])
+        size, canvas = list(facts.size), list(facts.canvas)
+        size[axis] = sum(lengths)
+        canvas[axis] = max(size[axis], canvas[axis])
+        self.outline = facts.replace(
             size=tuple(size),
             canvas=tuple(canvas),
-            gaussian=all(o.gaussian for o in outlines),
-            trainable=any(o.trainable for o in outlines),
-            sources=frozenset().union(*(o.sources for o in outlines)),
-            centred=all(o.centred for o in outlines),
-            exchangeable=all(o.exchangeable for o in outlines),
-            has_trained_gains=any(o.has_trained_gains for o in outlines),
-            diagonal=all(o.diagonal for o in outlines),
-            mask=_end_to_end(outlines, 1 + axis),
+            mask=_masks_in_a_row(outlines, 1 + axis),
         )
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Shift each branch to its place, zero elsewhere."""
+        """Shift each branch to its place, with zeros elsewhere."""
         rules = [frame.bind(branch) for branch in self.branches]
         axis = self.axis - self.outline.rank
         if frame.canvas is None:
@@ -219,7 +193,7 @@ class SpatialConcat(AbstractCovariance):
         def rule(at: Evaluation) -> Block:
             def shifted(leaf: Float[Array, "..."], i: int) -> Float[Array, "..."]:
                 moved = jnp.roll(leaf, self.starts[i], axis)
-                return where(at.masks[places[i]], moved)
+                return where(places[i](at), moved)
 
             blocks = _aligned([at(upstream) for upstream in rules])
             parts = [
@@ -232,8 +206,10 @@ class SpatialConcat(AbstractCovariance):
 
         return rule
 
-    def _place(self, frame: Frame, start: int, length: int) -> object:
-        """Register where both positions are in one branch."""
+    def _place(
+        self, frame: Frame, start: int, length: int
+    ) -> Lookup[Bool[Array, "..."]]:
+        """Register where both positions lie in the branch that begins at `start`."""
         assert frame.canvas is not None
         canvas, rank = frame.canvas[self.axis], self.outline.rank
 
@@ -245,7 +221,7 @@ class SpatialConcat(AbstractCovariance):
         return frame.mask(("place", self.axis, start, length), look)
 
 
-def _end_to_end(
+def _masks_in_a_row(
     outlines: Sequence[Outline], axis: int
 ) -> Bool[Array, "n *size"] | None:
     """The masks of branches one after the other."""

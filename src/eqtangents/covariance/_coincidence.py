@@ -1,12 +1,17 @@
-"""Rules that tell entries apart by whether their two ends coincide."""
+"""Rules for which it matters whether the two positions of a pair coincide."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import AbstractCovariance
-from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
+)
 from eqtangents.covariance._lattice import pad_to
 
 
@@ -14,7 +19,7 @@ class DroppedOut(AbstractCovariance):
     r"""Dropout: values are kept with some probability, and divided by it.
 
     Only the square of a value knows that it was dropped: entries of one example with
-    itself at one position are divided by the probability, all others stay.
+    itself at one position are divided by the probability, and all others stay.
     """
 
     def __init__(self, upstream: AbstractCovariance, keep: Scalar):
@@ -25,36 +30,33 @@ class DroppedOut(AbstractCovariance):
     def bind(self, frame: Frame) -> BlockRule:
         """Divide where both examples and positions coincide."""
         upstream, scope = frame.bind(self.upstream), frame.scope
-        if not frame.same and scope.identical is None:
-            # Variances are no longer what the gap was measured to.
+        dropped = jnp.asarray(True) if frame.self_pairs else scope.identical
+        if dropped is None:
+            # The gap goes: it belongs to variances that dropout has changed.
             return lambda at: at(upstream)._replace(gap=None)
-        dropped = jnp.asarray(True) if frame.same else scope.identical
-        assert dropped is not None
         rank = self.outline.rank
         keep = jnp.asarray(self.keep, scope.dtype)
         share = jnp.where(dropped, 1 / keep, jnp.ones_like(keep))
         share = share.reshape(*share.shape, *(1,) * rank)
-        if frame.same:
+        if frame.self_pairs:
             share = share[None]
 
         def look(
-            share: Float[Array, "..."], d: Int[Array, " rank"] | None
+            share: Float[Array, "..."], d: Int[Array, " rank"]
         ) -> Float[Array, "..."]:
-            if d is None:
-                return share
-            return jnp.where(jnp.all(frame.here(d) == 0), share, jnp.ones_like(share))
+            return jnp.where(jnp.all(d == 0), share, jnp.ones_like(share))
 
-        handle = frame.registry.add_field((), share, look)
+        coincide = frame.canvas is None
+        share_at = frame.constant(share) if coincide else frame.lookup(share, look)
 
         def rule(at: Evaluation) -> Block:
-            _, share = at.fields[handle]
-            return at(upstream)._replace(gap=None).scaled(share)
+            return at(upstream)._replace(gap=None).scaled(share_at(at))
 
         return rule
 
 
 class LocallyConnected(AbstractCovariance):
-    """Weights of their own at each position: different positions are uncorrelated.
+    """Each position has weights of its own: different positions are uncorrelated.
 
     Whatever is asked for, only coinciding positions of the input are computed.
     """
@@ -73,21 +75,19 @@ class LocallyConnected(AbstractCovariance):
         if frame.canvas is None:
             return frame.bind(self.upstream)
         canvas = frame.canvas
-        block = frame.scope.coincident(self.upstream, same=frame.same)
+        block = frame.scope.coincident(self.upstream, self_pairs=frame.self_pairs)
         padded = jax.tree.map(lambda leaf: pad_to(leaf, canvas, 0.0), block)
 
-        def look(block: Block, d: Int[Array, " rank"] | None) -> Block:
-            keep = jnp.all(frame.here(d) == 0)
-            return jax.tree.map(
-                lambda leaf: jnp.where(keep, leaf, jnp.zeros_like(leaf)), block
-            )
+        def look(
+            leaf: Float[Array, "..."], d: Int[Array, " rank"]
+        ) -> Float[Array, "..."]:
+            return jnp.where(jnp.all(d == 0), leaf, jnp.zeros_like(leaf))
 
-        handle = frame.registry.add_field((), padded, look)
-        return lambda at: at.fields[handle][1]
+        return frame.lookup(padded, look)
 
 
 class SpatialBroadcast(AbstractCovariance):
-    """The same value at all positions of another covariance, from one that has none."""
+    """A covariance without positions, spread over the positions of another one."""
 
     nonzero_where_masked = True
 
@@ -105,7 +105,7 @@ class SpatialBroadcast(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Compute the value once."""
-        block = frame.scope.coincident(self.upstream, same=frame.same)
+        block = frame.scope.coincident(self.upstream, self_pairs=frame.self_pairs)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
 
         def spread(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -113,6 +113,4 @@ class SpatialBroadcast(AbstractCovariance):
             leaf = leaf.reshape(*pairs, *(1,) * len(canvas))
             return jnp.broadcast_to(leaf, (*pairs, *canvas))
 
-        spread_block = jax.tree.map(spread, block._replace(gap=None))
-        handle = frame.registry.add_field(spread_block, (), lambda moving, d: moving)
-        return lambda at: at.fields[handle][0]
+        return frame.constant(jax.tree.map(spread, block._replace(gap=None)))

@@ -1,76 +1,78 @@
-"""What every covariance tells about itself, and how one is evaluated."""
+"""What a covariance is, and how it is asked for: blocks, frames, scopes.
+
+A consumer asks a covariance for **blocks**: the entries of some pairs of examples at
+one displacement of their positions. It does so in two stages. `Frame.bind` runs once,
+outside the loop over displacements, and returns a rule; whatever the rule needs from
+the variances of single examples is computed there and registered in the frame's
+`Registry`. `Registry.blocks` runs once for each batch of displacements: it looks up all
+that was registered at these, then lets the rules push the block through the layers.
+"""
 
 import abc
 import dataclasses
-import itertools
-import math
-from typing import Any, ClassVar
+from collections.abc import Callable, Hashable
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from eqtangents.covariance._frame import Block, BlockRule, Frame, Registry, Scope
-from eqtangents.covariance._lattice import displacements
-
-
-# Entries of a block: large enough to outweigh the cost of starting an operation, small
-# enough that the few blocks alive at a time stay in the second-level caches.
-BLOCK_BYTES = 2**18
+from eqtangents.covariance._lattice import doubled, pad_to, rolled, where
+from eqtangents.covariance._outline import Outline
+from eqtangents.covariance._registry import Look, Memo, Registered, Registry
 
 
-_names = itertools.count()
+class Block(NamedTuple):
+    """Covariances of pairs of examples at one displacement.
 
-
-def new_source() -> frozenset[int]:
-    """A name for weights or inputs that nothing else comes from."""
-    return frozenset([next(_names)])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outline:
-    """The facts of a covariance, passed on from layer to layer.
-
-    `size`: the positions of the layer's output. `canvas`: the smallest canvas it can be
-    asked for on; the only one along axes of a `fixed_canvas`, which are periodic.
-    `channels`: the finite width.
-    `gaussian`: whether channels are independent and identical Gaussians.
-    `sources`: the weights and inputs that a channel's values come from, directly or by
-    functions of single channels; outputs without common ones are independent.
-    `centred`: whether their mean over these weights is zero. `trainable`: whether there
-    are any weights, so that blocks have a tangent kernel where one is wanted.
-    `exchangeable`: whether channels are infinitely many and alike.
-    `has_trained_gains`: whether a normalisation with trained gains acts since the last
-    weights. The gradient in a gain is the channel itself, so that the next nonlinearity
-    must not treat that part of the tangent kernel as independent of its input.
-    `diagonal`: whether different positions are known to be uncorrelated. `mask`: the
-    positions that each example has, where not all have all; the others count as zero.
-    `graph`: what connects the positions of each example, if anything does.
+    The pairs are `n1 n2` for every example of one batch with every example of the
+    other, or `n` for each example with itself. `ntk` is `None` where it is zero or
+    not wanted. `gap` is how far `nngp` stays below the product of the standard
+    deviations, where that is known (`_gaps`); it carries no derivative.
     """
 
-    size: tuple[int, ...]
-    canvas: tuple[int, ...]
-    fixed_canvas: tuple[bool, ...]
-    channels: int
-    gaussian: bool
-    sources: frozenset[int]
-    centred: bool
-    trainable: bool
-    exchangeable: bool = False
-    has_trained_gains: bool = False
-    diagonal: bool = False
-    mask: Bool[Array, "n *size"] | None = None
-    graph: PyTree[Array] = None
+    nngp: Float[Array, "*pairs_and_canvas"]
+    ntk: Float[Array, "*pairs_and_canvas"] | None
+    gap: Float[Array, "*pairs_and_canvas"] | None = None
 
-    @property
-    def rank(self) -> int:
-        """The number of spatial axes."""
-        return len(self.size)
+    def with_ntk(self) -> "Block":
+        """The block with its tangent kernel as an array, zeros where there is none."""
+        ntk = jnp.zeros_like(self.nngp) if self.ntk is None else self.ntk
+        return self._replace(ntk=ntk)
 
-    def replace(self, **changes: Any) -> "Outline":
-        """A copy with some facts changed."""
-        return dataclasses.replace(self, **changes)
+    def scaled(self, factor: Float[Array, "..."]) -> "Block":
+        """The block of outputs times numbers that are not negative."""
+        fixed = lax.stop_gradient(factor)
+        return Block(
+            factor * self.nngp,
+            None if self.ntk is None else factor * self.ntk,
+            None if self.gap is None else fixed * self.gap,
+        )
+
+
+class Evaluation:
+    """One displacement's run through the rules; every rule is run once."""
+
+    def __init__(self, registered: Registered, carried: Any = None):
+        """Start with nothing computed but the block that a `Repeat` carries, if any."""
+        self.fields, self.masks = registered
+        self.carried = carried
+        self._memo = Memo()
+
+    def __call__(self, rule: "BlockRule") -> Block:
+        """The block of a bound rule."""
+        return self._memo.once(rule, "block", lambda: rule(self))
+
+    def nested(self, fields: list[tuple[Any, Any]], carried: Any) -> "Evaluation":
+        """The run at the same displacement, for one depth of a `Repeat`."""
+        return Evaluation(Registered(fields, self.masks), carried)
+
+
+Content = TypeVar("Content")
+# What a rule registered while it was bound, as a function of the run that needs it.
+Lookup: TypeAlias = Callable[[Evaluation], Content]
+BlockRule: TypeAlias = Lookup[Block]
 
 
 class AbstractCovariance(abc.ABC):
@@ -81,11 +83,14 @@ class AbstractCovariance(abc.ABC):
     """
 
     outline: Outline
+    # The values themselves, where they are known: those of the network's inputs. They
+    # are no fact of the outline, which layers pass on.
+    examples: Float[Array, "n channels *size"] | None = None
     # Whether the rule may give more than zero where an example has no position.
     nonzero_where_masked: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def bind(self, frame: Frame) -> BlockRule:
+    def bind(self, frame: "Frame") -> BlockRule:
         """The rule for the entries of `frame`; called by it once, `Frame.bind`.
 
         The rule must hold no arrays that depend on examples, except for those it
@@ -93,66 +98,203 @@ class AbstractCovariance(abc.ABC):
         """
 
 
-class Sweep:
-    """A loop over displacements of one covariance, on one canvas."""
+class Scope:
+    """One tile of examples: batch sizes, and what was already computed for them."""
 
     def __init__(
         self,
-        scope: Scope,
-        node: AbstractCovariance,
-        canvas: tuple[int, ...],
+        n1: int,
+        n2: int,
+        zero: Float[Array, ""],
         *,
-        same: bool,
-        reach: tuple[int, ...] | None = None,
+        wants_ntk: bool,
+        identical: Bool[Array, "n1 n2"] | None = None,
+        slot_variance: Float[Array, "n *size"] | None = None,
     ):
-        """Bind the rule of `node`, and so compute all that no displacement changes.
+        """A tile with `n1` examples of one batch and `n2` of the other.
 
-        Displacements are those of at most `reach` along each axis, or all of them.
+        `zero` has the type of the kernel. Inside of `jax.shard_map` it varies over all
+        axes of the mesh that the kernel may vary over; added to the initial values of a
+        loop, it makes them vary as well. `identical` says which pairs are one example
+        that passes through the network once; by default no pair is.
+        `slot_variance`, at one depth of a `Repeat`, is the variance of what comes in.
         """
-        self.canvas, self.reach = canvas, canvas if reach is None else reach
-        self.frame = Frame(
-            scope, Registry(), same, canvas, self.reach, (1,) * len(canvas)
+        self.n1, self.n2, self.wants_ntk = n1, n2, wants_ntk
+        self.zero, self.dtype = zero, zero.dtype
+        self.identical, self.slot_variance = identical, slot_variance
+        self.asked_in: Frame | None = None  # where the layer of a `Repeat` is asked for
+        self.memo = Memo()
+
+    def variance(self, node: AbstractCovariance) -> Float[Array, "n *size"]:
+        """`K(x, x)` at every position, for the examples of both batches in a row."""
+        return self.coincident(node, self_pairs=True).nngp
+
+    def coincident(self, node: AbstractCovariance, *, self_pairs: bool) -> Block:
+        """The entries of a covariance whose two positions coincide, `(*pairs, *size)`.
+
+        All such entries of one tile come from one run, so that none is computed twice.
+        """
+
+        def begin() -> tuple[Frame, Evaluation]:
+            frame = self.frame(self_pairs=self_pairs)
+            return frame, Evaluation(frame.registry.coincident())
+
+        frame, at = self.memo.once(self, ("coincident", self_pairs), begin)
+        return at(frame.bind(node))
+
+    def frame(
+        self,
+        *,
+        self_pairs: bool,
+        canvas: tuple[int, ...] | None = None,
+        reach: tuple[int, ...] = (),
+    ) -> "Frame":
+        """A frame for the consumer at the end of a chain of covariances."""
+        return Frame(self, Registry(), self_pairs, canvas, reach, (1,) * len(reach))
+
+    def fresh(self, slot_variance: Float[Array, "n *size"] | None = None) -> "Scope":
+        """A scope of the same examples for which nothing else was computed."""
+        return Scope(
+            self.n1,
+            self.n2,
+            self.zero,
+            wants_ntk=self.wants_ntk,
+            identical=self.identical,
+            slot_variance=slot_variance,
         )
-        self.rule = self.frame.bind(node)
-        self.pairs = scope.pairs(same)
 
-    def batches(self) -> Int[Array, "batches batch rank"]:
-        """The displacements, split into equal batches that fill a block."""
-        return self._split(jnp.asarray(displacements(self.canvas, self.reach)))
+    def pairs(self, self_pairs: bool) -> tuple[int, ...]:
+        """The shape of the pairs of examples in a block."""
+        return (self.n1 + self.n2,) if self_pairs else (self.n1, self.n2)
 
-    def _split(
-        self, displacements: Int[Array, "n rank"]
-    ) -> Int[Array, "batches batch rank"]:
-        entries = math.prod((*self.pairs, *self.canvas))
-        count, rank = displacements.shape
-        itemsize = self.frame.scope.dtype.itemsize
-        most = max(1, min(count, BLOCK_BYTES // (entries * itemsize)))
-        batch = max(b for b in range(1, most + 1) if count % b == 0)
-        return displacements.reshape(-1, batch, rank)
 
-    def batch(self, displacements: Int[Array, "n rank"]) -> Block:
-        """The blocks of a batch, recomputed when differentiated."""
-        return jax.checkpoint(lambda ds: self.frame.registry.blocks(self.rule, ds))(
-            displacements
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """Which entries of a covariance a consumer asks for.
+
+    `self_pairs`: each example with itself, or every example of one batch with every one
+    of the other. `canvas`: how positions are stored, `None` where both positions
+    coincide; then a block has the size of the covariance and no displacement. `reach`:
+    the largest displacement that is asked for here, either way. `scale`: the
+    displacement here is `scale` times the consumer's at the end of the chain.
+    """
+
+    scope: Scope
+    registry: Registry
+    self_pairs: bool
+    canvas: tuple[int, ...] | None
+    reach: tuple[int, ...]
+    scale: tuple[int, ...]
+
+    @property
+    def wants_ntk(self) -> bool:
+        """Whether rules have to track the tangent kernel; variances need none."""
+        return self.scope.wants_ntk and not self.self_pairs
+
+    @property
+    def pairs(self) -> tuple[int, ...]:
+        """The shape of the pairs of examples in a block."""
+        return self.scope.pairs(self.self_pairs)
+
+    def bind(self, node: AbstractCovariance) -> BlockRule:
+        """The rule of a node in this frame."""
+        rule = self.once(node, "rule", lambda: node.bind(self))
+        mask = node.outline.mask
+        if node.nonzero_where_masked and mask is not None:
+            return self.once(rule, "masked", lambda: self._masked(rule, mask))
+        return rule
+
+    def once(self, owner: Any, key: str, build: Callable[[], Content]) -> Content:
+        """`build()` the first time that it is asked for in this frame."""
+        entries = (key, self.self_pairs, self.canvas, self.scale)
+        return self.registry.memo.once(owner, entries, build)
+
+    def _masked(self, rule: BlockRule, mask: Bool[Array, "n *size"]) -> BlockRule:
+        """The rule, with zeros for positions that an example does not have."""
+        build = lambda: self.per_example(mask, mask.ndim - 1, False)
+        exist = self.once(mask, "exist", build)
+
+        def masked(at: Evaluation) -> Block:
+            left, right = exist(at)
+            return jax.tree.map(lambda leaf: where(left & right, leaf), at(rule))
+
+        return masked
+
+    def strided(self, stride: tuple[int, ...]) -> "Frame":
+        """The frame in which the input of a strided map is asked for."""
+        if self.canvas is None or all(s == 1 for s in stride):
+            return self
+        canvas, reach, scale = (
+            tuple(a * s for a, s in zip(sizes, stride, strict=True))
+            for sizes in (self.canvas, self.reach, self.scale)
+        )
+        return dataclasses.replace(self, canvas=canvas, reach=reach, scale=scale)
+
+    def blocks(self, rule: BlockRule, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks of a rule at some displacements, along a new leading axis."""
+        run = lambda registered: Evaluation(registered)(rule)
+        return self.registry.blocks(run, displacements)
+
+    def nested(self, scope: Scope) -> "Frame":
+        """The same entries, for one depth of a `Repeat`."""
+        registry = self.registry.nested()
+        scope.asked_in = dataclasses.replace(self, scope=scope, registry=registry)
+        return scope.asked_in
+
+    def constant(self, value: Content) -> Lookup[Content]:
+        """Register a tree of arrays that is the same at all displacements."""
+        number = self.registry.add_field(value, (), lambda moving, d: moving)
+        return lambda at: at.fields[number][0]
+
+    def lookup(
+        self,
+        table: Content,
+        look: Callable[[Float[Array, "..."], Int[Array, " rank"]], Array],
+    ) -> Lookup[Content]:
+        """Register a tree of arrays; `look` finds the part at a displacement here.
+
+        Only where positions differ, `canvas` not being `None`.
+        """
+        number = self.registry.add_field((), table, self._leafwise(look))
+        return lambda at: at.fields[number][1]
+
+    def per_example(
+        self, arrays: PyTree[Shaped[Array, "n ..."]], rank: int, fill: float | bool
+    ) -> Lookup[tuple[Any, Any]]:
+        """Register a quantity of single examples to be seen from both ends of a pair.
+
+        The arrays have the examples of both batches along their first axis and
+        positions along the last `rank`. The result, `(left, right)`, broadcasts against
+        the blocks of this frame, whose canvas is filled up with `fill`.
+        """
+        left, right, n1 = arrays, arrays, self.scope.n1
+        if not self.self_pairs:
+            left = jax.tree.map(lambda leaf: leaf[:n1, None], arrays)
+            right = jax.tree.map(lambda leaf: leaf[None, n1:], arrays)
+        look, canvas = lambda moving, d: moving, self.canvas
+        if canvas is not None:
+            pad = lambda leaf: pad_to(leaf, canvas, fill)
+            left = jax.tree.map(pad, left)
+            right = jax.tree.map(lambda leaf: doubled(pad(leaf), rank), right)
+            look = self._leafwise(rolled)
+        number = self.registry.add_field(left, right, look)
+        return lambda at: at.fields[number]
+
+    def mask(
+        self, key: Hashable, look: Callable[[Int[Array, " rank"]], Shaped[Array, "..."]]
+    ) -> Lookup[Array]:
+        """Register a mask over positions that depends on the displacement here."""
+        key = (key, self.canvas, self.scale)
+        self.registry.add_mask(key, lambda _, d: look(self._here(d)))
+        return lambda at: at.masks[key]
+
+    def _leafwise(self, look: Callable[[Array, Int[Array, " rank"]], Array]) -> Look:
+        """Look each leaf of a tree up at the displacement here."""
+        return lambda moving, d: jax.tree.map(
+            lambda leaf: look(leaf, self._here(d)), moving
         )
 
-    def blocks(self, displacements: Int[Array, "n rank"]) -> Block:
-        """The blocks at any number of displacements, a batch after the other."""
-        batches = self._split(displacements)
-        if batches.shape[0] == 1:
-            return self.batch(displacements)
-        blocks = lax.map(self.batch, batches)
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), blocks)
-
-
-def tabulate(
-    scope: Scope, node: AbstractCovariance, canvas: tuple[int, ...], *, same: bool
-) -> Block:
-    """The blocks at every displacement of a canvas, `(*canvas, *pairs, *canvas)`."""
-
-    def build() -> Block:
-        sweep = Sweep(scope, node, canvas, same=same)
-        stacked = lax.map(sweep.batch, sweep.batches())
-        return jax.tree.map(lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked)
-
-    return scope.once(("table", id(node), canvas, same), node, build)
+    def _here(self, d: Int[Array, " rank"] | None) -> Int[Array, " rank"]:
+        """The displacement in this frame, given the consumer's."""
+        assert d is not None, "only asked for where positions differ"
+        return d * jnp.asarray(self.scale, d.dtype)

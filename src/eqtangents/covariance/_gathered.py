@@ -1,40 +1,41 @@
-"""Covariances that are stored at all displacements and looked up at any positions."""
+"""Positions picked by index, out of covariances stored at all displacements."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Float, Int
 
-from eqtangents.covariance._covariance import AbstractCovariance, tabulate
-from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
+)
 from eqtangents.covariance._lattice import along, partner, picked, where
+from eqtangents.covariance._table import tabulate
 
 
 class Gathered(AbstractCovariance):
-    r"""Positions picked by index, $K'_{pp'} = K_{i(p)\, i(p')}$, from a stored table.
+    r"""Positions picked by index, $K'_{pp'} = K_{i(p)\, i(p')}$, from a table.
 
-    The table holds the square of the input's canvas for each pair of examples. Without
-    indices nothing moves, but the output can be asked for on any canvas: this is what
-    stands between layers whose canvases cannot agree.
+    The table holds the square of the input's canvas for each pair of examples.
     """
 
     def __init__(
         self,
         upstream: AbstractCovariance,
-        indices: Sequence[Sequence[int] | Int[np.ndarray, "..."] | int] | None = None,
+        indices: Sequence[Sequence[int] | Int[np.ndarray, "..."] | int],
     ):
-        """Pick positions along each axis, or take all of them.
+        """Pick positions along each axis.
 
         An axis with one number disappears. Where a number is negative there is nothing
         to pick: the output is zero.
         """
         self.upstream = upstream
-        if indices is None:
-            indices = [range(h) for h in upstream.outline.size]
         self.indices = [np.asarray(index, np.int32) for index in indices]
         size = tuple(index.size for index in self.indices if index.ndim)
         mask = upstream.outline.mask
@@ -51,13 +52,15 @@ class Gathered(AbstractCovariance):
         if frame.canvas is None:
             return self._coincident_rule(frame.bind(self.upstream))
         native = self.upstream.outline.canvas
-        table = tabulate(frame.scope, self.upstream, native, same=frame.same)
+        table = tabulate(
+            frame.scope, self.upstream, native, self_pairs=frame.self_pairs
+        )
         canvas, rank = frame.canvas, len(frame.canvas)
 
         def look(leaf: Float[Array, "..."], d: Int[Array, " rank"]) -> Array:
             here, displacement = [], []
             inside = jnp.ones(canvas, bool)
-            axis = 0  # of the output
+            axis = 0  # Of the output, which lacks the axes that disappear.
             for n, index in zip(native, self.indices, strict=True):
                 if not index.ndim:
                     here.append(index)
@@ -71,9 +74,9 @@ class Gathered(AbstractCovariance):
                 if np.any(index < 0):
                     inside &= along((first >= 0) & (second >= 0), axis, rank)
                 axis += 1
-            return where(inside, _gather(leaf, displacement, here, canvas))
+            return where(inside, _table_entries(leaf, displacement, here, canvas))
 
-        return stored_rule(frame, table, look)
+        return frame.lookup(table, look)
 
     def _coincident_rule(self, upstream: BlockRule) -> BlockRule:
         picks = np.ix_(*map(np.atleast_1d, self.indices))
@@ -90,7 +93,7 @@ class Gathered(AbstractCovariance):
         return rule
 
 
-def _gather(
+def _table_entries(
     table: Float[Array, "..."],
     displacement: list[Array | np.ndarray],
     here: list[Array | np.ndarray],
@@ -99,60 +102,38 @@ def _gather(
     """Entries of a table at one displacement and position for each output position."""
     pairs = (slice(None),) * (table.ndim - 2 * len(here))
     picks = [jnp.broadcast_to(p, canvas) for p in (*displacement, *here)]
-    picked = table[(*picks[: len(here)], *pairs, *picks[len(here) :])]
-    rank = len(canvas)  # These axes come first, then the pairs.
-    return jnp.moveaxis(picked, range(rank), range(-rank, 0))
+    entries = table[(*picks[: len(here)], *pairs, *picks[len(here) :])]
+    rank = len(canvas)  # (*canvas, *pairs) -> (*pairs, *canvas)
+    return jnp.moveaxis(entries, range(rank), range(-rank, 0))
 
 
-def at_displacement(
-    table: Float[Array, "..."], d: Int[Array, " rank"]
-) -> Float[Array, "..."]:
-    """The block of a table `(*canvas, *pairs, *canvas)` at a displacement."""
-    rank = d.shape[0]
-    rest = table.ndim - rank
-    start = [*d] + [jnp.zeros((), d.dtype)] * rest
-    return lax.dynamic_slice(table, start, (1,) * rank + table.shape[rank:])[
-        (0,) * rank
-    ]
+def recanvassed(upstream: AbstractCovariance) -> AbstractCovariance:
+    """The same covariance, to be asked for on any canvas.
 
-
-def stored_rule(
-    frame: Frame,
-    table: Block,
-    look: Callable[[Float[Array, "..."], Int[Array, " rank"]], Float[Array, "..."]],
-) -> BlockRule:
-    """A rule that looks its block up in a table of the same pairs."""
-    handle = frame.registry.add_field(
-        (),
-        table,
-        lambda moving, d: jax.tree.map(lambda leaf: look(leaf, frame.here(d)), moving),
-    )
-    return lambda at: at.fields[handle][1]
+    Nothing moves. It stands between layers whose canvases cannot agree.
+    """
+    return Gathered(upstream, [range(h) for h in upstream.outline.size])
 
 
 def wrap_uneven(
     upstream: AbstractCovariance, axis: int, before: int, after: int
 ) -> AbstractCovariance:
     """Repeat the inputs of a periodic axis beyond both of its ends."""
-    indices = [tuple(range(h)) for h in upstream.outline.size]
+    indices = [range(h) for h in upstream.outline.size]
     size = upstream.outline.size[axis]
-    indices[axis] = tuple(p % size for p in range(-before, size + after))
-    return Gathered(upstream, tuple(indices))
+    wrapped = [p % size for p in range(-before, size + after)]
+    return Gathered(upstream, [*indices[:axis], wrapped, *indices[axis + 1 :]])
 
 
 def on_common_canvas(
-    branches: list[AbstractCovariance],
-) -> list[AbstractCovariance]:
+    branches: Sequence[AbstractCovariance],
+) -> tuple[AbstractCovariance, ...]:
     """Branches that can all be asked for on the largest of their canvases."""
-    canvas = tuple(map(max, zip(*(b.outline.canvas for b in branches), strict=True)))
-    return [
-        Gathered(branch)
-        if any(
-            fixed_canvas and g != common
-            for fixed_canvas, g, common in zip(
-                branch.outline.fixed_canvas, branch.outline.canvas, canvas, strict=True
-            )
-        )
-        else branch
-        for branch in branches
-    ]
+    largest = tuple(map(max, zip(*(b.outline.canvas for b in branches), strict=True)))
+
+    def fits(branch: AbstractCovariance) -> bool:
+        outline = branch.outline
+        axes = zip(outline.fixed_canvas, outline.canvas, largest, strict=True)
+        return all(not fixed or own == common for fixed, own, common in axes)
+
+    return tuple(b if fits(b) else recanvassed(b) for b in branches)

@@ -8,14 +8,17 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    Outline,
-    new_source,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
 )
-from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
+from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
+from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.duals._elementary import reciprocal
 
 
-class Input(AbstractCovariance):
+class InputCovariance(AbstractCovariance):
     r"""Inner products of inputs, $K(x, x')_{pp'} = \frac{1}{C} x_p \cdot x'_{p'}$."""
 
     def __init__(
@@ -24,8 +27,12 @@ class Input(AbstractCovariance):
         *,
         mask: Bool[Array, "n *size"] | None = None,
         graph: PyTree[Array] = None,
+        sources: frozenset[int] | None = None,
     ):
-        """Hold the examples of both batches in a row, zero where they are masked."""
+        """Hold the examples of both batches in a row, zero where they are masked.
+
+        `sources` are those of the input that these are a function of, if they are.
+        """
         channels, *size = examples.shape[1:]
         if mask is not None:
             examples = jnp.where(mask[:, None], examples, jnp.zeros_like(examples))
@@ -36,30 +43,20 @@ class Input(AbstractCovariance):
             fixed_canvas=(False,) * len(size),
             channels=channels,
             gaussian=False,
-            sources=new_source(),
+            sources=new_source() if sources is None else sources,
             centred=False,
             trainable=False,
             mask=mask,
             graph=graph,
         )
 
-    def mapped(
-        self, function: Callable[[Float[Array, "..."]], Float[Array, "..."]]
-    ) -> "Input":
-        """The covariance of a known function of the same input's examples."""
-        mapped = Input(
-            function(self.examples), mask=self.outline.mask, graph=self.outline.graph
-        )
-        mapped.outline = mapped.outline.replace(sources=self.outline.sources)
-        return mapped
-
     def bind(self, frame: Frame) -> BlockRule:
         """Multiply and sum over channels, in full precision on every device."""
-        handle = frame.per_example(self.examples, self.outline.rank, 0.0)
+        examples = frame.per_example(self.examples, self.outline.rank, 0.0)
 
         def products(at: Evaluation) -> Block:
-            left, right = at.fields[handle]
-            if frame.same:
+            left, right = examples(at)
+            if frame.self_pairs:
                 products = jnp.sum(left * right, 1)
             else:
                 products = jnp.einsum(
@@ -67,22 +64,36 @@ class Input(AbstractCovariance):
                 )
             return Block(products / self.outline.channels, None)
 
-        if not frame.tracks_gaps(self):
+        if not tracks_gaps(frame, self):
             return products
-        complete, deviations = frame.with_gaps(self), frame.deviations(self)
+        complete, stds = with_gaps(frame, self), deviations(frame, self)
 
         def with_gap(at: Evaluation) -> Block:
             block = products(at)
             if 1 < self.outline.channels <= _FEW_CHANNELS:
-                gap = _gap_of_few(*at.fields[handle], *at.fields[deviations])
-                block = block._replace(gap=gap)
+                block = block._replace(gap=_gap_of_few(*examples(at), *stds(at)))
             return complete(at, block)
 
         return with_gap
 
 
-# So many differences cost about as much as a layer. A single channel is one of two
-# directions, so that products and deviations are rounded alike.
+def mapped_examples(
+    covariance: AbstractCovariance,
+    function: Callable[[Float[Array, "..."]], Float[Array, "..."]],
+) -> InputCovariance:
+    """The covariance of a known function of known examples."""
+    assert covariance.examples is not None, "only inputs are known"
+    outline = covariance.outline
+    return InputCovariance(
+        function(covariance.examples),
+        mask=outline.mask,
+        graph=outline.graph,
+        sources=outline.sources,
+    )
+
+
+# With so many channels, their differences cost about as much as a layer. A single
+# channel has but two directions, and its products and deviations are rounded alike.
 _FEW_CHANNELS = 16
 
 
@@ -92,7 +103,9 @@ def _gap_of_few(
     left_std: Float[Array, "n1 1"],
     right_std: Float[Array, "1 n2"],
 ) -> Float[Array, "n1 n2"]:
-    r"""`s s' - k`, by differences of directions, whose digits near inputs keep.
+    r"""`s s' - k`, from differences of directions.
+
+    The differences keep their digits where inputs are close together. The gap is
 
     $\frac{s s'}{2} |x / s - x' / s'|^2$, with the mean over channels as norm.
     """

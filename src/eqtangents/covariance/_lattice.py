@@ -61,7 +61,7 @@ def along(vector: _Vector, axis: int, rank: int) -> _Vector:
 def where(mask: Bool[Array, "..."], block: Float[Array, "..."]) -> Float[Array, "..."]:
     """The block where a mask over its trailing axes holds, zero elsewhere.
 
-    Never a product with the mask: unused entries are not to be counted on.
+    It selects and never multiplies, since unused entries may hold anything.
     """
     mask = mask.reshape((1,) * (block.ndim - mask.ndim) + mask.shape)
     return jnp.where(mask, block, jnp.zeros((), block.dtype))
@@ -72,7 +72,7 @@ def picked(
 ) -> Shaped[Array, "n *size_out"]:
     """Positions picked along each axis but the first, zero where an index is negative.
 
-    An axis with a single number disappears.
+    An axis with one number, in the place of a sequence, disappears.
     """
     for axis, index in reversed(list(enumerate(indices, 1))):
         x = jnp.take(x, index, axis)
@@ -97,7 +97,10 @@ def both_inside(
 def displacements(
     canvas: Sequence[int], reach: Sequence[int]
 ) -> Int[np.ndarray, "n rank"]:
-    """Those of at most `reach` either way along each axis, those downwards last."""
+    """All displacements `d` with `abs(d) <= reach` on every axis.
+
+    They are stored modulo the canvas: negative ones come last.
+    """
     axes = [
         range(g) if 2 * r + 1 >= g else [*range(r + 1), *range(g - r, g)]
         for g, r in zip(canvas, reach, strict=True)

@@ -11,19 +11,23 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    Outline,
-    new_source,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
+    Scope,
 )
-from eqtangents.covariance._frame import Block, BlockRule, Frame, Scope
-from eqtangents.covariance._gathered import at_displacement, stored_rule
-from eqtangents.covariance._lattice import along, pad_to
-from eqtangents.covariance._pooled import fixed_rule
-from eqtangents.covariance._readout import dense
+from eqtangents.covariance._lattice import pad_to
+from eqtangents.covariance._table import (
+    at_displacement,
+    by_displacement,
+    coinciding,
+    dense_block,
+)
 
 
 class Mapped(AbstractCovariance):
@@ -46,8 +50,8 @@ class Mapped(AbstractCovariance):
     ):
         """Move the positions of one channel by `move(parameters, values)`.
 
-        `parameters` gives them for a tile, with the examples of both batches in a row;
-        they may depend on covariances themselves.
+        `parameters` computes them for a tile, with the examples of both batches in a
+        row. They may depend on covariances themselves.
         """
         self.upstream, self.move, self.parameters = upstream, move, parameters
         self.outline = upstream.outline.replace(
@@ -60,21 +64,22 @@ class Mapped(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Map all pairs of positions, then look up a displacement at a time."""
-        scope, same = frame.scope, frame.same
-        key = ("mapped", id(self), same)
-        mapped = scope.once(key, self, lambda: self._mapped(scope, same))
+        once, size = frame.scope.memo.once, self.outline.size
+        self_pairs = frame.self_pairs
+        build = lambda: self._dense(frame.scope, self_pairs)
+        dense = once(self, ("dense", self_pairs), build)
         if frame.canvas is None:
-            pick = lambda leaf: coinciding(leaf, self.outline.size)
-            return fixed_rule(frame, jax.tree.map(pick, mapped))
-        arrange = lambda leaf: by_displacement(leaf, self.outline.size)
-        table = scope.once(("table", *key), self, lambda: jax.tree.map(arrange, mapped))
-        return stored_rule(frame, table, at_displacement)
+            pick = lambda leaf: coinciding(leaf, size)
+            return frame.constant(jax.tree.map(pick, dense))
+        arrange = lambda: jax.tree.map(lambda leaf: by_displacement(leaf, size), dense)
+        table = once(self, ("table", self_pairs), arrange)
+        return frame.lookup(table, at_displacement)
 
-    def _mapped(self, scope: Scope, same: bool) -> Block:
+    def _dense(self, scope: Scope, self_pairs: bool) -> Block:
         """The output's covariances, `(*pairs, *size, *size)`."""
         parameters, n1 = self.parameters(scope), scope.n1
-        block = dense(scope, self.upstream, same=same)
-        if same:
+        block = dense_block(scope, self.upstream, self_pairs=self_pairs)
+        if self_pairs:
             both = jax.vmap(lambda one, leaf: self._both(one, one, leaf))
             return jax.tree.map(lambda leaf: both(parameters, leaf), block)
         first = jax.tree.map(lambda leaf: leaf[:n1], parameters)
@@ -89,14 +94,16 @@ class Mapped(AbstractCovariance):
         """Move both positions of the covariance of one pair of examples."""
         size_in, size = self.upstream.outline.size, self.outline.size
         positions, count = math.prod(size_in), math.prod(size)
+        # (*size_in, *size_in) -> (positions, *size_in) -> (positions, *size)
         leaf = leaf.reshape(positions, *size_in)
         leaf = jax.vmap(lambda row: self.move(second, row))(leaf)
+        # The second position comes first now: (count, *size_in) -> (count, *size)
         leaf = leaf.reshape(positions, count).T.reshape(count, *size_in)
         leaf = jax.vmap(lambda row: self.move(first, row))(leaf)
         return leaf.reshape(count, count).T.reshape(*size, *size)
 
 
-class Positional(AbstractCovariance):
+class PositionValues(AbstractCovariance):
     """Values that depend on the position alone: one covariance for all examples.
 
     They come from trained weights, so that the tangent kernel is the covariance itself.
@@ -110,65 +117,28 @@ class Positional(AbstractCovariance):
         like: AbstractCovariance,
         channels: int,
     ):
-        """Hold the covariance `(*size, *size)` of the positions of `like`."""
+        """Hold the covariance of all pairs of positions of `like`."""
         self.covariance = covariance
         outline = like.outline
-        self.outline = Outline(
-            size=outline.size,
-            canvas=outline.size,
-            fixed_canvas=(False,) * outline.rank,
-            channels=channels,
-            gaussian=True,
-            sources=new_source(),
-            centred=True,
-            trainable=True,
-            exchangeable=True,
-            mask=outline.mask,
-            graph=outline.graph,
+        self.outline = outline.with_weights(channels, gaussian=True).replace(
+            canvas=outline.size, fixed_canvas=(False,) * outline.rank
         )
 
     def bind(self, frame: Frame) -> BlockRule:
-        """The same for all pairs of examples."""
-        scope = frame.scope
-        covariance = self.covariance.astype(scope.dtype)
-        pairs = scope.pairs(frame.same)
+        """Spread the covariance over all pairs of examples."""
+        covariance, size = self.covariance.astype(frame.scope.dtype), self.outline.size
+        pairs = frame.pairs
+        if frame.canvas is None:
+            values = frame.constant(coinciding(covariance, size))
+        else:
+            padded = pad_to(covariance, (*frame.canvas, *frame.canvas), 0.0)
+            table = by_displacement(padded, frame.canvas)
+            values = frame.lookup(table, at_displacement)
 
-        def spread(leaf: Float[Array, "*canvas"]) -> Block:
+        def rule(at: Evaluation) -> Block:
+            leaf = values(at)
             leaf = leaf.reshape((1,) * len(pairs) + leaf.shape)
             leaf = jnp.broadcast_to(leaf, (*pairs, *leaf.shape[len(pairs) :]))
             return Block(leaf, leaf if frame.wants_ntk else None)
 
-        if frame.canvas is None:
-            handle = frame.registry.add_field(
-                coinciding(covariance, self.outline.size), (), lambda moving, d: moving
-            )
-            return lambda at: spread(at.fields[handle][0])
-        padded = pad_to(covariance, (*frame.canvas, *frame.canvas), 0.0)
-        table = by_displacement(padded, frame.canvas)
-        handle = frame.registry.add_field(
-            (), table, lambda moving, d: at_displacement(moving, frame.here(d))
-        )
-        return lambda at: spread(at.fields[handle][1])
-
-
-def coinciding(leaf: Float[Array, "..."], size: tuple[int, ...]) -> Float[Array, "..."]:
-    """`(*pairs, *size)` out of `(*pairs, *size, *size)`."""
-    here = [along(np.arange(h), axis, len(size)) for axis, h in enumerate(size)]
-    return leaf[(*[slice(None)] * (leaf.ndim - 2 * len(size)), *here, *here)]
-
-
-def by_displacement(
-    leaf: Float[Array, "..."], canvas: tuple[int, ...]
-) -> Float[Array, "..."]:
-    """`(*pairs, *canvas, *canvas)` as a table `(*canvas, *pairs, *canvas)`."""
-    rank = len(canvas)
-    lead = leaf.ndim - 2 * rank
-    first, second = [], []
-    for axis, g in enumerate(canvas):
-        first.append(along(np.arange(g), rank + axis, 2 * rank))
-        there = (np.arange(g)[:, None] + np.arange(g)) % g
-        shape = [1] * 2 * rank
-        shape[axis], shape[rank + axis] = g, g
-        second.append(there.reshape(shape))
-    entries = leaf[(*[slice(None)] * lead, *first, *second)]
-    return jnp.moveaxis(entries, range(lead, lead + rank), range(rank))
+        return rule

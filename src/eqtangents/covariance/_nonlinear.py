@@ -1,12 +1,20 @@
-"""Nonlinearities of Gaussian channels."""
+"""Nonlinearities of Gaussian channels, and their means."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._covariance import AbstractCovariance
-from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
+    Lookup,
+)
+from eqtangents.covariance._gaps import deviations, tolerance, tracks_gaps, with_gaps
 from eqtangents.duals._dual import AbstractDual, in_terms
 from eqtangents.duals._pair import Moments, Pair
 
@@ -25,45 +33,48 @@ class Nonlinear(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Look up the variances of both ends, then apply the dual entry by entry."""
-        if frame.same and frame.canvas is None:
+        if frame.self_pairs and frame.canvas is None:
             variance = frame.bind(self.upstream)
-
-            def variance_rule(at: Evaluation) -> Block:
-                return Block(self.dual.diagonal(at(variance).nngp), None)
-
-            return variance_rule
-
-        # Whatever asks for more displacements of one covariance comes first: then those
-        # of the others are at hand.
-        if frame.same:
+            return lambda at: Block(self.dual.diagonal(at(variance).nngp), None)
+        # Of two demands on one covariance, the one for more displacements comes first:
+        # a table that is computed for it serves the other, too.
+        if frame.self_pairs:
             upstream, prepared = frame.bind(self.upstream), self.prepared(frame)
         else:
             prepared, upstream = self.prepared(frame), frame.bind(self.upstream)
-        tolerance = frame.tolerance(self.outline.rank)
+        within = tolerance(frame, self.outline.rank)
 
         def moments(at: Evaluation, block: Block) -> Moments:
-            pair = Pair(block.nngp, block.gap, tolerance(at))
+            pair = Pair(block.nngp, block.gap, within(at))
             return self.dual.moments(pair, *prepared(at))
 
-        if not frame.tracks_gaps(self):
+        if tracks_gaps(frame, self):
+            return self._rule_with_gap(frame, upstream, moments)
 
-            def rule(at: Evaluation) -> Block:
-                block = at(upstream)
-                return self._image(block, moments(at, block), None)
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream)
+            return self._image(block, moments(at, block), None)
 
-            return rule
+        return rule
 
-        before, after = frame.with_gaps(self.upstream), frame.with_gaps(self)
-        deviations = frame.deviations(self)
+    def _rule_with_gap(
+        self,
+        frame: Frame,
+        upstream: BlockRule,
+        moments_of: Callable[[Evaluation, Block], Moments],
+    ) -> BlockRule:
+        """Complete the blocks before and after the nonlinearity by their gaps."""
+        before, after = with_gaps(frame, self.upstream), with_gaps(frame, self)
+        stds = deviations(frame, self)
 
-        def rule_with_gap(at: Evaluation) -> Block:
+        def rule(at: Evaluation) -> Block:
             block = at(upstream)
             block = before(at, block) if block.gap is None else block
-            found = moments(at, block)
-            gap = found.gap_between(*at.fields[deviations])
-            return after(at, self._image(block, found, gap))
+            moments = moments_of(at, block)
+            gap = moments.gap_between(*stds(at))
+            return after(at, self._image(block, moments, gap))
 
-        return rule_with_gap
+        return rule
 
     def _image(
         self, block: Block, moments: Moments, gap: Float[Array, "..."] | None
@@ -76,9 +87,34 @@ class Nonlinear(AbstractCovariance):
         # By E u f'(u) v f'(v) = E f(u) f(v), for homogeneous functions.
         return Block(value, derivative * (block.ntk - block.nngp) + value, gap)
 
-    def prepared(self, frame: Frame) -> Callable[[Evaluation], tuple[Any, Any]]:
-        """Register what the dual needs of the variances, and find it for both ends."""
+    def prepared(self, frame: Frame) -> Lookup[tuple[Any, Any]]:
+        """Register what the dual needs of the variances, for both ends of a pair."""
         variance = frame.scope.variance(self.upstream)
-        handle = frame.per_example(self.dual.prepare(variance), self.outline.rank, 1.0)
-        pairs = len(frame.scope.pairs(frame.same))
-        return lambda at: in_terms(at.fields[handle], pairs)
+        ends = frame.per_example(self.dual.prepare(variance), self.outline.rank, 1.0)
+        return lambda at: in_terms(ends(at), len(frame.pairs))
+
+
+class Centred(AbstractCovariance):
+    r"""A nonlinearity's outputs less their mean over the channels.
+
+    $K'_{pp'} = K_{pp'} - m_p m'_{p'}$, where $m = \mathbb{E} f(u)$ follows from the
+    variance of $u$ alone: $m m'$ is the dual of two independent inputs.
+    """
+
+    def __init__(self, upstream: Nonlinear):
+        """Subtract the means of a nonlinearity's outputs."""
+        self.upstream = upstream
+        self.outline = upstream.outline.replace(centred=True)
+
+    def bind(self, frame: Frame) -> BlockRule:
+        """Subtract the product of both ends' means."""
+        upstream = frame.bind(self.upstream)
+        prepared = self.upstream.prepared(frame)
+
+        def rule(at: Evaluation) -> Block:
+            nngp, ntk, _ = at(upstream)
+            apart = Pair(jnp.zeros_like(nngp))
+            moments = self.upstream.dual.moments(apart, *prepared(at))
+            return Block(nngp - moments.value, ntk)
+
+        return rule

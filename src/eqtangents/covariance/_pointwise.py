@@ -1,4 +1,4 @@
-"""Rules that act on each entry alone: affine maps, nonlinearities, joined branches."""
+"""Rules that act on each entry alone: affine maps, factors, normalisation."""
 
 from collections.abc import Callable
 
@@ -11,9 +11,13 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    new_source,
+    Block,
+    BlockRule,
+    Evaluation,
+    Frame,
+    Scope,
 )
-from eqtangents.covariance._frame import Block, BlockRule, Evaluation, Frame
+from eqtangents.covariance._gaps import tracks_gaps
 from eqtangents.duals._pair import deviation
 
 
@@ -42,16 +46,7 @@ class Affine(AbstractCovariance):
         self.upstream = upstream
         self.scale, self.shift = scale, shift
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
-        self.outline = upstream.outline.replace(
-            channels=channels,
-            gaussian=gaussian,
-            sources=new_source(),
-            centred=True,
-            trainable=True,
-            exchangeable=True,
-            has_trained_gains=False,
-            diagonal=False,
-        )
+        self.outline = upstream.outline.with_weights(channels, gaussian=gaussian)
 
     def bind(self, frame: Frame) -> BlockRule:
         """Apply entry by entry."""
@@ -85,19 +80,19 @@ class Affine(AbstractCovariance):
         With $\tan\phi = \sigma_b / (\sqrt{a} s)$ the constant adds
         $\sigma \sigma' (1 - \cos(\phi - \phi'))$, which is a square.
         """
-        if not frame.tracks_gaps(self):
+        if not tracks_gaps(frame, self):
             return lambda at, block: None
         biased = eqx.is_array(self.shift) or self.shift != 0
-        handle = frame.per_example(self._half_angles(frame), 0, 0.0) if biased else None
+        angles = frame.per_example(self._half_angles(frame), 0, 0.0) if biased else None
 
         def rule(at: Evaluation, block: Block) -> Float[Array, "..."] | None:
             if block.gap is None:
                 return None
             scale = lax.stop_gradient(jnp.asarray(self.scale, block.gap.dtype))
             gap = scale * block.gap
-            if handle is None:
+            if angles is None:
                 return gap
-            (sine, cosine), (other_sine, other_cosine) = at.fields[handle]
+            (sine, cosine), (other_sine, other_cosine) = angles(at)
             root = sine * other_cosine - cosine * other_sine
             return gap + root * root
 
@@ -147,11 +142,83 @@ class Scaled(AbstractCovariance):
         n = frame.scope.n1 + frame.scope.n2
         factor = jnp.asarray(self.factor, frame.scope.dtype)
         factors = jnp.broadcast_to(factor, (n, *self.outline.size))
-        handle = frame.per_example(factors, self.outline.rank, 0.0)
+        ends = frame.per_example(factors, self.outline.rank, 0.0)
 
         def rule(at: Evaluation) -> Block:
-            left, right = at.fields[handle]
+            left, right = ends(at)
             block = at(upstream)._replace(gap=None)  # Some factors may be negative.
             return block.scaled(left * right)
+
+        return rule
+
+
+class Normalised(AbstractCovariance):
+    r"""$K'_{pp'} = K_{pp'} / \sqrt{v_p v'_{p'}}$, and $T'$ alike.
+
+    $v = \epsilon + K(x, x)$, averaged over some of the axes: over infinitely many
+    channels the average of squares is no longer random.
+    """
+
+    def __init__(
+        self, upstream: AbstractCovariance, axes: tuple[int, ...], eps: Scalar
+    ):
+        """Divide by the deviation over the channels and these spatial axes."""
+        self.upstream, self.axes, self.eps = upstream, axes, eps
+        self.outline = upstream.outline
+
+    def bind(self, frame: Frame) -> BlockRule:
+        """Look up the deviations of both ends."""
+        upstream = frame.bind(self.upstream)
+        reciprocal = self._reciprocal_deviation(frame.scope)
+        ends = frame.per_example(reciprocal, self.outline.rank, 0.0)
+
+        def rule(at: Evaluation) -> Block:
+            left, right = ends(at)
+            return at(upstream).scaled(left * right)
+
+        return rule
+
+    def _reciprocal_deviation(self, scope: Scope) -> Float[Array, "n *size"]:
+        variance, mask = scope.variance(self.upstream), self.outline.mask
+        axes = tuple(1 + axis for axis in self.axes)
+        if mask is None:
+            mean = variance.mean(axes, keepdims=True)
+        else:  # The variance is zero where a position is masked.
+            count = mask.sum(axes, keepdims=True, dtype=variance.dtype)
+            mean = variance.sum(axes, keepdims=True) / jnp.maximum(count, 1)
+        total = jnp.asarray(self.eps, variance.dtype) + mean
+        # An input of zeros stays zero, and so does its gradient.
+        safe = jnp.where(total > 0, total, jnp.ones_like(total))
+        reciprocal = jnp.where(total > 0, 1 / jnp.sqrt(safe), jnp.zeros_like(total))
+        return jnp.broadcast_to(reciprocal, variance.shape)
+
+
+class TrainedGains(AbstractCovariance):
+    """Trained gains and offsets of the channels, at their initial values one and zero.
+
+    The function is not changed. To the tangent kernel, gradients with respect to the
+    gains add `K`, and gradients with respect to the offsets add 1.
+    """
+
+    nonzero_where_masked = True
+
+    def __init__(self, upstream: AbstractCovariance, *, gain: bool, offset: bool):
+        """Train gains, offsets, or both."""
+        self.upstream, self.gain, self.offset = upstream, gain, offset
+        self.outline = upstream.outline.replace(
+            trainable=True, has_trained_gains=gain or upstream.outline.has_trained_gains
+        )
+
+    def bind(self, frame: Frame) -> BlockRule:
+        """Add the two gradients."""
+        upstream = frame.bind(self.upstream)
+        if not frame.wants_ntk:
+            return upstream
+
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream).with_ntk()
+            assert block.ntk is not None
+            ntk = block.ntk + block.nngp if self.gain else block.ntk
+            return block._replace(ntk=ntk + 1 if self.offset else ntk)
 
         return rule

@@ -21,15 +21,20 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import AbstractCovariance, Sweep
-from eqtangents.covariance._frame import Block, BlockRule, Frame, Scope
-from eqtangents.covariance._gathered import at_displacement, stored_rule
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Block,
+    BlockRule,
+    Frame,
+    Scope,
+)
 from eqtangents.covariance._lattice import along, materialised
-from eqtangents.covariance._stencil import strided, window_sum
-from eqtangents.covariance._windows import Window
+from eqtangents.covariance._stencil import Window, strided, window_sum
+from eqtangents.covariance._table import Sweep, at_displacement
 
 
-# For `rho, delta` along one axis: where both inputs exist, for each pair of offsets.
+# Along one axis, for each `rho, delta` and each pair of offsets with this difference:
+# where both inputs exist.
 _Masks: TypeAlias = dict[tuple[int, int], list[Bool[Array, " _canvas"]]]
 
 
@@ -44,32 +49,33 @@ class Pooled(AbstractCovariance):
         self.outline = outline.replace(diagonal=False)
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Compute the displacements that are asked for, unless they are at hand."""
+        """Compute the displacements that are asked for, unless a table has them."""
         if not self.windows:
             return frame.bind(self.upstream)
         rank, canvas, reach = self.outline.rank, frame.canvas, frame.reach
         if canvas is None:
             canvas, reach = self.outline.canvas, (0,) * rank
-        key = ("pooled", id(self), frame.same)
-        tables: list[_Table] = frame.scope.once(key, self, list)
+        tables: list[_Table] = frame.scope.memo.once(self, frame.self_pairs, list)
         table = next((t for t in tables if t.serves(frame)), None)
         if table is None:
             axes = tuple(map(_Axis, self.windows, canvas, reach))
-            table = _Table(self._blocks(frame.scope, axes, frame.same), axes)
+            table = _Table(self._blocks(frame.scope, axes, frame.self_pairs), axes)
             tables.append(table)
         if frame.canvas is not None:
-            return stored_rule(frame, table.blocks, table.look)
+            return frame.lookup(table.blocks, table.look)
         zero, crop = jnp.zeros(rank, jnp.int32), tuple(map(slice, self.outline.size))
         look = lambda leaf: table.look(leaf, zero)[..., *crop]
-        return fixed_rule(frame, jax.tree.map(look, table.blocks))
+        return frame.constant(jax.tree.map(look, table.blocks))
 
-    def _blocks(self, scope: Scope, axes: tuple["_Axis", ...], same: bool) -> Block:
+    def _blocks(
+        self, scope: Scope, axes: tuple["_Axis", ...], self_pairs: bool
+    ) -> Block:
         """The blocks of a table, `(*displacements, *pairs, *canvas)`."""
         canvas, above, reach = (
             tuple(getattr(axis, name) for axis in axes)
             for name in ("canvas", "above", "above_reach")
         )
-        sweep = Sweep(scope, self.upstream, above, same=same, reach=reach)
+        sweep = Sweep(scope, self.upstream, above, self_pairs=self_pairs, reach=reach)
         first = np.array([axis.first for axis in axes], np.int32)
         strides = np.array([axis.window.stride for axis in axes], np.int32)
         residues = itertools.product(*(axis.residues for axis in axes))
@@ -82,12 +88,12 @@ class Pooled(AbstractCovariance):
                 lambda: [axis.masks(t[i]) for i, axis in enumerate(axes)], group
             )
             blocks = sweep.blocks(e % np.array(above, np.int32)[None])
-            slabs = jax.tree.map(lambda leaf: _sums(leaf, axes, masks), blocks)
+            slabs = jax.tree.map(lambda leaf: _group_sums(leaf, axes, masks), blocks)
             return jax.tree.map(lambda a, b: _add_at(a, b, group), tables, slabs), None
 
         rows = tuple(axis.groups + len(axis.terms) - 1 for axis in axes)
-        empty = jnp.broadcast_to(scope.zero, (*rows, *sweep.pairs, *canvas))
-        wants_ntk = scope.wants_ntk and not same and self.outline.trainable
+        empty = jnp.broadcast_to(scope.zero, (*rows, *sweep.frame.pairs, *canvas))
+        wants_ntk = sweep.frame.wants_ntk and self.outline.trainable
         tables = Block(empty, empty if wants_ntk else None)
         groups = np.array([*np.ndindex(*(axis.groups for axis in axes))], np.int32)
         tables, _ = lax.scan(add, tables, jnp.asarray(groups))
@@ -108,21 +114,21 @@ class _Axis:
     def terms(self) -> dict[int, list[tuple[int, int]]]:
         """The pairs `rho, delta` for each `k`, in the order of `k`."""
         stride, count = self.window.stride, self.window.count
-        found: dict[int, list[tuple[int, int]]] = {}
+        terms: dict[int, list[tuple[int, int]]] = {}
         for rho, delta in itertools.product(range(stride), range(1 - count, count)):
             k, rest = divmod(rho - delta, stride)
             if not rest:
-                found.setdefault(k, []).append((rho, delta))
-        return dict(sorted(found.items()))
+                terms.setdefault(k, []).append((rho, delta))
+        return dict(sorted(terms.items()))
 
     @functools.cached_property
     def residues(self) -> list[int]:
-        """Every `rho`, but for those that windows never meet."""
+        """Every `rho` that some pair of offsets leads to."""
         return sorted({rho for rho, _ in itertools.chain(*self.terms.values())})
 
     @property
     def whole(self) -> bool:
-        """Whether groups go around the canvas, so that all displacements are there."""
+        """Whether groups go all around the canvas, and so hold every displacement."""
         return 2 * self.reach + len(self.terms) >= self.canvas
 
     @property
@@ -132,7 +138,7 @@ class _Axis:
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """The number of groups."""
         return self.canvas if self.whole else 2 * self.reach + len(self.terms)
 
     @property
@@ -142,7 +148,7 @@ class _Axis:
 
     @property
     def above_reach(self) -> int:
-        """How far the displacements of the inputs go."""
+        """The largest displacement of the inputs, either way."""
         end = self.first + self.groups
         return self.above if self.whole else self.window.stride * max(end, -self.first)
 
@@ -167,8 +173,11 @@ class _Axis:
         }
 
     def folded(self, number: int, table: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The rows that are asked for; groups that went around share one."""
-        low = min(self.terms)  # The first row is that of `first + low`.
+        """Cut a table to the rows that are asked for.
+
+        Rows that are a whole canvas apart have one displacement, and are added up.
+        """
+        low = min(self.terms)  # The first row has the displacement `first + low`.
         if not self.whole:
             start = max(self.terms) - low
             stop = start + 2 * self.reach + 1
@@ -182,7 +191,7 @@ class _Axis:
         return jnp.roll(total, low, number)
 
     def row(self, d: Int[Array, ""]) -> Int[Array, ""]:
-        """Where a displacement is in the table."""
+        """The row of a displacement in the table."""
         return d if self.whole else (d + self.reach) % self.canvas
 
 
@@ -193,7 +202,7 @@ class _Table(NamedTuple):
     axes: tuple[_Axis, ...]
 
     def serves(self, frame: Frame) -> bool:
-        """Whether all that is asked for in a frame is in the table."""
+        """Whether the table has all displacements that a frame asks for."""
         if frame.canvas is None:
             return True
         return frame.canvas == tuple(axis.canvas for axis in self.axes) and all(
@@ -210,17 +219,17 @@ class _Table(NamedTuple):
 
 
 def _met(window: Window, delta: int) -> Window:
-    """The offsets for which that `delta` further is in the window, too."""
+    """The offsets `o` such that `o + delta` lies in the window as well."""
     start, stop = max(0, -delta), window.count - max(0, delta)
     return dataclasses.replace(window, offsets=window.offsets[start:stop])
 
 
-def _sums(
+def _group_sums(
     leaf: Float[Array, "group ..."],
     axes: tuple[_Axis, ...],
     masks: list[_Masks],
 ) -> Float[Array, "..."]:
-    """What a group adds at each `k`, `(*k, *pairs, *canvas)`."""
+    """The sums that a group adds at each `k`, `(*k, *pairs, *canvas)`."""
     rank = len(axes)
     leaf = leaf.reshape(*(len(axis.residues) for axis in axes), *leaf.shape[1:])
     for number, axis in enumerate(axes):
@@ -229,7 +238,7 @@ def _sums(
             rho: int, delta: int, leaf=leaf, number=number, axis=axis
         ) -> Float[Array, "..."]:
             met = _met(axis.window, delta)
-            found = masks[number].get((rho, delta), [None] * met.count)
+            inside = masks[number].get((rho, delta), [None] * met.count)
             return window_sum(
                 lax.index_in_dim(
                     leaf, axis.residues.index(rho), number, keepdims=False
@@ -237,7 +246,7 @@ def _sums(
                 number - rank,
                 met,
                 axis.canvas,
-                [None if m is None else along(m, number, rank) for m in found],
+                [None if m is None else along(m, number, rank) for m in inside],
             )
 
         shifts = [
@@ -251,13 +260,7 @@ def _sums(
 def _add_at(
     table: Float[Array, "..."], slab: Float[Array, "..."], row: Int[Array, " rank"]
 ) -> Float[Array, "..."]:
-    """Add rows to those of a table, from one on."""
+    """Add a slab to the rows of a table that begin at `row`."""
     start = [*row] + [jnp.zeros((), row.dtype)] * (table.ndim - row.size)
     old = lax.dynamic_slice(table, start, slab.shape)
     return lax.dynamic_update_slice(table, old + slab, start)
-
-
-def fixed_rule(frame: Frame, block: Block) -> BlockRule:
-    """A rule whose block is known when it is bound."""
-    handle = frame.registry.add_field(block, (), lambda moving, d: moving)
-    return lambda at: at.fields[handle][0]

@@ -4,19 +4,19 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    Outline,
-    Sweep,
-    tabulate,
+    Block,
+    BlockRule,
+    Frame,
+    Scope,
 )
-from eqtangents.covariance._frame import Block, BlockRule, Frame, Scope
-from eqtangents.covariance._lattice import along, both_inside, where
-from eqtangents.covariance._pooled import fixed_rule
+from eqtangents.covariance._gaps import tracks_gaps, with_gaps
+from eqtangents.covariance._lattice import both_inside, where
+from eqtangents.covariance._table import Sweep
 
 
 class Flattened(AbstractCovariance):
@@ -26,7 +26,7 @@ class Flattened(AbstractCovariance):
         """Flatten outputs; only coinciding positions are ever asked for."""
         outline = upstream.outline
         self.upstream = upstream
-        self.outline = _without_positions(outline).replace(
+        self.outline = outline.without_positions().replace(
             channels=outline.channels * math.prod(outline.size),
             gaussian=outline.gaussian and not outline.rank,
             exchangeable=outline.exchangeable and not outline.rank,
@@ -39,14 +39,13 @@ class Flattened(AbstractCovariance):
             return frame.bind(self.upstream)
 
         def build() -> Block:
-            block = frame.scope.coincident(self.upstream, same=frame.same)
+            block = frame.scope.coincident(self.upstream, self_pairs=frame.self_pairs)
             return jax.tree.map(lambda leaf: leaf.mean(axes), block)
 
-        key = ("flattened", id(self), frame.same)
-        rule = fixed_rule(frame, frame.scope.once(key, self, build))
-        if not frame.tracks_gaps(self):
+        rule = frame.constant(frame.scope.memo.once(self, frame.self_pairs, build))
+        if not tracks_gaps(frame, self):
             return rule
-        complete = frame.with_gaps(self)
+        complete = with_gaps(frame, self)
         return lambda at: complete(at, at(rule))
 
 
@@ -56,29 +55,26 @@ class Total(AbstractCovariance):
     def __init__(self, upstream: AbstractCovariance):
         """Sum outputs over all positions."""
         self.upstream = upstream
-        self.outline = _without_positions(upstream.outline)
+        self.outline = upstream.outline.without_positions()
 
     def bind(self, frame: Frame) -> BlockRule:
         """Sum each block as it is computed, over all displacements."""
         if not self.upstream.outline.rank:
             return frame.bind(self.upstream)
-        key = ("total", id(self), frame.same)
-        return fixed_rule(
-            frame,
-            frame.scope.once(key, self, lambda: self._sum(frame.scope, frame.same)),
-        )
+        build = lambda: self._sum(frame.scope, frame.self_pairs)
+        return frame.constant(frame.scope.memo.once(self, frame.self_pairs, build))
 
-    def _sum(self, scope: Scope, same: bool) -> Block:
+    def _sum(self, scope: Scope, self_pairs: bool) -> Block:
         outline = self.upstream.outline
         canvas, rank = outline.canvas, outline.rank
         reach = (0,) * rank if outline.diagonal else None
-        sweep = Sweep(scope, self.upstream, canvas, same=same, reach=reach)
+        sweep = Sweep(scope, self.upstream, canvas, self_pairs=self_pairs, reach=reach)
 
         def reduce(displacements: Int[Array, "n rank"]) -> Block:
             inside = jax.vmap(lambda d: both_inside(canvas, outline.size, d))(
                 displacements
             )
-            inside = jnp.expand_dims(inside, range(1, 1 + len(sweep.pairs)))
+            inside = jnp.expand_dims(inside, range(1, 1 + len(sweep.frame.pairs)))
 
             def total(leaf: Array) -> Array:
                 if canvas != outline.size:
@@ -91,38 +87,12 @@ class Total(AbstractCovariance):
         return jax.tree.map(lambda leaf: leaf.sum(0), sums)
 
 
-def _without_positions(outline: Outline) -> Outline:
-    """The facts of what is left when positions are summed over."""
-    axes = tuple(range(1, 1 + outline.rank))
-    mask = None if outline.mask is None else outline.mask.any(axes)
-    return outline.replace(
-        size=(), canvas=(), fixed_canvas=(), diagonal=False, mask=mask, graph=None
-    )
-
-
-def dense(scope: Scope, node: AbstractCovariance, *, same: bool = False) -> Block:
-    """The entries of all pairs of positions, `(*pairs, *size, *size)`."""
-    canvas, size, rank = node.outline.canvas, node.outline.size, node.outline.rank
-    if not rank:
-        return scope.coincident(node, same=same)
-    first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
-    second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
-    displacement = [(q - p) % g for p, q, g in zip(first, second, canvas, strict=True)]
-
-    pairs = len(scope.pairs(same))
-
-    def pick(table: Float[Array, "..."]) -> Float[Array, "..."]:
-        entries = table[(*displacement, *[slice(None)] * pairs, *first)]
-        return jnp.moveaxis(entries, range(-pairs, 0), range(pairs))
-
-    return jax.tree.map(pick, tabulate(scope, node, canvas, same=same))
-
-
 def bounded(scope: Scope, node: AbstractCovariance, block: Block) -> Block:
-    """The entries of all pairs, with what is known of them in spite of rounding.
+    """A dense block, corrected where its true entries are known in spite of rounding.
 
     The covariance of an example with itself is its variance, and where a variance
-    overflowed the entries did too. Only where variances cost little: without positions.
+    overflowed the entries did too. It is left as it is where there are positions, whose
+    variances would cost too much.
     """
     if block.gap is None:
         return block

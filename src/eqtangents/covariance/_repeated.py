@@ -4,31 +4,61 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
-    Outline,
-    new_source,
-    tabulate,
-)
-from eqtangents.covariance._frame import (
     Block,
     BlockRule,
     Evaluation,
     Frame,
+    Lookup,
     Scope,
-    Values,
 )
-from eqtangents.covariance._gathered import (
-    Gathered,
-    at_displacement,
-    stored_rule,
-)
-from eqtangents.covariance._pooled import fixed_rule
+from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
+from eqtangents.covariance._gathered import recanvassed
+from eqtangents.covariance._outline import Outline, new_source
+from eqtangents.covariance._table import Stored, tabulate
 from eqtangents.duals._elementary import valued
+
+
+class ShapeChange(ValueError):
+    """A layer changes what it would be given when it follows itself."""
+
+
+class _AskedElsewhere(Exception):
+    """A repeated layer asks for other displacements than the one it is asked for.
+
+    Which ones it asks for is known only by binding it, and the slot that finds out is
+    at the end of a chain of any rules. An exception leaves that chain at once; a result
+    would have to be passed on by every rule there is.
+    """
+
+
+class Slot(AbstractCovariance):
+    """What goes into the repeated layer, at the depth that is being evaluated."""
+
+    def __init__(self, outline: Outline):
+        """Stand for a covariance with these facts."""
+        self.outline = outline
+
+    def bind(self, frame: Frame) -> BlockRule:
+        """The block carried through the loop, or the variance, which is known."""
+        if frame.self_pairs and frame.canvas is None:
+            variance = frame.scope.slot_variance
+            assert variance is not None, "a slot is asked for in a scope of its depth"
+            return lambda at: Block(variance, None)
+        if frame != frame.scope.asked_in:
+            raise _AskedElsewhere
+
+        unpacked = _unpacking(frame, self)
+
+        def rule(at: Evaluation) -> Block:
+            assert at.carried is not None, "a repeated layer runs on a carried block"
+            return unpacked(at, at.carried)
+
+        return rule
 
 
 class Repeated(AbstractCovariance):
@@ -48,42 +78,15 @@ class Repeated(AbstractCovariance):
     ):
         """Repeat the rule of `layer`; it must keep sizes and channels."""
         (marker,) = new_source()
-        slot = Slot(upstream.outline.replace(sources=frozenset([marker])))
-        body = layer(slot)
-        for name in ("size", "channels"):
-            before, after = (getattr(c.outline, name) for c in (slot, body))
-            if before != after:
-                raise ShapeChange(
-                    f"its layer must keep the {name}, so that it can follow itself, "
-                    f"but turns {before} into {after}. Change the layer, or put one "
-                    "that makes the change before the `Repeat`."
-                )
-        # What comes in is what comes out, from the second time on.
-        after = body.outline
-        if after.mask is not slot.outline.mask:
-            raise ShapeChange(
-                "its layer must keep which positions are masked, but moves them. "
-                "Repeat only layers whose windows keep the size of their input."
-            )
-        slot = Slot(
-            slot.outline.replace(
-                gaussian=slot.outline.gaussian and (n == 1 or after.gaussian),
-                centred=slot.outline.centred and (n == 1 or after.centred),
-                trainable=slot.outline.trainable or after.trainable,
-                diagonal=slot.outline.diagonal and after.diagonal,
-                fixed_canvas=after.fixed_canvas,
-            )
-        )
+        outline = upstream.outline.replace(sources=frozenset([marker]))
+        outline = _facts_at_all_depths(outline, layer(Slot(outline)).outline, n)
+        slot = Slot(outline)
         body = layer(slot)
         if slot.outline.canvas != body.outline.canvas:
-            keep, upstream = layer, Gathered(upstream)
-            slot = Slot(
-                slot.outline.replace(
-                    canvas=upstream.outline.canvas,
-                    fixed_canvas=upstream.outline.fixed_canvas,
-                )
-            )
-            layer = lambda one: Gathered(keep(one))
+            keep, upstream = layer, recanvassed(upstream)
+            canvas, fixed = upstream.outline.canvas, upstream.outline.fixed_canvas
+            slot = Slot(outline.replace(canvas=canvas, fixed_canvas=fixed))
+            layer = lambda one: recanvassed(keep(one))
             body = layer(slot)
         sources = body.outline.sources
         if marker in sources:
@@ -99,37 +102,63 @@ class Repeated(AbstractCovariance):
         except _AskedElsewhere:
             return self._tabulated(frame)
 
+    def _last_variance(self, scope: Scope) -> Float[Array, "n *size"]:
+        def step(
+            variance: Float[Array, "..."], _: None
+        ) -> tuple[Float[Array, "..."], None]:
+            return scope.fresh(variance).variance(self.body), None
+
+        start = scope.variance(self.upstream) + scope.zero
+        return lax.scan(step, start, None, length=self.n)[0]
+
     def _streamed(self, frame: Frame) -> BlockRule:
-        scope = frame.scope
-        if frame.same and frame.canvas is None:
-
-            def variance_step(
-                variance: Float[Array, "..."], _: None
-            ) -> tuple[Float[Array, "..."], None]:
-                return scope.nested(self.slot, variance).variance(self.body), None
-
-            start = scope.variance(self.upstream) + scope.zero
-            last, _ = lax.scan(variance_step, start, None, length=self.n)
-            return fixed_rule(frame, Block(last, None))
-
+        """Carry one block, or the variances alone, through all depths."""
+        if frame.self_pairs and frame.canvas is None:
+            return frame.constant(Block(self._last_variance(frame.scope), None))
         upstream = frame.bind(self.upstream)
         packed, unpacked = _packing(frame, self.upstream), _unpacking(frame, self)
-        bound: list[tuple[Callable[[Evaluation], Any], list[Any]]] = []
+        inner_rule, fields = self._bound_at_all_depths(frame)
+        zero, with_ntk = frame.scope.zero, self.slot.outline.trainable
 
-        def bind_step(
+        def rule(at: Evaluation) -> Block:
+            def step(carried: Any, fields: Any) -> tuple[Any, None]:
+                fixed_and_moved = list(zip(*fields, strict=True))
+                return inner_rule(at.nested(fixed_and_moved, carried)), None
+
+            block = at(upstream)
+            if frame.wants_ntk and with_ntk:
+                block = block.with_ntk()
+            carried = jax.tree.map(lambda leaf: leaf + zero, packed(at, block))
+            last, _ = lax.scan(step, carried, fields(at), length=self.n)
+            return unpacked(at, last)
+
+        return rule
+
+    def _bound_at_all_depths(
+        self, frame: Frame
+    ) -> tuple[Lookup[Any], Lookup[tuple[list[Any], list[Any]]]]:
+        """Bind the layer, in a scan over the variances.
+
+        The results are its rule, from what one depth is handed to what it hands on, and
+        the fields that it registered, fixed and moving, stacked over depths.
+        """
+        scope = frame.scope
+        bound: list[tuple[Lookup[Any], list[Any]]] = []
+
+        def step(
             variance: Float[Array, "..."], _: None
         ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
-            inner = frame.nested(scope.nested(self.slot, variance))
+            inner = frame.nested(scope.fresh(variance))
             rule, pack = inner.bind(self.body), _packing(inner, self.body)
             fields = inner.registry.fields
-            bound.append(
-                (lambda at: pack(at, at(rule)), [field.look for field in fields])
-            )
+            # A scan traces its body once for all depths, so that rules can leave it.
+            looks = [field.look for field in fields]
+            bound.append((lambda at: pack(at, at(rule)), looks))
             arrays = [(field.fixed, field.moving) for field in fields]
             return inner.scope.variance(self.body), arrays
 
         start = scope.variance(self.upstream) + scope.zero
-        _, stacked = lax.scan(bind_step, start, None, length=self.n)
+        _, stacked = lax.scan(step, start, None, length=self.n)
         inner_rule, looks = bound[-1]
 
         def look_at_all_depths(moving: list[PyTree[Array]], d: Any) -> list[Any]:
@@ -141,47 +170,65 @@ class Repeated(AbstractCovariance):
             ]
 
         fixed, moving = ([pair[i] for pair in stacked] for i in (0, 1))
-        handle = frame.registry.add_field(fixed, moving, look_at_all_depths)
-
-        def rule(at: Evaluation) -> Block:
-            def step(carried: Any, fields: Any) -> tuple[Any, None]:
-                values = Values(list(zip(*fields, strict=True)), at.masks)
-                return inner_rule(Evaluation(values, carried)), None
-
-            block = at(upstream)
-            if frame.wants_ntk and self.slot.outline.trainable:
-                block = block.with_ntk()
-            carried = jax.tree.map(lambda leaf: leaf + scope.zero, packed(at, block))
-            last, _ = lax.scan(step, carried, at.fields[handle], length=self.n)
-            return unpacked(at, last)
-
-        return rule
+        number = frame.registry.add_field(fixed, moving, look_at_all_depths)
+        return inner_rule, lambda at: at.fields[number]
 
     def _tabulated(self, frame: Frame) -> BlockRule:
+        """Carry tables of all displacements through all depths."""
         scope, canvas = frame.scope, self.outline.canvas
 
         def tables_of(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
-            tables = {s: tabulate(scope, node, canvas, same=s) for s in (False, True)}
+            tables = {
+                self_pairs: tabulate(scope, node, canvas, self_pairs=self_pairs)
+                for self_pairs in (False, True)
+            }
             if scope.wants_ntk and self.slot.outline.trainable:
                 tables[False] = tables[False].with_ntk()
             return tables
 
         def step(tables: dict[bool, Block], _: None) -> tuple[dict[bool, Block], None]:
-            inner = scope.fresh()
             stored = Stored(tables, self.slot.outline)
-            return tables_of(inner, self.layer(stored)), None
+            return tables_of(scope.fresh(), self.layer(stored)), None
 
         def build() -> dict[bool, Block]:
             start = tables_of(scope, self.upstream)
             start = jax.tree.map(lambda leaf: leaf + scope.zero, start)
             return lax.scan(step, start, None, length=self.n)[0]
 
-        tables = scope.once(("repeated", id(self)), self, build)
+        tables = scope.memo.once(self, "tables", build)
         return Stored(tables, self.outline).bind(frame)
 
 
+def _facts_at_all_depths(before: Outline, after: Outline, n: int) -> Outline:
+    """The facts of what comes into a layer the first time and every other time.
+
+    `after` are the facts of its output, given `before`. From the second time on, that
+    is what comes in.
+    """
+    for name in ("size", "channels"):
+        old, new = getattr(before, name), getattr(after, name)
+        if old != new:
+            raise ShapeChange(
+                f"its layer must keep the {name}, so that it can follow itself, "
+                f"but turns {old} into {new}. Change the layer, or put one "
+                "that makes the change before the `Repeat`."
+            )
+    if after.mask is not before.mask:
+        raise ShapeChange(
+            "its layer must keep which positions are masked, but moves them. "
+            "Repeat only layers whose windows keep the size of their input."
+        )
+    return before.replace(
+        gaussian=before.gaussian and (n == 1 or after.gaussian),
+        centred=before.centred and (n == 1 or after.centred),
+        trainable=before.trainable or after.trainable,
+        diagonal=before.diagonal and after.diagonal,
+        fixed_canvas=after.fixed_canvas,
+    )
+
+
 class _Packed(NamedTuple):
-    """What one depth hands to the next where gaps are known: covariances follow."""
+    """A block as one depth hands it on: its covariance follows from the gap."""
 
     gap: Float[Array, "*pairs"]
     ntk: Float[Array, "*pairs"] | None
@@ -191,12 +238,12 @@ def _packing(
     frame: Frame, node: AbstractCovariance
 ) -> Callable[[Evaluation, Block], Block | _Packed]:
     """Register what it takes to pack a block of a node."""
-    if not frame.tracks_gaps(node):
+    if not tracks_gaps(frame, node):
         return lambda at, block: block
-    complete, deviations = frame.with_gaps(node), frame.deviations(node)
+    complete, stds = with_gaps(frame, node), deviations(frame, node)
 
     def pack(at: Evaluation, block: Block) -> _Packed:
-        left, right = at.fields[deviations]
+        left, right = stds(at)
         nngp, ntk, gap = complete(at, block)
         assert gap is not None
         return _Packed(valued(gap, left * right - nngp), ntk)
@@ -208,66 +255,13 @@ def _unpacking(
     frame: Frame, node: AbstractCovariance
 ) -> Callable[[Evaluation, Any], Block]:
     """Register what it takes to undo the packing."""
-    if not frame.tracks_gaps(node):
+    if not tracks_gaps(frame, node):
         return lambda at, block: block
-    deviations = frame.deviations(node)
+    stds = deviations(frame, node)
 
     def unpack(at: Evaluation, packed: _Packed) -> Block:
-        left, right = at.fields[deviations]
+        left, right = stds(at)
         nngp = left * right - packed.gap
         return Block(nngp, packed.ntk, lax.stop_gradient(packed.gap))
 
     return unpack
-
-
-class ShapeChange(ValueError):
-    """A layer that cannot follow itself."""
-
-
-class Slot(AbstractCovariance):
-    """What goes into the repeated layer, at the depth that is being evaluated."""
-
-    def __init__(self, outline: Outline):
-        """Stand for a covariance with these facts."""
-        self.outline = outline
-
-    def bind(self, frame: Frame) -> BlockRule:
-        """The block carried through the loop, or the variance, which is known."""
-        if frame.same and frame.canvas is None:
-            _, variance = frame.scope.memo["slot"]
-            return lambda at: Block(variance, None)
-        if frame != frame.scope.asked_in:
-            raise _AskedElsewhere
-
-        unpacked = _unpacking(frame, self)
-
-        def rule(at: Evaluation) -> Block:
-            assert at.carried is not None, "a repeated layer runs on a carried block"
-            return unpacked(at, at.carried)
-
-        return rule
-
-
-class Stored(AbstractCovariance):
-    """A covariance whose blocks at all displacements are at hand, by `same`."""
-
-    def __init__(self, tables: dict[bool, Block], outline: Outline):
-        """Serve tables of a covariance with these facts."""
-        self.tables, self.outline = tables, outline
-
-    def bind(self, frame: Frame) -> BlockRule:
-        """Look a block up."""
-        table = self.tables[frame.same]
-        if frame.canvas is not None:
-            assert frame.canvas == self.outline.canvas
-            return stored_rule(frame, table, at_displacement)
-        zero = jnp.zeros(self.outline.rank, jnp.int32)
-        crop = tuple(slice(h) for h in self.outline.size)
-        return fixed_rule(
-            frame,
-            jax.tree.map(lambda t: at_displacement(t, zero)[..., *crop], table),
-        )
-
-
-class _AskedElsewhere(Exception):
-    """A repeated layer asks for other displacements than the one it is asked for."""

@@ -6,10 +6,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents.covariance import (
     AbstractCovariance,
-    Input,
     Nonlinear,
     Scaled,
     TrainedGains,
+    mapped_examples,
 )
 from eqtangents.duals import AbstractDual, ReluDual
 from eqtangents.nn._inputs import SignalT, unwrap
@@ -48,8 +48,8 @@ class AbstractActivation(AbstractParameterless):
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Apply the dual, if the input is Gaussian."""
         covariance = one_input(self, covariance)
-        if isinstance(covariance, Input):
-            return covariance.mapped(self.function)
+        if covariance.examples is not None:
+            return mapped_examples(covariance, self.function)
         dual = self.dual
         slope = _slope_of_line(dual)
         if slope is not None:
@@ -62,6 +62,8 @@ class AbstractActivation(AbstractParameterless):
                 "nonlinearity, a `Flatten`, a pooled or joined input, a product or a "
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )
+        # Which rule comes right before is asked here, and is no fact of an outline: the
+        # kernel is known only for a rectifier whose input is that of the gains, too.
         if covariance.outline.has_trained_gains and not (
             isinstance(covariance, TrainedGains)
             and not covariance.upstream.outline.has_trained_gains

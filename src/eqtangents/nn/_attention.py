@@ -16,16 +16,16 @@ from eqtangents._types import Count, NonNegative, Positive, Scalar, lowered, pla
 from eqtangents.covariance import (
     AbstractCovariance,
     Affine,
+    BranchProduct,
+    BranchSum,
     ChannelConcat,
     Mapped,
-    Positional,
-    Product,
+    PositionValues,
     Scaled,
     Scope,
     SpatialBroadcast,
-    Sum,
     Total,
-    dense,
+    dense_block,
 )
 from eqtangents.nn._habits import checked_new
 from eqtangents.nn._inputs import SignalT, unwrap
@@ -138,11 +138,11 @@ class PositionalEmbedding(eqx.Module):
     def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
         """The covariance of that."""
         outline = covariance.outline
-        embedding = Positional(
+        embedding = PositionValues(
             self.covariance(outline.size), covariance, self.count(outline.channels)
         )
         branches = (covariance, Scaled(embedding, self.std))
-        return Sum(branches) if self.kind == "sum" else ChannelConcat(branches)
+        return BranchSum(branches) if self.kind == "sum" else ChannelConcat(branches)
 
 
 class GlobalSelfAttention(AbstractLayer):
@@ -310,9 +310,9 @@ class GlobalSelfAttention(AbstractLayer):
                 "kernel by `eqtangents.monte_carlo`.",
             )
         square = (self.query_std * self.key_std) ** 2 * self._output_variance
-        overlap = SpatialBroadcast(Total(Product([seen, valued])), seen)
+        overlap = SpatialBroadcast(Total(BranchProduct([seen, valued])), seen)
         return Affine(
-            Product([overlap, seen]),
+            BranchProduct([overlap, seen]),
             scale=square,
             shift=self._bias_variance,
             weight_gradient=4 * square,
@@ -327,7 +327,7 @@ class GlobalSelfAttention(AbstractLayer):
         size, positions = outline.size, math.prod(outline.size)
 
         def weights(scope: Scope) -> Float[Array, "n queries keys"]:
-            own = dense(scope, seen, same=True).nngp
+            own = dense_block(scope, seen, self_pairs=True).nngp
             scores = own.reshape(own.shape[0], positions, positions)
             scores = jnp.asarray(self.query_std * self.key_std, own.dtype) * scores
             mask = outline.mask

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from eqtangents._types import Count, plain
 from eqtangents.covariance import (
     AbstractCovariance,
+    BranchProduct,
+    BranchSum,
     ChannelConcat,
-    Product,
     SpatialConcat,
-    Sum,
     independent,
     uncorrelated,
 )
@@ -78,7 +78,7 @@ def added(layer: AbstractLayer, x: Any) -> Any:
 
 def sum_of(layer: AbstractLayer, covariance: Covariances) -> AbstractCovariance:
     """The covariance of that sum."""
-    return Sum(_joinable(layer, covariance))
+    return BranchSum(_joinable(layer, covariance))
 
 
 class FanInProd(AbstractParameterless):
@@ -107,7 +107,7 @@ class FanInProd(AbstractParameterless):
                 "tell that of the product. Give all branches but one a `Linear` or "
                 "`Conv` of their own.",
             )
-        return Product(branches)
+        return BranchProduct(branches)
 
 
 class FanInConcat(AbstractParameterless):

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents._arguments import described
 from eqtangents._types import CountOrZero, plain
-from eqtangents.covariance import AbstractCovariance, Input, Repeated, ShapeChange
+from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
 from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._branches import added, sum_of
 from eqtangents.nn._inputs import is_signal
@@ -97,7 +97,7 @@ class Sequential(AbstractLayer):
         """
         if not isinstance(covariance, AbstractCovariance) or covariance.outline.rank:
             return None
-        if isinstance(covariance, Input):  # Functions of it are known exactly.
+        if covariance.examples is not None:  # Functions of them are known exactly.
             return None
         body = lambda one: one_input(self, self._through(one, start, period))
         try:

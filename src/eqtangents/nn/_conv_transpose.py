@@ -112,12 +112,9 @@ class ConvTranspose(AbstractAffine):
         covariance = one_input(self, covariance)
         outline = covariance.outline
         indices, found = self._spread(outline.size)
-        sums = Stencil(Gathered(covariance, indices), found)
-        mask = outline.mask
-        mask = None if mask is None else self._mask(mask)
-        sums.outline = sums.outline.replace(mask=mask)
+        mask = None if outline.mask is None else self._mask(outline.mask)
         return self._fresh(
-            sums,
+            Stencil(Gathered(covariance, indices), found, mask=mask),
             taps=math.prod(window.count for window in found),
             channels_in=outline.channels,
             channels=self.out_channels,
@@ -156,4 +153,4 @@ def _spread_axis(n: int, f: int, s: int, padding: str) -> tuple[np.ndarray, Wind
         low = f - 1 if s > f - 1 else -(-total // 2)
     spread = spread[: (n - 1) * s + 1]
     spread = np.pad(spread, (low, total - low), constant_values=-1)
-    return spread, Window.of(spread.size, f, 1, 1, "VALID")
+    return spread, Window.of(spread.size, kernel=f)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from eqtangents.covariance import Input, Window, seen_through
+from eqtangents.covariance import InputCovariance, Window, seen_through
 from eqtangents.nn._arrays import as_array, examples_of
 from eqtangents.nn._habits import checked_new
 
@@ -263,7 +263,7 @@ def with_equal_edges(x1: Signal, x2: Signal) -> tuple[Signal, Signal]:
     return Graph(x1.value, extended(first)), Graph(x2.value, extended(second))
 
 
-def as_input(x1: Signal, x2: Signal) -> Input:
+def as_input(x1: Signal, x2: Signal) -> InputCovariance:
     """The covariance of the examples of two batches."""
     x = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), x1, x2)
     graph, mask = None, None
@@ -271,4 +271,4 @@ def as_input(x1: Signal, x2: Signal) -> Input:
         x, graph = x.value, x.adjacency
     if isinstance(x, Masked):
         x, mask = x.value, x.mask
-    return Input(x, mask=mask, graph=graph)
+    return InputCovariance(x, mask=mask, graph=graph)

@@ -11,10 +11,10 @@ from eqtangents._types import Axes, Count, NonNegative, Scalar, plain
 from eqtangents.covariance import (
     AbstractCovariance,
     Centred,
-    Input,
     Nonlinear,
     Normalised,
     TrainedGains,
+    mapped_examples,
 )
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import AbstractLayer, Covariances, LayerError, one_input
@@ -95,10 +95,12 @@ class LayerNorm(AbstractLayer):
         covariance = one_input(self, covariance)
         outline = covariance.outline
         axes = self._spatial_axes(outline.rank)
-        if isinstance(covariance, Input):
+        if covariance.examples is not None:
             normalised = _exactly(covariance, self.axes, self.eps, centred=True)
         elif outline.centred:
             normalised = Normalised(covariance, axes, self.eps)
+        # Centring asks which rule comes right before: it needs the nonlinearity itself,
+        # whose mean follows from the variance of its input, not of its output.
         elif isinstance(covariance, Nonlinear) and not axes:
             normalised = Normalised(Centred(covariance), axes, self.eps)
         else:
@@ -164,7 +166,7 @@ class RMSNorm(AbstractLayer):
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Divide by the deviations, and add what gains and offsets contribute."""
         covariance = one_input(self, covariance)
-        if isinstance(covariance, Input):
+        if covariance.examples is not None:
             normalised = _exactly(covariance, (0,), self.eps, centred=False)
         else:
             normalised = Normalised(covariance, (), self.eps)
@@ -271,12 +273,17 @@ def _standardised(
 
 
 def _exactly(
-    covariance: Input, axes: tuple[int, ...], eps: Scalar, *, centred: bool
-) -> Input:
+    covariance: AbstractCovariance,
+    axes: tuple[int, ...],
+    eps: Scalar,
+    *,
+    centred: bool,
+) -> AbstractCovariance:
     """The input, normalised: its channels are finitely many, and known."""
     mask = covariance.outline.mask
     one = lambda value, mask: _standardised(value, mask, axes, eps, centred=centred)
-    return covariance.mapped(lambda examples: jax.vmap(one)(examples, mask))
+    each = lambda examples: jax.vmap(one)(examples, mask)
+    return mapped_examples(covariance, each)
 
 
 def _with_gains(layer: _Gained, channels: int) -> _Gained:

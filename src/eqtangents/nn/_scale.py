@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
 from eqtangents._types import Scalar
-from eqtangents.covariance import AbstractCovariance, Input, Scaled
+from eqtangents.covariance import AbstractCovariance, Scaled, mapped_examples
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import AbstractParameterless, Covariances, one_input
 
@@ -31,7 +31,7 @@ class Scale(AbstractParameterless):
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Multiply both kernels by the square."""
         covariance = one_input(self, covariance)
-        if isinstance(covariance, Input):
-            factor = self.factor
-            return covariance.mapped(lambda x: jnp.asarray(factor, x.dtype) * x)
+        if covariance.examples is not None:
+            times = lambda x: jnp.asarray(self.factor, x.dtype) * x
+            return mapped_examples(covariance, times)
         return Scaled(covariance, self.factor)

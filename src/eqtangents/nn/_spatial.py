@@ -42,7 +42,7 @@ def windows(
             f"has {rank}, of sizes {size}. Give a pair for each axis.",
         )
     found = tuple(
-        Window.of(h, k, s, d, p)
+        Window.of(h, kernel=k, stride=s, dilation=d, padding=p)
         for h, k, s, d, p in zip(size, *per_axis, paddings, strict=True)
     )
     for axis, window in enumerate(found):

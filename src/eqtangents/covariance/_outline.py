@@ -1,0 +1,114 @@
+"""The facts of a covariance that layers ask about before any entry is computed."""
+
+import dataclasses
+import functools
+import itertools
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from jaxtyping import Array, Bool, PyTree
+
+
+_names = itertools.count()
+
+
+def new_source() -> frozenset[int]:
+    """A name for weights or inputs that nothing else comes from."""
+    return frozenset([next(_names)])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outline:
+    """The facts of a covariance, passed on from layer to layer.
+
+    `size`: the positions of the layer's output.
+    `canvas`: the smallest canvas that blocks can be asked for on.
+    `fixed_canvas`: along which axes that canvas is the only one, because the axis is
+    periodic.
+    `channels`: the finite width.
+    `gaussian`: whether channels are independent and identical Gaussians.
+    `sources`: the weights and inputs that a channel's values come from, directly or by
+    functions of single channels. Outputs without common sources are independent.
+    `centred`: whether the mean over these weights is zero.
+    `trainable`: whether there are any weights. If so, blocks have a tangent kernel
+    where one is wanted.
+    `exchangeable`: whether channels are infinitely many and alike.
+    `has_trained_gains`: whether a normalisation with trained gains acts since the last
+    weights. The gradient in a gain is the channel itself, so the next nonlinearity must
+    not treat that part of the NTK as independent of its input.
+    `diagonal`: whether different positions are known to be uncorrelated.
+    `mask`: the positions that each example has, where not all examples have all. The
+    other positions count as zero.
+    `graph`: what connects the positions of each example, if anything does.
+    """
+
+    size: tuple[int, ...]
+    canvas: tuple[int, ...]
+    fixed_canvas: tuple[bool, ...]
+    channels: int
+    gaussian: bool
+    sources: frozenset[int]
+    centred: bool
+    trainable: bool
+    exchangeable: bool = False
+    has_trained_gains: bool = False
+    diagonal: bool = False
+    mask: Bool[Array, "n *size"] | None = None
+    graph: PyTree[Array] = None
+
+    @property
+    def rank(self) -> int:
+        """The number of spatial axes."""
+        return len(self.size)
+
+    def replace(self, **changes: Any) -> "Outline":
+        """A copy with some facts changed."""
+        return dataclasses.replace(self, **changes)
+
+    def with_weights(self, channels: int, *, gaussian: bool) -> "Outline":
+        """The facts after weights of a layer's own have mixed the channels."""
+        return self.replace(
+            channels=channels,
+            gaussian=gaussian,
+            sources=new_source(),
+            centred=True,
+            trainable=True,
+            exchangeable=True,
+            has_trained_gains=False,
+            diagonal=False,
+        )
+
+    def without_positions(self) -> "Outline":
+        """The facts after positions were summed over."""
+        axes = tuple(range(1, 1 + self.rank))
+        mask = None if self.mask is None else self.mask.any(axes)
+        return self.replace(
+            size=(), canvas=(), fixed_canvas=(), diagonal=False, mask=mask, graph=None
+        )
+
+    @classmethod
+    def joined(cls, outlines: Sequence["Outline"]) -> "Outline":
+        """The facts of a sum of branches, on a canvas that holds every branch."""
+        along_axes = lambda merge, facts: tuple(map(merge, zip(*facts, strict=True)))
+        return outlines[0].replace(
+            canvas=along_axes(max, [o.canvas for o in outlines]),
+            fixed_canvas=along_axes(any, [o.fixed_canvas for o in outlines]),
+            gaussian=all(o.gaussian for o in outlines),
+            sources=frozenset().union(*(o.sources for o in outlines)),
+            centred=all(o.centred for o in outlines),
+            trainable=any(o.trainable for o in outlines),
+            exchangeable=all(o.exchangeable for o in outlines),
+            has_trained_gains=any(o.has_trained_gains for o in outlines),
+            diagonal=all(o.diagonal for o in outlines),
+            mask=_any_mask(outlines),
+        )
+
+
+def _any_mask(outlines: Sequence[Outline]) -> Bool[Array, "n *size"] | None:
+    """The positions that any of the branches has."""
+    masks = [o.mask for o in outlines]
+    if all(mask is masks[0] for mask in masks):
+        return masks[0]
+    known = [mask for mask in masks if mask is not None]
+    return functools.reduce(operator.or_, known) if len(known) == len(masks) else None

@@ -1,0 +1,117 @@
+"""What rules need at each displacement: registered once, looked up many times."""
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax
+from jaxtyping import Array, Int, PyTree
+
+from eqtangents.covariance._lattice import materialised
+
+
+Result = TypeVar("Result")
+Look: TypeAlias = Callable[[PyTree[Array], Int[Array, " rank"] | None], Any]
+
+
+class Memo:
+    """Results that are computed once for an owner and a key."""
+
+    def __init__(self):
+        """Start with nothing computed."""
+        self._kept: dict[Hashable, tuple[Any, Any]] = {}
+
+    def once(self, owner: Any, key: Hashable, build: Callable[[], Result]) -> Result:
+        """`build()` the first time that this is asked for, then its result."""
+        place = (id(owner), key)
+        if place not in self._kept:  # The owner is kept, or its `id` might be reused.
+            self._kept[place] = (owner, build())
+        return self._kept[place][1]
+
+
+class Registered(NamedTuple):
+    """All that a registry holds, looked up at one displacement.
+
+    A field is a pair: its fixed part, and what its `look` gave of the moving part.
+    """
+
+    fields: Sequence[tuple[Any, Any]]
+    masks: dict[Hashable, Any]
+
+
+class Field(NamedTuple):
+    """Per-example data of a rule.
+
+    `fixed` belongs to the first position of a pair; `look(moving, d)` fetches the data
+    of the second, `d` away.
+    """
+
+    fixed: PyTree[Array]
+    moving: PyTree[Array]
+    look: Look
+
+
+class Registry:
+    """What the rules of one frame need at each displacement, registered as they bind.
+
+    Fields belong to examples (and to one depth of a `Repeat`). Masks belong to
+    positions alone, so that registries nested in a `Repeat` share them.
+    """
+
+    def __init__(self, masks: dict[Hashable, Look] | None = None):
+        """Start empty, or sharing the masks of the registry this one is nested in."""
+        self.fields: list[Field] = []
+        self.masks: dict[Hashable, Look] = {} if masks is None else masks
+        self.memo = Memo()
+
+    def nested(self) -> "Registry":
+        """A registry with fields of its own, for the layer inside a `Repeat`."""
+        return Registry(self.masks)
+
+    def add_field(self, fixed: PyTree[Array], moving: PyTree[Array], look: Look) -> int:
+        """Register a field; the result is its number among `Registered.fields`."""
+        self.fields.append(Field(fixed, moving, look))
+        return len(self.fields) - 1
+
+    def add_mask(self, key: Hashable, look: Look) -> None:
+        """Register `look((), d)`, unless the key is taken: then it is the same mask."""
+        self.masks.setdefault(key, look)
+
+    def coincident(self) -> Registered:
+        """All fields where the two positions of each pair coincide: nothing moves.
+
+        It is not looked up for a loop's body, so that more fields may come later.
+        """
+        return Registered(_Unmoved(self.fields), {})
+
+    def blocks(
+        self, run: Callable[[Registered], Result], displacements: Int[Array, "n rank"]
+    ) -> Result:
+        """The results of `run` at some displacements, along a new leading axis."""
+        if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
+            moved = materialised(lambda: self._look(displacements[0]), displacements)
+            return jax.tree.map(lambda leaf: leaf[None], run(self._registered(moved)))
+        moved = materialised(lambda: jax.vmap(self._look)(displacements), displacements)
+        return jax.vmap(lambda one: run(self._registered(one)))(moved)
+
+    def _look(self, d: Int[Array, " rank"] | None) -> tuple[list[Any], dict]:
+        moved = [field.look(field.moving, d) for field in self.fields]
+        return moved, {key: look((), d) for key, look in self.masks.items()}
+
+    def _registered(self, moved: tuple[list[Any], dict]) -> Registered:
+        parts, masks = moved
+        fields = [(f.fixed, part) for f, part in zip(self.fields, parts, strict=True)]
+        return Registered(fields, masks)
+
+
+class _Unmoved(Sequence):
+    """The fields of a registry where nothing moves, also those that are yet to come."""
+
+    def __init__(self, fields: list[Field]):
+        self._fields = fields
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __getitem__(self, number: Any) -> Any:
+        field = self._fields[number]
+        return field.fixed, field.look(field.moving, None)

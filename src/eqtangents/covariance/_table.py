@@ -1,0 +1,170 @@
+"""Covariances stored at all displacements of a canvas: computed, arranged, looked up.
+
+A table `(*canvas, *pairs, *canvas)` has the displacement first and the position last. A
+dense covariance `(*pairs, *size, *size)` has the two positions of each pair.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Block,
+    BlockRule,
+    Frame,
+    Scope,
+)
+from eqtangents.covariance._lattice import along, displacements
+from eqtangents.covariance._outline import Outline
+
+
+# Entries of a block: large enough to outweigh the cost of starting an operation, small
+# enough that the few blocks alive at a time stay in the second-level caches.
+BLOCK_BYTES = 2**18
+
+
+class Sweep:
+    """A loop over displacements of one covariance, on one canvas."""
+
+    def __init__(
+        self,
+        scope: Scope,
+        node: AbstractCovariance,
+        canvas: tuple[int, ...],
+        *,
+        self_pairs: bool,
+        reach: tuple[int, ...] | None = None,
+    ):
+        """Bind the rule of `node`, and so compute all that no displacement changes.
+
+        Displacements are those of at most `reach` along each axis, or all of them.
+        """
+        self.canvas, self.reach = canvas, canvas if reach is None else reach
+        self.frame = scope.frame(self_pairs=self_pairs, canvas=canvas, reach=self.reach)
+        self.rule = self.frame.bind(node)
+
+    def batches(self) -> Int[Array, "batches batch rank"]:
+        """The displacements, split into equal batches that fill a block."""
+        return self._split(jnp.asarray(displacements(self.canvas, self.reach)))
+
+    def _split(
+        self, displacements: Int[Array, "n rank"]
+    ) -> Int[Array, "batches batch rank"]:
+        entries = math.prod((*self.frame.pairs, *self.canvas))
+        count, rank = displacements.shape
+        itemsize = self.frame.scope.dtype.itemsize
+        most = max(1, min(count, BLOCK_BYTES // (entries * itemsize)))
+        batch = max(b for b in range(1, most + 1) if count % b == 0)
+        return displacements.reshape(-1, batch, rank)
+
+    def batch(self, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks of a batch, recomputed when differentiated."""
+        return jax.checkpoint(lambda ds: self.frame.blocks(self.rule, ds))(
+            displacements
+        )
+
+    def blocks(self, displacements: Int[Array, "n rank"]) -> Block:
+        """The blocks at any number of displacements, a batch after the other."""
+        batches = self._split(displacements)
+        if batches.shape[0] == 1:
+            return self.batch(displacements)
+        blocks = lax.map(self.batch, batches)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), blocks)
+
+
+def tabulate(
+    scope: Scope,
+    node: AbstractCovariance,
+    canvas: tuple[int, ...],
+    *,
+    self_pairs: bool,
+) -> Block:
+    """The table of a covariance, `(*canvas, *pairs, *canvas)`."""
+
+    def build() -> Block:
+        sweep = Sweep(scope, node, canvas, self_pairs=self_pairs)
+        stacked = lax.map(sweep.batch, sweep.batches())
+        return jax.tree.map(lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked)
+
+    return scope.memo.once(node, ("table", canvas, self_pairs), build)
+
+
+def at_displacement(
+    table: Float[Array, "..."], d: Int[Array, " rank"]
+) -> Float[Array, "..."]:
+    """The block of a table at a displacement, `(*pairs, *canvas)`."""
+    rank = d.shape[0]
+    start = [*d] + [jnp.zeros((), d.dtype)] * (table.ndim - rank)
+    row = lax.dynamic_slice(table, start, (1,) * rank + table.shape[rank:])
+    return row[(0,) * rank]
+
+
+class Stored(AbstractCovariance):
+    """A covariance whose tables are at hand, one for each kind of pairs."""
+
+    def __init__(self, tables: dict[bool, Block], outline: Outline):
+        """Serve the tables of a covariance, with `self_pairs` as keys."""
+        self.tables, self.outline = tables, outline
+
+    def bind(self, frame: Frame) -> BlockRule:
+        """Look a block up."""
+        table = self.tables[frame.self_pairs]
+        if frame.canvas is not None:
+            assert frame.canvas == self.outline.canvas
+            return frame.lookup(table, at_displacement)
+        zero = jnp.zeros(self.outline.rank, jnp.int32)
+        crop = tuple(map(slice, self.outline.size))
+        look = lambda leaf: at_displacement(leaf, zero)[..., *crop]
+        return frame.constant(jax.tree.map(look, table))
+
+
+def dense_block(
+    scope: Scope, node: AbstractCovariance, *, self_pairs: bool = False
+) -> Block:
+    """The entries of all pairs of positions, `(*pairs, *size, *size)`."""
+    canvas, size, rank = node.outline.canvas, node.outline.size, node.outline.rank
+    if not rank:
+        return scope.coincident(node, self_pairs=self_pairs)
+    first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
+    second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
+    displacement = [(q - p) % g for p, q, g in zip(first, second, canvas, strict=True)]
+    pairs = len(scope.pairs(self_pairs))
+
+    def pick(table: Float[Array, "..."]) -> Float[Array, "..."]:
+        entries = table[(*displacement, *[slice(None)] * pairs, *first)]
+        # (*size, *size, *pairs) -> (*pairs, *size, *size): indices come first, since
+        # the slices of the pairs stand between them.
+        return jnp.moveaxis(entries, range(-pairs, 0), range(pairs))
+
+    return jax.tree.map(pick, tabulate(scope, node, canvas, self_pairs=self_pairs))
+
+
+def coinciding(
+    dense: Float[Array, "..."], size: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """The entries of a dense covariance at coinciding positions, `(*pairs, *size)`."""
+    here = [along(np.arange(h), axis, len(size)) for axis, h in enumerate(size)]
+    return dense[(*[slice(None)] * (dense.ndim - 2 * len(size)), *here, *here)]
+
+
+def by_displacement(
+    dense: Float[Array, "..."], canvas: tuple[int, ...]
+) -> Float[Array, "..."]:
+    """The table of a dense covariance whose positions fill a canvas."""
+    rank = len(canvas)
+    lead = dense.ndim - 2 * rank
+    first, second = [], []
+    for axis, g in enumerate(canvas):
+        first.append(along(np.arange(g), rank + axis, 2 * rank))
+        there = (np.arange(g)[:, None] + np.arange(g)) % g
+        shape = [1] * 2 * rank
+        shape[axis], shape[rank + axis] = g, g
+        second.append(there.reshape(shape))
+    entries = dense[(*[slice(None)] * lead, *first, *second)]
+    # (*pairs, *displacement, *position) -> (*displacement, *pairs, *position)
+    return jnp.moveaxis(entries, range(lead, lead + rank), range(rank))
