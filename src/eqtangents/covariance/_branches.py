@@ -27,7 +27,7 @@ from eqtangents.duals._pair import summed_gap
 
 
 class BranchSum(AbstractCovariance):
-    """Sum of uncorrelated branches: kernels add."""
+    """The sum of uncorrelated branches: kernels add."""
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Add covariances of one size."""
@@ -35,12 +35,14 @@ class BranchSum(AbstractCovariance):
         self.outline = Outline.joined([b.outline for b in self.branches])
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Add blocks."""
         return _sum_rule(self, frame, self.branches, [1.0] * len(self.branches))
 
 
 class BranchProduct(AbstractCovariance):
-    r"""Product of uncorrelated branches: $K = \prod_i K_i$, $T$ by the product rule."""
+    r"""The product of uncorrelated branches, $K = \prod_i K_i$.
+
+    $T$ follows by the product rule.
+    """
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Multiply covariances of one size."""
@@ -64,9 +66,8 @@ class BranchProduct(AbstractCovariance):
             ]
             ntk = functools.reduce(operator.add, terms) if terms else None
             gap = None
-            if (
-                a.gap is not None and b.gap is not None
-            ):  # Between k l and (k + g) (l + h).
+            if a.gap is not None and b.gap is not None:
+                # From k l to (k + g) (l + h).
                 product = lax.stop_gradient(a.nngp) * b.gap + a.gap * b.nngp
                 gap = lax.stop_gradient(product + a.gap * b.gap)
             return Block(a.nngp * b.nngp, ntk, gap)
@@ -75,7 +76,7 @@ class BranchProduct(AbstractCovariance):
 
 
 class ChannelConcat(AbstractCovariance):
-    """Branches side by side along the channels: the mean of kernels, by width."""
+    """Branches side by side along the channels: kernels are averaged by width."""
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Concatenate covariances of one size."""

@@ -104,7 +104,6 @@ class SpatialBroadcast(AbstractCovariance):
         )
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Compute the value once."""
         block = frame.scope.coincident(self.upstream, self_pairs=frame.self_pairs)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
 

@@ -26,8 +26,8 @@ from eqtangents.covariance._registry import Look, Memo, Registered, Registry
 class Block(NamedTuple):
     """Covariances of pairs of examples at one displacement.
 
-    The pairs are `n1 n2` for every example of one batch with every example of the
-    other, or `n` for each example with itself. `ntk` is `None` where it is zero or
+    The pairs are `n1 n2`, every example of one batch with every example of the other,
+    or `n`, each example with itself. `ntk` is `None` where it is zero or
     not wanted. `gap` is how far `nngp` stays below the product of the standard
     deviations, where that is known (`_gaps`); it carries no derivative.
     """
@@ -55,7 +55,7 @@ class Evaluation:
     """One displacement's run through the rules; every rule is run once."""
 
     def __init__(self, registered: Registered, carried: Any = None):
-        """Start with nothing computed but the block that a `Repeat` carries, if any."""
+        """Start with nothing computed but what a `Repeat` carries, if anything."""
         self.fields, self.masks = registered
         self.carried = carried
         self._memo = Memo()
@@ -83,8 +83,8 @@ class AbstractCovariance(abc.ABC):
     """
 
     outline: Outline
-    # The values themselves, where they are known: those of the network's inputs. They
-    # are no fact of the outline, which layers pass on.
+    # The values themselves, known for the network's inputs alone. As a fact of an
+    # outline, a rule that changes values could pass them on by mistake.
     examples: Float[Array, "n channels *size"] | None = None
     # Whether the rule may give more than zero where an example has no position.
     nonzero_where_masked: ClassVar[bool] = False
@@ -99,7 +99,7 @@ class AbstractCovariance(abc.ABC):
 
 
 class Scope:
-    """One tile of examples: batch sizes, and what was already computed for them."""
+    """One tile of examples: its sizes, and the memo of results for it."""
 
     def __init__(
         self,
@@ -117,12 +117,13 @@ class Scope:
         axes of the mesh that the kernel may vary over; added to the initial values of a
         loop, it makes them vary as well. `identical` says which pairs are one example
         that passes through the network once; by default no pair is.
-        `slot_variance`, at one depth of a `Repeat`, is the variance of what comes in.
+        `slot_variance`, at one depth of a `Repeat`, is the variance of its input.
         """
         self.n1, self.n2, self.wants_ntk = n1, n2, wants_ntk
         self.zero, self.dtype = zero, zero.dtype
         self.identical, self.slot_variance = identical, slot_variance
-        self.asked_in: Frame | None = None  # where the layer of a `Repeat` is asked for
+        # The frame that the layer of a `Repeat` is asked for in.
+        self.asked_in: Frame | None = None
         self.memo = Memo()
 
     def variance(self, node: AbstractCovariance) -> Float[Array, "n *size"]:
@@ -232,8 +233,7 @@ class Frame:
 
     def blocks(self, rule: BlockRule, displacements: Int[Array, "n rank"]) -> Block:
         """The blocks of a rule at some displacements, along a new leading axis."""
-        run = lambda registered: Evaluation(registered)(rule)
-        return self.registry.blocks(run, displacements)
+        return self.registry.blocks(lambda one: Evaluation(one)(rule), displacements)
 
     def nested(self, scope: Scope) -> "Frame":
         """The same entries, for one depth of a `Repeat`."""

@@ -41,8 +41,8 @@ def with_gaps(
 ) -> Callable[[Evaluation, Block], Block]:
     """Complete blocks of a node by their gaps, measured where they are not known.
 
-    The covariance becomes what follows from the gap, so that it stays within its
-    bounds, and chains of layers need not keep both.
+    The covariance is computed from the gap anew, so that it stays within its bounds,
+    and chains of layers need not keep both.
     """
     stds, within = deviations(frame, node), tolerance(frame, 0)
 

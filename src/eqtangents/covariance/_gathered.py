@@ -32,8 +32,8 @@ class Gathered(AbstractCovariance):
     ):
         """Pick positions along each axis.
 
-        An axis with one number disappears. Where a number is negative there is nothing
-        to pick: the output is zero.
+        An axis with one number, instead of a sequence, disappears. Where a number is
+        negative, the output is zero.
         """
         self.upstream = upstream
         self.indices = [np.asarray(index, np.int32) for index in indices]

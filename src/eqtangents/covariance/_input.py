@@ -31,7 +31,7 @@ class InputCovariance(AbstractCovariance):
     ):
         """Hold the examples of both batches in a row, zero where they are masked.
 
-        `sources` are those of the input that these are a function of, if they are.
+        `sources`: the sources of the input that the examples are a function of, if any.
         """
         channels, *size = examples.shape[1:]
         if mask is not None:
@@ -105,9 +105,8 @@ def _gap_of_few(
 ) -> Float[Array, "n1 n2"]:
     r"""`s s' - k`, from differences of directions.
 
-    The differences keep their digits where inputs are close together. The gap is
-
-    $\frac{s s'}{2} |x / s - x' / s'|^2$, with the mean over channels as norm.
+    $\frac{s s'}{2} |x / s - x' / s'|^2$, with the mean over channels as norm, keeps its
+    digits where inputs are close together.
     """
     ends = (left, left_std), (right, right_std)
     one, other = (x * reciprocal(std)[..., None] for x, std in ends)

@@ -42,14 +42,12 @@ class Affine(AbstractCovariance):
         channels: int,
         gaussian: bool = True,
     ):
-        """Apply to a covariance."""
         self.upstream = upstream
         self.scale, self.shift = scale, shift
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
         self.outline = upstream.outline.with_weights(channels, gaussian=gaussian)
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Apply entry by entry."""
         upstream = frame.bind(self.upstream)
         gap_of = self._gap_rule(frame)
 
@@ -203,14 +201,12 @@ class TrainedGains(AbstractCovariance):
     nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, *, gain: bool, offset: bool):
-        """Train gains, offsets, or both."""
         self.upstream, self.gain, self.offset = upstream, gain, offset
         self.outline = upstream.outline.replace(
             trainable=True, has_trained_gains=gain or upstream.outline.has_trained_gains
         )
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Add the two gradients."""
         upstream = frame.bind(self.upstream)
         if not frame.wants_ntk:
             return upstream

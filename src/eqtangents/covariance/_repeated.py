@@ -121,8 +121,8 @@ class Repeated(AbstractCovariance):
         zero, with_ntk = frame.scope.zero, self.slot.outline.trainable
 
         def rule(at: Evaluation) -> Block:
-            def step(carried: Any, fields: Any) -> tuple[Any, None]:
-                fixed_and_moved = list(zip(*fields, strict=True))
+            def step(carried: Any, one_depth: Any) -> tuple[Any, None]:
+                fixed_and_moved = list(zip(*one_depth, strict=True))
                 return inner_rule(at.nested(fixed_and_moved, carried)), None
 
             block = at(upstream)
@@ -200,10 +200,10 @@ class Repeated(AbstractCovariance):
 
 
 def _facts_at_all_depths(before: Outline, after: Outline, n: int) -> Outline:
-    """The facts of what comes into a layer the first time and every other time.
+    """The facts that hold of a repeated layer's input at every depth.
 
-    `after` are the facts of its output, given `before`. From the second time on, that
-    is what comes in.
+    `before`: of the first input. `after`: of the layer's output, given these; from the
+    second depth on, it is the input.
     """
     for name in ("size", "channels"):
         old, new = getattr(before, name), getattr(after, name)
@@ -237,7 +237,7 @@ class _Packed(NamedTuple):
 def _packing(
     frame: Frame, node: AbstractCovariance
 ) -> Callable[[Evaluation, Block], Block | _Packed]:
-    """Register what it takes to pack a block of a node."""
+    """How a block of a node is packed; registers the node's deviations."""
     if not tracks_gaps(frame, node):
         return lambda at, block: block
     complete, stds = with_gaps(frame, node), deviations(frame, node)
@@ -254,7 +254,7 @@ def _packing(
 def _unpacking(
     frame: Frame, node: AbstractCovariance
 ) -> Callable[[Evaluation, Any], Block]:
-    """Register what it takes to undo the packing."""
+    """How a block of a node is unpacked; registers the node's deviations."""
     if not tracks_gaps(frame, node):
         return lambda at, block: block
     stds = deviations(frame, node)

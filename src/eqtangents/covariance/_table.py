@@ -42,7 +42,7 @@ class Sweep:
     ):
         """Bind the rule of `node`, and so compute all that no displacement changes.
 
-        Displacements are those of at most `reach` along each axis, or all of them.
+        Along each axis, displacements are at most `reach`; by default they are all.
         """
         self.canvas, self.reach = canvas, canvas if reach is None else reach
         self.frame = scope.frame(self_pairs=self_pairs, canvas=canvas, reach=self.reach)
@@ -112,7 +112,6 @@ class Stored(AbstractCovariance):
         self.tables, self.outline = tables, outline
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Look a block up."""
         table = self.tables[frame.self_pairs]
         if frame.canvas is not None:
             assert frame.canvas == self.outline.canvas
