@@ -62,8 +62,8 @@ class AbstractActivation(AbstractParameterless):
                 "nonlinearity, a `Flatten`, a pooled or joined input, a product or a "
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )
-        # Which rule comes right before is asked here, and is no fact of an outline: the
-        # kernel is known only for a rectifier whose input is that of the gains, too.
+        # This asks which rule comes right before, not for a fact of the outline: the
+        # kernel is known only where gains act on the input of the rectifier itself.
         if covariance.outline.has_trained_gains and not (
             isinstance(covariance, TrainedGains)
             and not covariance.upstream.outline.has_trained_gains

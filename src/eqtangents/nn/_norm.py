@@ -99,8 +99,8 @@ class LayerNorm(AbstractLayer):
             normalised = _exactly(covariance, self.axes, self.eps, centred=True)
         elif outline.centred:
             normalised = Normalised(covariance, axes, self.eps)
-        # Centring asks which rule comes right before: it needs the nonlinearity itself,
-        # whose mean follows from the variance of its input, not of its output.
+        # This asks which rule comes right before, not for a fact of the outline: the
+        # mean follows from the nonlinearity and the variance of its input.
         elif isinstance(covariance, Nonlinear) and not axes:
             normalised = Normalised(Centred(covariance), axes, self.eps)
         else:
