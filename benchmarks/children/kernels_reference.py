@@ -1,26 +1,29 @@
-"""Measures Neural Tangents: `python -m benchmarks.run_reference FOLDER` (`measure.py`).
-
-Executed by the reference's own Python: nothing of eqtangents may be imported here.
-"""
+"""Kernels of infinitely wide networks by Neural Tangents."""
 
 import jax
 import numpy as np
 from neural_tangents import stax
 
-from benchmarks.measure import main
+from benchmarks.children.clock import child, timed
 
 
 WIDTH = 64  # kernels do not depend on it
 
 
-def build(network):
-    _, _, kernel_fn = serial(network)
+def work(job, arrays):
+    _, _, kernel_fn = serial(job["network"])
+    # Channels come last, in memory as well.
+    x1, x2 = (
+        np.ascontiguousarray(np.moveaxis(arrays[name][: job["n"]], 1, -1))
+        for name in ("x1", "x2")
+    )
 
     def kernel(x1, x2):
         result = kernel_fn(x1, x2, ("nngp", "ntk"))
-        return result.nngp, result.ntk
+        return {"nngp": result.nngp, "ntk": result.ntk}
 
-    return kernel
+    x2 = None if job["symmetric"] else x2
+    return timed(kernel, x1, x2, repeats=job["repeats"])
 
 
 def serial(network):
@@ -56,4 +59,4 @@ LAYERS = {
 }
 
 if __name__ == "__main__":
-    main("neural-tangents", build, prepare=lambda x: np.moveaxis(x, 1, -1))
+    child("neural-tangents", work)

@@ -1,26 +1,33 @@
-"""Predictions by eqtangents, for `benchmarks/predict.py`."""
+"""Predictions from kernels by eqtangents."""
 
 import eqtangents as eqt
-from benchmarks.predict import MOMENTUM, ODE_TOLERANCE, RIDGE, work
+from benchmarks.children.clock import child, timed
 from eqtangents import predict
 
 
-def mse(a):
+def work(job, arrays):
+    function = FUNCTIONS[job["case"]]
+    return timed(lambda a: function(job, a), arrays, repeats=job["repeats"])
+
+
+def squared_error(job, a):
     training = predict.GradientDescentMSE(
-        a["ntk_train_train"], a["y"], relative_noise=RIDGE
+        a["ntk_train_train"], a["y"], relative_noise=job["ridge"]
     )
     return {"mean": training.test_outputs(a["t"], a["ntk_test_train"])}
 
 
 def ensemble(trained):
-    def run(a):
+    def run(job, a):
+        # The reference adds the noise to the targets too, for the last layer only.
+        k = a["nngp_train_train"]
+        noise = job["ridge"] * k.trace() / k.shape[0] if trained == "last" else 0.0
         ensemble = predict.Ensemble(
             eqt.Kernel(a["nngp_train_train"], a["ntk_train_train"]),
             a["y"],
             trained=trained,
-            relative_noise=RIDGE,
-            # The reference adds the noise to the targets too, for the last layer only.
-            target_noise=_noise(a["nngp_train_train"]) if trained == "last" else 0.0,
+            relative_noise=job["ridge"],
+            target_noise=noise,
         )
         star = eqt.Kernel(a["nngp_test_train"], a["ntk_test_train"])
         covariance = ensemble.covariance(a["t"], star, a["nngp_test_test"])
@@ -29,19 +36,15 @@ def ensemble(trained):
     return run
 
 
-def _noise(kernel):
-    return RIDGE * kernel.trace() / kernel.shape[0]
-
-
-def ode(momentum):
-    def run(a):
+def cross_entropy(with_momentum):
+    def run(job, a):
         training = predict.GradientDescent(
             predict.cross_entropy,
             a["ntk_train_train"],
             a["y"],
-            momentum=momentum,
-            rtol=ODE_TOLERANCE,
-            atol=ODE_TOLERANCE,
+            momentum=job["momentum"] if with_momentum else None,
+            rtol=job["ode_tolerance"],
+            atol=job["ode_tolerance"],
         )
         states = training.states(a["t"])
         outputs = training.test_outputs(states, a["ntk_test_train"])
@@ -51,12 +54,12 @@ def ode(momentum):
 
 
 FUNCTIONS = {
-    "mse": mse,
+    "squared-error": squared_error,
     "ensemble-ntk": ensemble("all"),
     "ensemble-nngp": ensemble("last"),
-    "ode": ode(None),
-    "ode-momentum": ode(MOMENTUM),
+    "cross-entropy": cross_entropy(with_momentum=False),
+    "cross-entropy-momentum": cross_entropy(with_momentum=True),
 }
 
 if __name__ == "__main__":
-    work("eqtangents", FUNCTIONS)
+    child("eqtangents", work)

@@ -1,6 +1,6 @@
 """Finite networks in plain JAX, the same for both libraries, and their batches.
 
-Executed by the reference's old JAX too, so it may use nothing newer.
+They run on the reference's old JAX too, so they may use nothing newer.
 """
 
 import itertools
@@ -76,34 +76,16 @@ def transformer(width, length, layers, outputs, heads=4):
     return apply, shapes, (length, width)
 
 
-# Networks, and examples in a batch. The kernel is that of the batch with another.
-WORKLOADS = {
-    "fc256x2-10": (lambda: fully_connected(256, 2, 10), 16),
-    "fc256x10-10": (lambda: fully_connected(256, 10, 10), 16),
-    "fc1024x2-10": (lambda: fully_connected(1024, 2, 10), 8),
-    "fc1024x10-10": (lambda: fully_connected(1024, 10, 10), 8),
-    "fc4096x2-10": (lambda: fully_connected(4096, 2, 10), 2),
-    "fc4096x10-10": (lambda: fully_connected(4096, 10, 10), 1),
-    "fc256x2-100": (lambda: fully_connected(256, 2, 100), 4),
-    "fc256x10-100": (lambda: fully_connected(256, 10, 100), 4),
-    "fc1024x2-100": (lambda: fully_connected(1024, 2, 100), 4),
-    "fc1024x10-100": (lambda: fully_connected(1024, 10, 100), 2),
-    "fc4096x2-100": (lambda: fully_connected(4096, 2, 100), 1),
-    "resnet-10": (lambda: resnet(16, 10), 4),
-    "resnet-1000": (lambda: resnet(16, 1000), 1),
-    "transformer": (lambda: transformer(64, 32, 2, 10), 4),
-}
-TINY = {
-    "fc": (lambda: fully_connected(8, 2, 3, 4), 3),
-    "resnet": (lambda: resnet(2, 3, 8), 2),
-    "transformer": (lambda: transformer(8, 4, 1, 3), 2),
+KINDS = {
+    "fully_connected": fully_connected,
+    "resnet": resnet,
+    "transformer": transformer,
 }
 
 
-def problem(name, tiny):
+def problem(kind, sizes, n):
     """`f(params, x)` for one example, parameters and two batches, in float32."""
-    make, n = (TINY if tiny else WORKLOADS)[name]
-    apply, shapes, x_shape = make()
+    apply, shapes, x_shape = KINDS[kind](**sizes)
     rng = np.random.default_rng(0)
     draw = lambda shape: rng.standard_normal(shape).astype("f4")
     is_shape = lambda s: isinstance(s, tuple) and all(isinstance(i, int) for i in s)

@@ -1,21 +1,23 @@
-"""Measures eqtangents: `python -m benchmarks.run_eqtangents FOLDER` (`measure.py`)."""
+"""Kernels of infinitely wide networks by eqtangents."""
 
 import eqtangents as eqt
-from benchmarks.measure import main
+from benchmarks.children.clock import child, timed
 from eqtangents import nn
 
 
 WIDTH = 64  # kernels do not depend on it
 
 
-def build(network):
-    net = sequential(network)
+def work(job, arrays):
+    net = sequential(job["network"])
+    x1, x2 = (arrays[name][: job["n"]] for name in ("x1", "x2"))
 
     def kernel(x1, x2):
         result = eqt.kernel(net, x1, x2)
-        return result.nngp, result.ntk
+        return {"nngp": result.nngp, "ntk": result.ntk}
 
-    return kernel
+    x2 = None if job["symmetric"] else x2
+    return timed(kernel, x1, x2, repeats=job["repeats"])
 
 
 def sequential(network):
@@ -45,4 +47,4 @@ LAYERS = {
 }
 
 if __name__ == "__main__":
-    main("eqtangents", build)
+    child("eqtangents", work)

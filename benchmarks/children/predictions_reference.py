@@ -1,7 +1,4 @@
-"""Predictions by Neural Tangents, for `benchmarks/predict.py`.
-
-Executed by the reference's own Python: nothing of eqtangents may be imported here.
-"""
+"""Predictions from kernels by Neural Tangents."""
 
 import collections
 
@@ -9,22 +6,27 @@ import jax
 import jax.numpy as jnp
 from neural_tangents import predict
 
-from benchmarks.predict import MOMENTUM, RIDGE, work
+from benchmarks.children.clock import child, timed
 
 
 Kernel = collections.namedtuple("Kernel", "nngp ntk")
 
 
-def mse(a):
+def work(job, arrays):
+    function = FUNCTIONS[job["case"]]
+    return timed(lambda a: function(job, a), arrays, repeats=job["repeats"])
+
+
+def squared_error(job, a):
     predict_fn = predict.gradient_descent_mse(
-        a["ntk_train_train"], a["y"], diag_reg=RIDGE
+        a["ntk_train_train"], a["y"], diag_reg=job["ridge"]
     )
     mean = predict_fn(a["t"], None, 0.0, a["ntk_test_train"])
     return {"mean": mean}
 
 
 def ensemble(get):
-    def run(a):
+    def run(job, a):
         n_train = a["y"].shape[0]
         n_test = a["nngp_test_test"].shape[0]
 
@@ -40,7 +42,7 @@ def ensemble(get):
 
         x_train, x_test = jnp.zeros((n_train, 1)), jnp.zeros((n_test, 1))
         predict_fn = predict.gradient_descent_mse_ensemble(
-            kernel_fn, x_train, a["y"], diag_reg=RIDGE
+            kernel_fn, x_train, a["y"], diag_reg=job["ridge"]
         )
         result = predict_fn(a["t"], x_test, get, True)
         return {"mean": result.mean, "covariance": result.covariance}
@@ -48,12 +50,15 @@ def ensemble(get):
     return run
 
 
-def ode(momentum):
-    def run(a):
+def cross_entropy(with_momentum):
+    def run(job, a):
         # The mean over examples of the sum over classes.
         loss = lambda f, y: -jnp.mean(jnp.sum(jax.nn.log_softmax(f) * y, axis=-1))
         predict_fn = predict.gradient_descent(
-            loss, a["ntk_train_train"], a["y"], momentum=momentum
+            loss,
+            a["ntk_train_train"],
+            a["y"],
+            momentum=job["momentum"] if with_momentum else None,
         )
         train, test = predict_fn(a["t"], 0.0, 0.0, a["ntk_test_train"])
         return {"train": train, "test": test}
@@ -62,12 +67,12 @@ def ode(momentum):
 
 
 FUNCTIONS = {
-    "mse": mse,
+    "squared-error": squared_error,
     "ensemble-ntk": ensemble("ntk"),
     "ensemble-nngp": ensemble("nngp"),
-    "ode": ode(None),
-    "ode-momentum": ode(MOMENTUM),
+    "cross-entropy": cross_entropy(with_momentum=False),
+    "cross-entropy-momentum": cross_entropy(with_momentum=True),
 }
 
 if __name__ == "__main__":
-    work("neural-tangents", FUNCTIONS)
+    child("neural-tangents", work)
