@@ -36,11 +36,15 @@ def main() -> int:
 
 def every_case() -> list[tuple[str, str]]:
     """Topic and name of each case."""
-    return [
+    found = [
         (topic, name)
         for topic, module in TOPICS.items()
         for name in module.cases(tiny=False)
     ]
+    names = {name for _, name in found}
+    assert len(names) == len(found), "two cases have one name"
+    assert all(names.issuperset(module.SMOKE) for module in TOPICS.values())
+    return found
 
 
 def select(arguments: argparse.Namespace) -> list[tuple[str, str]]:

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -54,6 +55,11 @@ def test_every_public_name_has_its_page():
     assert without_a_page([nn], pages.replace("nn.Relu\n", "nn.Rely\n")) == [
         "eqtangents.nn.Relu"
     ]
+
+
+def test_citation_has_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
