@@ -68,12 +68,12 @@ def cases(*, tiny: bool) -> dict[str, Case]:
 
 def nonlinearity(name: str, tiny: bool) -> Case:
     """One nonlinearity, in both precisions."""
-    n, reference_n = (CHECKED, CHECKED) if tiny else (1500, 128)
+    n, reference_n, depth = (CHECKED, CHECKED, 2) if tiny else (1500, 128, DEPTH)
     layer, arguments = LAYERS[name]
-    job = {"layer": layer, "arguments": arguments, "depth": DEPTH, "n": n}
+    job = {"layer": layer, "arguments": arguments, "depth": depth}
     runs = {
         f"{OURS} {dtype}": Run(
-            OURS, "nonlinearities_eqtangents", job, dtype=dtype, units=n * n * DEPTH
+            OURS, "nonlinearities_eqtangents", job, dtype=dtype, units=n * n * depth
         )
         for dtype in ("float64", "float32")
     }
