@@ -196,7 +196,7 @@ def summary(records: list[dict], run: Run) -> dict[str, float]:
 
 
 def table(case: Case, records: dict[str, list[dict]], figures: Figures) -> str:
-    """A line for each run, and one that compares the libraries."""
+    """A line for each run, the ratio of the libraries, and the figures."""
     summaries = {
         name: summary(found, case.runs[name]) for name, found in records.items()
     }
@@ -207,10 +207,10 @@ def table(case: Case, records: dict[str, list[dict]], figures: Figures) -> str:
         f"compiled in {s['compile_s_median']:6.3g} s, {s['peak_mib']:5.0f} MiB"
         for name, s in summaries.items()
     ]
-    verdict = [f"{name} {v:.1e}" for name, v in figures.items() if v is not None]
+    verdict = [f"{name}: {v:.3g}" for name, v in figures.items() if v is not None]
     if (ratio := times_as_fast(case, summaries)) is not None:
         verdict.insert(0, f"{ratio:.3g} times as fast as the reference")
-    return "\n".join([*lines, *(f"  {'; '.join(verdict)}" for _ in verdict[:1])])
+    return "\n".join([*lines, *(f"  {line}" for line in verdict)])
 
 
 def times_as_fast(case: Case, summaries: dict[str, dict]) -> float | None:
