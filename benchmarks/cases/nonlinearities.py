@@ -105,8 +105,10 @@ def examples(n: int) -> np.ndarray:
 def check(name: str, answers: dict[str, Answer]) -> Figures:
     """Errors of float32, and of all against a quadrature where there is one."""
     double, single = (answers[f"{OURS} {t}"] for t in ("float64", "float32"))
+    # A step has an infinite tangent kernel at equal inputs, so any finite number there.
+    compared = {k: v for k, v in double.items() if (name, k) != ("sign", "ntk")}
     figures: Figures = {
-        "error of float32": relative_error(single, double, TOLERANCE["float32"])
+        "error of float32": relative_error(single, compared, TOLERANCE["float32"])
     }
     if name in FUNCTIONS:
         cov, derivative = quadrature(examples(CHECKED), FUNCTIONS[name])
