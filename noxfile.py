@@ -12,10 +12,11 @@ PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
 @nox.session
 def lint(session):
-    """Style and formatting."""
+    """Style and formatting; `nox -s lint -- --fix` mends what can be mended."""
     session.install(*PROJECT["optional-dependencies"]["lint"])
-    session.run("ruff", "check")
-    session.run("ruff", "format", "--check")
+    fix = "--fix" in session.posargs
+    session.run("ruff", "check", *session.posargs)
+    session.run("ruff", "format", *([] if fix else ["--check"]))
 
 
 @nox.session
@@ -36,6 +37,13 @@ def tests(session):
     session.run("pytest", *session.posargs)
 
 
+@nox.session
+def exhaustive(session):
+    """All tests, with all cases that others imply: an hour more."""
+    session.install("-e", ".[tests]")
+    session.run("pytest", "--exhaustive", *session.posargs)
+
+
 @nox.session(python=["3.11", "3.13"])
 def quick(session):
     """The quick tests of every module, with the versions of `tests`."""
@@ -44,10 +52,15 @@ def quick(session):
     session.run("pytest", "-m", "not slow", *session.posargs)
 
 
+@nox.session
+def docs(session):
+    """The pages, with every cross-reference resolved; they are left in `site/`."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
 @nox.session(name="bench-smoke")
 def bench_smoke(session):
-    """Each benchmark once, at its smallest size, so that it cannot rot."""
-    session.install("-e", ".")
+    """Each kind of benchmark once, at its smallest size, so that it cannot rot."""
+    session.install("-e", ".[examples]")
     session.run("python", "-m", "benchmarks", "--smoke", *session.posargs)
-    session.run("python", "-m", "benchmarks.predict", "--smoke")
-    session.run("python", "-m", "benchmarks.precision", "--smoke", "--no-reference")

@@ -1,1 +1,1 @@
-"""Speed and memory of eqtangents beside Neural Tangents: `python -m benchmarks`."""
+"""Times eqtangents, beside Neural Tangents: `python -m benchmarks --list`."""

@@ -40,6 +40,7 @@ from sklearn.model_selection import train_test_split
 import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.predict import GaussianProcess, encode_labels
+from style import COLOURS, log_axis, panels
 
 
 jax.config.update("jax_default_prng_impl", "rbg")  # compiles faster on a CPU
@@ -135,26 +136,26 @@ def learning_curve(kernel, y, n_train, advance):
 # ------------------------------------------------------------------------------------
 
 
-OPTIMIZER = optax.adam(optax.cosine_decay_schedule(0.03, TRAINING_STEPS))
+OPTIMISER = optax.adam(optax.cosine_decay_schedule(0.03, TRAINING_STEPS))
 
 
 @eqx.filter_jit
 def train_step(model, state, x, y):
-    """One step of the optimizer on the mean squared error of a batch."""
+    """One step of the optimiser on the mean squared error of a batch."""
     params, static = eqx.partition(model, eqx.is_inexact_array)
 
     def loss(params):
         outputs = jax.vmap(eqx.combine(params, static))(x)
         return jnp.mean((outputs - y) ** 2)
 
-    updates, state = OPTIMIZER.update(jax.grad(loss)(params), state)
+    updates, state = OPTIMISER.update(jax.grad(loss)(params), state)
     return eqx.apply_updates(model, updates), state
 
 
 def train_finite(net, x, y, n_train, key, advance):
     """A finite network, trained on the first `n_train` images."""
     model = net.init(x.shape[1:], key=key)
-    state = OPTIMIZER.init(eqx.filter(model, eqx.is_inexact_array))
+    state = OPTIMISER.init(eqx.filter(model, eqx.is_inexact_array))
     rng = np.random.default_rng(0)
     for _ in range(TRAINING_STEPS):
         batch = rng.integers(n_train, size=64)
@@ -272,9 +273,8 @@ def tabulate(studies, n_train, n_test):
     return table
 
 
-# From Okabe & Ito's palette: told apart by colour-blind readers, and in grey.
-COLOURS = {"Fully connected": "#0072B2", "Convolutional": "#D55E00"}
-GREY = "#555555"
+OF_NETWORK = {"Fully connected": COLOURS["blue"], "Convolutional": COLOURS["orange"]}
+GREY = COLOURS["grey"]
 LINES = {"NTK": "-", "NNGP": (0, (4, 2))}
 DOTS = {
     "linestyle": "none",
@@ -284,39 +284,18 @@ DOTS = {
     "markerfacecolor": "white",
     "zorder": 3,
 }
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.titleweight": "bold",
-    "font.size": 10,
-    "grid.color": "#ececec",
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-}
 
 
 def draw(studies, path):
-    with plt.style.context(STYLE):
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(11, 4.6), width_ratios=(1.15, 1), layout="constrained"
-        )
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15, wspace=0.04)
+    with panels(path, 2, width_ratios=(1.15, 1)) as (left, right):
         draw_curves(left, studies)
         draw_distances(right, studies)
-        figure.savefig(path, dpi=160)
-        plt.close(figure)
 
 
 def draw_curves(axes, studies):
     error = lambda accuracy: 1 - np.asarray(accuracy)
     for name, one in studies.items():
-        colour = COLOURS[name]
+        colour = OF_NETWORK[name]
         for kind, line in LINES.items():
             axes.plot(
                 TRAIN_SIZES, error(one.curves[kind]), color=colour, linestyle=line
@@ -328,7 +307,7 @@ def draw_curves(axes, studies):
 
     axes.legend(
         handles=[
-            *(sample(name, color=COLOURS[name], linewidth=6) for name in studies),
+            *(sample(name, color=OF_NETWORK[name], linewidth=6) for name in studies),
             sample("infinite, trained (NTK)", color=GREY, linestyle=LINES["NTK"]),
             sample("infinite, posterior (NNGP)", color=GREY, linestyle=LINES["NNGP"]),
             sample("finite, trained", color=GREY, **DOTS),
@@ -340,7 +319,7 @@ def draw_curves(axes, studies):
     axes.invert_yaxis()
     accuracies = [30, 50, 70, 80, 90, 95, 98, 99, 99.5]
     axes.set_yticks([1 - a / 100 for a in accuracies], [f"{a}%" for a in accuracies])
-    log_axis(axes, [10, 30, 100, 300, 1000])
+    log_axis(axes, x=[10, 30, 100, 300, 1000])
     axes.set_title("What they learn from a few digits")
     axes.set_xlabel("training images")
     axes.set_ylabel("test accuracy")
@@ -350,24 +329,17 @@ def draw_distances(axes, studies):
     for name, one in studies.items():
         slope, _ = np.polyfit(np.log(WIDTHS), np.log(one.distances), 1)
         label = f"{name}: fitted slope {slope:.2f}".replace("-", "\N{MINUS SIGN}")
-        axes.plot(WIDTHS, one.distances, color=COLOURS[name], label=label, **DOTS)
+        axes.plot(WIDTHS, one.distances, color=OF_NETWORK[name], label=label, **DOTS)
         scale = np.exp(np.mean(np.log(one.distances) + np.log(WIDTHS) / 2))
-        axes.plot(WIDTHS, scale / np.sqrt(WIDTHS), color=COLOURS[name], linewidth=1.5)
+        axes.plot(
+            WIDTHS, scale / np.sqrt(WIDTHS), color=OF_NETWORK[name], linewidth=1.5
+        )
     axes.plot([], [], color=GREY, linewidth=1.5, label="theory: slope \N{MINUS SIGN}½")
-    axes.set_yscale("log")
-    log_axis(axes, WIDTHS)
-    ticks = [0.05, 0.1, 0.2, 0.5, 1]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    log_axis(axes, x=WIDTHS, y=[0.05, 0.1, 0.2, 0.5, 1])
     axes.set_title("Wider networks approach the infinite one")
     axes.set_xlabel("width of the finite network")
     axes.set_ylabel("relative distance of its tangent kernel")
     axes.legend(loc="lower left")
-
-
-def log_axis(axes, ticks):
-    axes.set_xscale("log")
-    axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-    axes.minorticks_off()
 
 
 def main():

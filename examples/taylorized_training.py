@@ -17,7 +17,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from rich.console import Console
@@ -26,6 +25,7 @@ from sklearn.datasets import load_digits
 
 import eqtangents as eqt
 from eqtangents import nn, predict
+from style import COLOURS, log_axis, panels
 
 
 jax.config.update("jax_default_prng_impl", "rbg")  # compiles faster on a CPU
@@ -71,50 +71,26 @@ def trained(model, x, labels):
 
 
 # Of one hue, darker for higher orders.
-COLOURS = ["#9ecae1", "#5ba3cf", "#2171b5", "#08306b"]
-ORANGE, GREY = "#D55E00", "#555555"
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.titleweight": "bold",
-    "font.size": 10,
-    "grid.color": "#ececec",
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-}
+BLUES = ["#9ecae1", "#5ba3cf", "#2171b5", "#08306b"]
 
 
 def draw(path, distances, losses):
-    with plt.style.context(STYLE):
-        figure, (left, right) = plt.subplots(
-            1, 2, figsize=(11, 4.6), layout="constrained"
-        )
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15, wspace=0.04)
-        for order, colour in zip(ORDERS, COLOURS, strict=True):
-            style = {"color": colour, "label": f"order {order}"}
-            left.plot(STEPS, distances[order], **style)
-            right.plot(STEPS, losses[order], **style)
-        right.plot(STEPS, losses["network"], color=ORANGE, label="network", zorder=3)
+    with panels(path, 2) as (left, right):
+        for order, colour in zip(ORDERS, BLUES, strict=True):
+            line = {"color": colour, "label": f"order {order}"}
+            left.plot(STEPS, distances[order], **line)
+            right.plot(STEPS, losses[order], **line)
+        orange = COLOURS["orange"]
+        right.plot(STEPS, losses["network"], color=orange, label="network", zorder=3)
         left.set(title="They part from the network", yscale="log")
         left.set_ylabel("relative distance of outputs, test digits")
-        right.set(title="What they have learned", yscale="log")
+        right.set_title("What they have learned")
         right.set_ylabel("cross-entropy, test digits")
-        ticks = [0.5, 1, 2]
-        right.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        log_axis(right, y=[0.5, 1, 2])
         for axes in (left, right):
-            axes.set(xscale="log", xlabel="steps of gradient descent")
-            ticks = [1, 10, 100, 600]
-            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-            axes.minorticks_off()
+            axes.set_xlabel("steps of gradient descent")
+            log_axis(axes, x=[1, 10, 100, 600])
             axes.legend()
-        figure.savefig(path, dpi=160)
-        plt.close(figure)
 
 
 def main():

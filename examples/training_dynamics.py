@@ -20,13 +20,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-import matplotlib.pyplot as plt
 import numpy as np
 from rich.console import Console
 from sklearn.datasets import load_digits
 
 import eqtangents as eqt
 from eqtangents import nn, predict
+from style import COLOURS, log_axis, panels
 
 
 jax.config.update("jax_default_prng_impl", "rbg")  # compiles faster on a CPU
@@ -127,49 +127,27 @@ def infinite_cross_entropy(k, labels, learning_rate):
 # The figure.
 # ------------------------------------------------------------------------------------
 
-# From Okabe & Ito's palette: told apart by colour-blind readers, and in grey.
-COLOURS = {"training": "#0072B2", "test": "#D55E00"}
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.titleweight": "bold",
-    "font.size": 10,
-    "grid.color": "#ececec",
-    "legend.frameon": False,
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-}
+PARTS = {"training": COLOURS["blue"], "test": COLOURS["orange"]}
 
 
 def draw(results, path):
-    with plt.style.context(STYLE):
-        figure, panels = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.15, h_pad=0.15, wspace=0.04)
-        for axes, (title, (wide, limit)) in zip(panels, results.items(), strict=True):
-            for i, (part, colour) in enumerate(COLOURS.items()):
+    with panels(path, 2) as both:
+        for axes, (title, (wide, limit)) in zip(both, results.items(), strict=True):
+            for i, (part, colour) in enumerate(PARTS.items()):
                 axes.plot(STEPS, limit[:, i], color=colour, linewidth=4, alpha=0.35)
                 axes.plot(STEPS, wide[:, :, i].T, color=colour, linewidth=1)
                 axes.plot([], [], color=colour, linewidth=4, label=f"{part} loss")
             axes.set(title=title, xlabel="steps of gradient descent", ylabel="loss")
-            axes.set(xscale="log", yscale="log")
-            ticks = [1, 10, 100, 1000]
-            axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
-            ticks = [0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 3]
+            axes.set_yscale("log")
             low, high = axes.get_ylim()
-            ticks = [tick for tick in ticks if low < tick < high]
-            axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-            axes.minorticks_off()
-        grey = {"color": "#555555"}
-        panels[0].plot([], [], linewidth=4, alpha=0.5, label="infinite width", **grey)
+            losses = [0.003, 0.01, 0.03, 0.1, 0.2, 0.5, 1, 2, 3]
+            losses = [tick for tick in losses if low < tick < high]
+            log_axis(axes, x=[1, 10, 100, 1000], y=losses)
+        grey = {"color": COLOURS["grey"]}
+        both[0].plot([], [], linewidth=4, alpha=0.5, label="infinite width", **grey)
         label = f"{NETWORKS} networks of width {WIDTH}"
-        panels[0].plot([], [], linewidth=1, label=label, **grey)
-        panels[0].legend(loc="lower left")
-        figure.savefig(path, dpi=160)
-        plt.close(figure)
+        both[0].plot([], [], linewidth=1, label=label, **grey)
+        both[0].legend(loc="lower left")
 
 
 def main():

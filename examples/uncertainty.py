@@ -15,7 +15,6 @@ import pathlib
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
-import matplotlib.pyplot as plt
 import numpy as np
 import optax
 from jax.scipy.stats import norm
@@ -26,6 +25,7 @@ from sklearn.datasets import load_diabetes
 
 from eqtangents import nn
 from eqtangents.predict import Ensemble, FromNetwork, GaussianProcess
+from style import COLOURS, panels
 
 
 SPLITS, STEPS = 5, 150
@@ -112,22 +112,7 @@ def diabetes():
 # The figure.
 # ------------------------------------------------------------------------------------
 
-BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titlepad": 12,
-    "axes.titleweight": "bold",
-    "font.size": 10,
-    "grid.color": "#ececec",
-    "legend.frameon": False,
-    "lines.linewidth": 2,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-}
+BLUE, ORANGE, GREY = COLOURS.values()
 
 
 def line():
@@ -149,7 +134,7 @@ def network():
     return nn.Sequential([hidden(), nn.Erf(), hidden(), nn.Erf(), nn.Linear(1)])
 
 
-def draw_line(panels):
+def draw_line(three):
     x, y, x_test = line()
     net, noise = network(), 0.01
     posterior = FromNetwork(GaussianProcess, net, x[:, None], y, noise=noise)
@@ -167,7 +152,7 @@ def draw_line(panels):
         ),
     }
     for axes, (title, (mean, variance, colour)) in zip(
-        panels, parts.items(), strict=True
+        three, parts.items(), strict=True
     ):
         deviation = 2 * jnp.sqrt(variance)
         axes.fill_between(
@@ -176,7 +161,7 @@ def draw_line(panels):
         axes.plot(x_test, mean, color=colour)
         axes.plot(x, y, "o", color="black", markersize=4, zorder=3)
         axes.set(title=title, xlabel="input", ylim=(-2.2, 2.2), xlim=(-3, 3))
-    panels[0].set_ylabel("output: mean \N{PLUS-MINUS SIGN} 2 standard deviations")
+    three[0].set_ylabel("output: mean \N{PLUS-MINUS SIGN} 2 standard deviations")
 
 
 def draw_scores(axes, scores):
@@ -207,15 +192,9 @@ def main():
         f"bias_std {rounded(learned.bias_stds)}; noise {rounded(learned.noise)}."
     )
     path = pathlib.Path("uncertainty.png").resolve()
-    with plt.style.context(STYLE):
-        figure, panels = plt.subplots(
-            1, 4, figsize=(14, 4), layout="constrained", width_ratios=(1, 1, 1, 0.7)
-        )
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12, wspace=0.03)
-        draw_line(panels[:3])
-        draw_scores(panels[3], scores)
-        figure.savefig(path, dpi=160)
-        plt.close(figure)
+    with panels(path, 4, figsize=(14, 4), width_ratios=(1, 1, 1, 0.7)) as four:
+        draw_line(four[:3])
+        draw_scores(four[3], scores)
     console.print(f"Figure: {path}")
 
 

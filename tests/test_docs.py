@@ -1,7 +1,10 @@
-"""The pages name every layer, and their code runs."""
+"""The pages name every layer and every public name, and their code runs."""
 
+import importlib
+import inspect
 import pathlib
 import re
+import tomllib
 
 import pytest
 
@@ -14,6 +17,7 @@ pytestmark = pytest.mark.precision("float32")  # the default, which pages are ab
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = ROOT / "docs" / "layers.md"
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+PACKAGES = ["", ".nn", ".predict", ".duals", ".testing"]
 
 
 def unnamed(page):
@@ -30,6 +34,32 @@ def test_every_layer_has_its_rule():
 def test_a_missing_name_is_seen():
     page = LAYERS.read_text().replace("`Gabor`", "Gabor").replace("`Slice`", "a slice")
     assert unnamed(page) == ["Gabor", "Slice"]
+
+
+def without_a_page(packages, pages):
+    """Public names of packages that no page of the API shows."""
+    shown = set(re.findall(r"^::: (\S+)", pages, re.M))
+    public = [
+        f"{package.__name__}.{name}"
+        for package in packages
+        for name, value in vars(package).items()
+        if not (name.startswith("_") or inspect.ismodule(value))
+    ]
+    return sorted(set(public) - shown)
+
+
+def test_every_public_name_has_its_page():
+    packages = [importlib.import_module(f"eqtangents{name}") for name in PACKAGES]
+    pages = "\n".join(path.read_text() for path in (ROOT / "docs/api").glob("*.md"))
+    assert without_a_page(packages, pages) == []
+    assert without_a_page([nn], pages.replace("nn.Relu\n", "nn.Rely\n")) == [
+        "eqtangents.nn.Relu"
+    ]
+
+
+def test_citation_has_the_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

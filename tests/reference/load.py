@@ -3,6 +3,7 @@
 `load_case(path)` gives a `Case`; `cases("named")` the paths of one kind, sorted.
 """
 
+import functools
 import json
 import pathlib
 
@@ -26,10 +27,16 @@ class Case:
     """One file: `spec`, `meta` and `doc` as they were in JSON, and `arrays` by name."""
 
     def __init__(self, path):
+        self.path = path
         with np.load(path) as file:
             texts = {k: json.loads(str(file[k])) for k in _TEXTS if k in file.files}
-            self.arrays = {k: file[k] for k in file.files if k not in _TEXTS}
         self.spec, self.meta, self.doc = map(texts.get, _TEXTS)
+
+    @functools.cached_property
+    def arrays(self):
+        """Read when they are first asked for: collecting tests takes texts alone."""
+        with np.load(self.path) as file:
+            return {k: file[k] for k in file.files if k not in _TEXTS}
 
     def ok(self, tag="12"):
         """Whether the reference computed this call."""
