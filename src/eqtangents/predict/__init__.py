@@ -15,10 +15,7 @@ from eqtangents.predict._conditioning import (
 from eqtangents.predict._ensemble import Ensemble as Ensemble
 from eqtangents.predict._from_network import FromNetwork as FromNetwork
 from eqtangents.predict._gaussian_process import GaussianProcess as GaussianProcess
-from eqtangents.predict._gradient_descent import (
-    GradientDescent as GradientDescent,
-    TrainingState as TrainingState,
-)
+from eqtangents.predict._gradient_descent import GradientDescent as GradientDescent
 from eqtangents.predict._gradient_descent_mse import (
     GradientDescentMSE as GradientDescentMSE,
 )
@@ -32,3 +29,4 @@ from eqtangents.predict._training_rules import (
     GradientFlow as GradientFlow,
     GradientSteps as GradientSteps,
 )
+from eqtangents.predict._training_state import TrainingState as TrainingState

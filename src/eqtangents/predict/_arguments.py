@@ -36,6 +36,11 @@ _NONFINITE = (
     "value: one of them spoils all predictions."
 )
 
+_NOT_INCREASING = (
+    "`t` must be finite and increase, from the time of the state where training "
+    "starts on: sort it. For the end of training, use `converged`."
+)
+
 _NO_TIME = (
     "`{name}` must be at least zero and not NaN: training starts at time 0, and ends "
     "at `jnp.inf`."
@@ -179,6 +184,16 @@ def times(t: Times, dtype: np.dtype, name: str = "t") -> Float[Array, "..."]:
     """Times of training, from 0 to infinity, in the dtype of the kernel."""
     array = as_array(name, t, dtype, hint=" The time comes first.").astype(dtype)
     return refuse(array, (~jnp.all(array >= 0), _NO_TIME.format(name=name)))
+
+
+def increasing_times(
+    t: Times, dtype: np.dtype, start: Float[Array, ""]
+) -> Float[Array, "..."]:
+    """Finite times of training that increase from its start on."""
+    array = as_array("t", t, dtype).astype(dtype)
+    steps = jnp.diff(jnp.ravel(array), prepend=start[None])
+    wrong = ~jnp.all((steps >= 0) & jnp.isfinite(steps))
+    return refuse(array, (wrong, _NOT_INCREASING))
 
 
 def check_function(name: str, value: object, wanted: str) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import as_array, number
-from eqtangents.predict._training_set import as_matrix, check_kernel, checked_kernel
+from eqtangents.predict._kernel_matrix import as_matrix, check_kernel, checked_kernel
 
 
 def eigenvalues(

@@ -95,11 +95,11 @@ class Spectrum(eqx.Module):
     ) -> Float[Array, "*batch n columns"]:
         r"""$f(K) v = U f(\Lambda) U^\top v$ for each column $v$."""
         factors = lax.stop_gradient((self.values, self.vectors))
-        return apply(self.matrix, function, columns, factors)
+        return matrix_function(self.matrix, function, columns, factors)
 
 
 @eqx.filter_custom_jvp
-def apply(
+def matrix_function(
     matrix: Float[Array, "n n"],
     function: SpectralFunction,
     columns: Float[Array, "n columns"],
@@ -111,8 +111,8 @@ def apply(
     return _from_basis(vectors, function(values), vectors.T @ columns)
 
 
-@apply.def_jvp
-def _apply_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@matrix_function.def_jvp
+def _matrix_function_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     _, function, columns, factors = primals
     d_matrix, d_function, d_columns, _ = tangents
     values, vectors = factors
