@@ -10,7 +10,7 @@ from eqtangents._types import Scalar
 from eqtangents.predict._arguments import times as checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
 from eqtangents.predict._spectrum import Spectrum
-from eqtangents.predict._training_rules import FLOW, AbstractRule, check_rule
+from eqtangents.predict._training_rules import FLOW, AbstractRule, check_is_rule
 from eqtangents.predict._training_set import TrainingSet
 
 
@@ -103,7 +103,7 @@ class GradientDescentMSE(eqx.Module):
         **Source:** Jacot et al. 2018, arXiv:1806.07572; Lee et al. 2019,
         arXiv:1902.06720, equations 8 to 11.
         """
-        check_rule(rule)
+        check_is_rule(rule)
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
         self.spectrum = noisy_spectrum(self.data)
         self.rule = rule
