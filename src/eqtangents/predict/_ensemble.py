@@ -69,7 +69,8 @@ class Ensemble(eqx.Module):
             infinitely wide networks or of finite ones (traced over the outputs).
         - `y_train`: targets, `(n_train, *positions, *outputs)`.
         - `trained`: the layers that are trained, all or the last one.
-        - `rule`: how they are trained: `GradientFlow` or `GradientSteps`.
+        - `rule`: how they are trained: `GradientFlow`, `GradientSteps`, or an
+            `AbstractRule` of your own.
         - `noise`, `relative_noise`: on the diagonal of the training's kernel, as for
             `GradientDescentMSE`.
         - `target_noise`: variance of fresh noise that each network's targets have. With

@@ -15,7 +15,7 @@ from eqtangents.predict._spectrum import matrix_function
 
 Matrix: TypeAlias = Float[Array, "rows1 rows2"]
 
-_BLOCKS = 8  # of the triangle: 9/16 of the square is computed, not 1/2
+_TRIANGLE_BLOCKS = 8  # of the triangle: 9/16 of the square is computed, not 1/2
 
 
 @eqx.filter_custom_jvp
@@ -87,6 +87,6 @@ def _half_times(
     if half.ndim == 1:
         return half[:, None] * columns
     n = half.shape[0]
-    edges = sorted({n * i // _BLOCKS for i in range(_BLOCKS + 1)})
+    edges = sorted({n * i // _TRIANGLE_BLOCKS for i in range(_TRIANGLE_BLOCKS + 1)})
     rows = [half[a:b, :b] @ columns[:b] for a, b in itertools.pairwise(edges)]
     return jnp.concatenate(rows) if rows else columns

@@ -27,7 +27,7 @@ from eqtangents.predict._kernel_function import (
 from eqtangents.predict._training_state import TrainingState
 
 
-Options = ParamSpec("Options")
+MakeOptions = ParamSpec("MakeOptions")
 P = TypeVar("P", bound=eqx.Module)
 
 
@@ -54,13 +54,13 @@ class FromNetwork(eqx.Module, Generic[P]):
 
     def __init__(
         self,
-        make: Callable[Concatenate[Array, Array, Options], P]
-        | Callable[Concatenate[Kernel, Array, Options], P],
+        make: Callable[Concatenate[Array, Array, MakeOptions], P]
+        | Callable[Concatenate[Kernel, Array, MakeOptions], P],
         network: AbstractLayer | KernelFunction,
         x_train: Batch,
         y_train: Shaped[Array, " n_train *positions_and_outputs"],
-        *args: Options.args,
-        **options: Options.kwargs,
+        *args: MakeOptions.args,
+        **options: MakeOptions.kwargs,
     ):
         """Compute the kernel of the training examples, and make the predictor.
 

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Shaped
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
-    as_array,
+    array_argument,
     check_function,
     finite,
     increasing_times,
@@ -116,8 +116,8 @@ class GradientDescent(eqx.Module):
         "Momentum".
         """
         check_function("loss", loss, "a function of outputs and targets")
-        kernel = as_array("k_train_train", k_train_train)
-        y = as_array("y_train", y_train)
+        kernel = array_argument("k_train_train", k_train_train)
+        y = array_argument("y_train", y_train)
         shape = shape_of_outputs(y, kernel.shape, output_shape)
         data = TrainingSet(kernel, jnp.zeros((*y.shape[:1], *shape), kernel.dtype))
         kernel, more = refuse_beyond_rounding(data.kernel, "k_train_train")

@@ -19,7 +19,7 @@ from eqtangents._kernel import (
 )
 from eqtangents._trees import Batch
 from eqtangents.nn import AbstractLayer
-from eqtangents.predict._arguments import as_array, described, is_both
+from eqtangents.predict._arguments import array_argument, described, is_both
 from eqtangents.predict._ensemble import Ensemble
 from eqtangents.predict._gaussian_process import GaussianProcess
 from eqtangents.predict._gradient_descent import GradientDescent
@@ -100,7 +100,7 @@ def kernel_function(
 
 def nngp_of(kernel: Array | Kernel) -> Array:
     """The kernel that is a covariance of outputs."""
-    return as_array("kernel(x, None)", kernel.nngp if is_both(kernel) else kernel)
+    return array_argument("kernel(x, None)", kernel.nngp if is_both(kernel) else kernel)
 
 
 def variances_of(kernel: KernelFunction, x: Batch) -> Float[Array, " n *positions"]:

@@ -16,7 +16,7 @@ kernel is `eqtangents.nngp(net, x_train)` or `eqtangents.ntk(net, x_train)`.
 """.strip()
 
 _SWAPPED = "It and `y_train` seem to be swapped: the kernel comes first."
-_INPUTS = (
+_KERNEL_OF_INPUTS = (
     "For inputs `x_train` that is `eqtangents.nngp(net, x_train)` or "
     "`eqtangents.ntk(net, x_train)`; `eqtangents.predict.FromNetwork` computes it."
 )
@@ -45,7 +45,7 @@ def check_kernel(
         raise ValueError(
             f"`k_train_train` has shape {shape}, but it is the covariance of the "
             "training examples with themselves: (n_train, n_train) is needed. "
-            + (_SWAPPED if swapped else _INPUTS)
+            + (_SWAPPED if swapped else _KERNEL_OF_INPUTS)
         )
     rank = (len(shape) - 2) // 2
     positions = shape[2 : 2 + rank]

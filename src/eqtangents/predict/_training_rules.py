@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import as_array, described, in_range, number
+from eqtangents.predict._arguments import array_argument, described, in_range, number
 
 
 class AbstractRule(eqx.Module):
@@ -54,7 +54,7 @@ def checked_rates(
     """One learning rate, or a vector of them."""
     if isinstance(learning_rate, float | int):
         return number("learning_rate", learning_rate)
-    array = as_array("learning_rate", learning_rate)
+    array = array_argument("learning_rate", learning_rate)
     if array.ndim > 1 or not array.size:
         raise ValueError(
             f"`learning_rate` has shape {array.shape}, but it is one number, or a "

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
     NONFINITE_KERNEL,
-    as_array,
+    array_argument,
     finite,
     one_number,
 )
@@ -48,10 +48,10 @@ class TrainingSet(eqx.Module):
 
         **Raises:** `ValueError` for shapes and dtypes; `RuntimeError` for values.
         """
-        k_train_train = as_array("k_train_train", k_train_train)
+        k_train_train = array_argument("k_train_train", k_train_train)
         dtype = k_train_train.dtype
         # Not in the kernel's dtype, so that labels are told from targets.
-        y_train = as_array("y_train", y_train)
+        y_train = array_argument("y_train", y_train)
         check_kernel(k_train_train, y_train.shape)
         check_targets("y_train", y_train)
         rank = (k_train_train.ndim - 2) // 2
@@ -61,7 +61,7 @@ class TrainingSet(eqx.Module):
         relative = one_number("relative_noise", relative_noise)
         relative = checked_noise(jnp.asarray(relative, dtype))
         relative = relative * jnp.trace(kernel) / max(kernel.shape[0], 1)
-        noise = checked_noise(as_array("noise", noise, dtype).astype(dtype))
+        noise = checked_noise(array_argument("noise", noise, dtype).astype(dtype))
         own = noise.ndim < 1 or (noise.ndim == y_train.ndim and noise.shape[0] == 1)
         self.noise = noise_columns(noise, y_train.shape, rank) + relative
         rows = math.prod(self.positions)
@@ -80,7 +80,7 @@ class TrainingSet(eqx.Module):
         cross = self.test_train(k_new_train, "k_new_train")
         new = self.test_test(k_new_new, cross.shape[0], "k_new_new")
         new = checked_kernel("k_new_new", new)
-        y = as_array("y_new", y_new, self.kernel.dtype)
+        y = array_argument("y_new", y_new, self.kernel.dtype)
         check_targets("y_new", y)
         examples = cross.shape[0] // max(math.prod(self.positions), 1)
         shape = (examples, *self.positions, *self.outputs)
@@ -106,7 +106,7 @@ class TrainingSet(eqx.Module):
         """Of new examples with targets of this shape."""
         if noise is not None:
             dtype, rank = self.kernel.dtype, len(self.positions)
-            noise = checked_noise(as_array("noise", noise, dtype).astype(dtype))
+            noise = checked_noise(array_argument("noise", noise, dtype).astype(dtype))
             return noise_columns(noise, shape, rank)
         if self.noise_each is None:
             raise ValueError(
@@ -141,7 +141,7 @@ class TrainingSet(eqx.Module):
         examples = rows // max(math.prod(self.positions), 1)
         shape = (examples, *self.positions, *self.outputs)
         dtype = self.kernel.dtype
-        outputs = finite(name, as_array(name, outputs, dtype).astype(dtype))
+        outputs = finite(name, array_argument(name, outputs, dtype).astype(dtype))
         if outputs.shape not in ((), shape):
             raise ValueError(
                 f"`{name}` has shape {outputs.shape}, but the outputs have shape "
@@ -153,7 +153,7 @@ class TrainingSet(eqx.Module):
         self, k_test_train: Float[Array, "..."], name: str = "k_test_train"
     ) -> Float[Array, "rows_test rows"]:
         """A test-train kernel as a matrix."""
-        k_test_train = as_array(name, k_test_train, self.kernel.dtype)
+        k_test_train = array_argument(name, k_test_train, self.kernel.dtype)
         shape, positions = k_test_train.shape, self.positions
         n_train = self.kernel.shape[0] // max(math.prod(positions), 1)
         if len(shape) < 2 or shape[1:] != (n_train, *positions, *positions):
@@ -176,7 +176,7 @@ class TrainingSet(eqx.Module):
         name: str = "k_test_test",
     ) -> Float[Array, "rows_test rows_test"]:
         """A test-test kernel as a matrix, with as many rows as the test-train one."""
-        k_test_test = as_array(name, k_test_test, self.kernel.dtype)
+        k_test_test = array_argument(name, k_test_test, self.kernel.dtype)
         shape, positions = k_test_test.shape, self.positions
         n_test = rows // max(math.prod(positions), 1)
         if shape != (n_test, n_test, *positions, *positions):
@@ -192,7 +192,7 @@ class TrainingSet(eqx.Module):
         self, k_test_diagonal: Float[Array, "..."], rows: int
     ) -> Float[Array, " rows_test"]:
         """Prior variances of test outputs, as many as rows of the test-train kernel."""
-        k_test_diagonal = as_array(
+        k_test_diagonal = array_argument(
             "k_test_diagonal", k_test_diagonal, self.kernel.dtype
         )
         n_test = rows // max(math.prod(self.positions), 1)

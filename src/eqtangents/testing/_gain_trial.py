@@ -15,11 +15,12 @@ from jaxtyping import Array, Float
 from eqtangents.predict import AbstractRule
 
 
-Table: TypeAlias = Float[Array | np.ndarray, "times n"]
+GainTable: TypeAlias = Float[Array | np.ndarray, "times n"]
 
 # Whole numbers, since some rules make steps.
-TIMES = (0.0, 1.0, 2.0, 3.0, 10.0, 30.0)
-LATE = (1e8, 1e9, np.inf)  # the finite ones are below the largest integer of 32 bits
+TRIAL_TIMES = (0.0, 1.0, 2.0, 3.0, 10.0, 30.0)
+# The finite ones are below the largest integer of 32 bits.
+LATE_TIMES = (1e8, 1e9, np.inf)
 _FRACTIONS = np.array([0.0, 1e-3, 0.01, 0.1, 0.3, 0.6, 0.9])  # of the largest curvature
 
 
@@ -28,7 +29,7 @@ class GainTrial:
 
     def __init__(self, rule: AbstractRule, largest_curvature: float):
         self.curvatures = jnp.asarray(largest_curvature * _FRACTIONS, float)
-        self.times = jnp.asarray(TIMES, float)
+        self.times = jnp.asarray(TRIAL_TIMES, float)
         # Constants are arrays here, which have derivatives.
         dtype = self.curvatures.dtype
         as_array = lambda x: jnp.asarray(x, dtype) if isinstance(x, float) else x
@@ -40,7 +41,7 @@ class GainTrial:
         self.step = self.eps ** (1 / 3)
 
     def _all_gains(self, rule: AbstractRule, curvatures: Any) -> np.ndarray:
-        times = jnp.asarray((*TIMES, *LATE), self.curvatures.dtype)
+        times = jnp.asarray((*TRIAL_TIMES, *LATE_TIMES), self.curvatures.dtype)
         curvatures = jnp.broadcast_to(curvatures, self.curvatures.shape)
         curvatures = curvatures.astype(self.curvatures.dtype)
         return np.array(_gains(rule, curvatures, times))
@@ -53,11 +54,11 @@ class GainTrial:
         self, curvatures: float | Float[Array, "*n"]
     ) -> Float[np.ndarray, "times n"]:
         """The gains of other curvatures, or of one in all places."""
-        return self._all_gains(self.rule, curvatures)[: len(TIMES)]
+        return self._all_gains(self.rule, curvatures)[: len(TRIAL_TIMES)]
 
     def late_gains(self) -> Float[np.ndarray, "times n"]:
         """The gains at the late times."""
-        return self._all_gains(self.rule, self.curvatures)[len(TIMES) :]
+        return self._all_gains(self.rule, self.curvatures)[len(TRIAL_TIMES) :]
 
     def near_zero(self, relative: float) -> float:
         """A curvature along which this part of the error is learned at most."""
@@ -75,7 +76,7 @@ class GainTrial:
         time = jnp.asarray(t, self.curvatures.dtype)
         return _derivatives((self.rule, self.curvatures, time))
 
-    def along_constants(self) -> Iterator[tuple[str, float, Table, Table]]:
+    def along_constants(self) -> Iterator[tuple[str, float, GainTable, GainTable]]:
         """The name of each constant, a change of it, and what that does to the gains.
 
         First what it does by the derivative, then by finite differences.
@@ -93,7 +94,7 @@ class GainTrial:
                 for by in (tangent, jax.tree.map(jnp.negative, tangent))
             )
             found = _pushed(self.rule, tangent, self.curvatures, self.times)
-            differences = (above - below)[: len(TIMES)] / 2
+            differences = (above - below)[: len(TRIAL_TIMES)] / 2
             name = jax.tree_util.keystr(path)
             yield name, float(jnp.max(change)), found, differences
 
@@ -104,10 +105,10 @@ class GainTrial:
     def compare(
         self,
         what: str,
-        found: Table,
-        expected: Table,
-        scale: Table | float,
-        times: tuple[float, ...] = TIMES,
+        found: GainTable,
+        expected: GainTable,
+        scale: GainTable | float,
+        times: tuple[float, ...] = TRIAL_TIMES,
         tolerance: float | None = None,
     ) -> None:
         """Fail where two tables differ by more than the tolerance times the scale."""

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from eqtangents.predict import AbstractRule
 from eqtangents.predict._training_rules import check_is_rule
-from eqtangents.testing._gain_trial import LATE, TIMES, GainTrial
+from eqtangents.testing._gain_trial import LATE_TIMES, TRIAL_TIMES, GainTrial
 
 
 Velocity: TypeAlias = Callable[
@@ -96,7 +96,7 @@ def check_rule(
 
 def _check_form(trial: GainTrial, rule: AbstractRule) -> None:
     curvatures = trial.curvatures
-    known = rule.gain(curvatures, TIMES[-1])
+    known = rule.gain(curvatures, TRIAL_TIMES[-1])
     if (known.shape, known.dtype) != (curvatures.shape, curvatures.dtype):
         trial.fail(
             f"the gain of {curvatures.shape} curvatures in {curvatures.dtype} has "
@@ -110,7 +110,7 @@ def _check_form(trial: GainTrial, rule: AbstractRule) -> None:
             "`jnp.where`, not by `if`."
         )
     what = "the gain of a time that is traced differs from that of a number"
-    trial.compare(what, gains[-1:], known[None], known[None], TIMES[-1:])
+    trial.compare(what, gains[-1:], known[None], known[None], TRIAL_TIMES[-1:])
     alone = [trial.gains_of(one)[:, 0] for one in curvatures]
     what = "the gain of one curvature alone differs from its gain among others"
     trial.compare(what, jnp.stack(alone, 1), gains, gains)
@@ -142,8 +142,8 @@ def _check_end(trial: GainTrial) -> None:
         moving = np.abs(later - late) > trial.tolerance / 100 * np.abs(later)
     moving[0] |= end[0] == 0
     limit = np.where(moving, end, later)[None]
-    what = f"the gain is not its limit, which is reached by t = {LATE[1]:g}"
-    trial.compare(what, end[None], limit, limit, LATE[2:])
+    what = f"the gain is not its limit, which is reached by t = {LATE_TIMES[1]:g}"
+    trial.compare(what, end[None], limit, limit, LATE_TIMES[2:])
 
 
 def _check_monotone(trial: GainTrial) -> None:
@@ -156,7 +156,7 @@ def _check_monotone(trial: GainTrial) -> None:
 
 
 def _check_finite_derivatives(trial: GainTrial) -> None:
-    for t in (*TIMES, np.inf):
+    for t in (*TRIAL_TIMES, np.inf):
         names = ("its constants", "the curvature", "time")
         for name, derivative in zip(names, trial.derivatives(t), strict=True):
             for leaf in jax.tree.leaves(derivative):
@@ -199,12 +199,12 @@ def _check_optimiser(trial: GainTrial, optimiser: Optimiser) -> None:
         updates, state = optimiser.update(gradients, state, parameters)
         return parameters + updates, state
 
-    parameters, steps = [jnp.zeros_like(roots)], range(int(TIMES[-1]) + 1)
+    parameters, steps = [jnp.zeros_like(roots)], range(int(TRIAL_TIMES[-1]) + 1)
     state = optimiser.init(parameters[0])
     for _ in steps[1:]:
         following, state = step(parameters[-1], state)
         parameters.append(following)
-    trained = jnp.stack([parameters[int(t)] for t in TIMES])
+    trained = jnp.stack([parameters[int(t)] for t in TRIAL_TIMES])
     found = roots[None] * trial.gains()
     what = "parameters that differ from those of the optimiser"
     trial.compare(what, found, trained, 1 + jnp.abs(trained))
@@ -220,7 +220,7 @@ def _check_velocity(trial: GainTrial, velocity: Velocity) -> None:
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(derivative),
         diffrax.Tsit5(),
-        *(0.0, TIMES[-1], None),
+        *(0.0, TRIAL_TIMES[-1], None),
         jnp.zeros_like(roots),
         stepsize_controller=diffrax.PIDController(accuracy, accuracy),
         saveat=diffrax.SaveAt(ts=trial.times),
