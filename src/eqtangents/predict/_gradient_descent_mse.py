@@ -87,8 +87,8 @@ class GradientDescentMSE(eqx.Module):
             follow: `(n_train, n_train, *positions, *positions)`.
         - `y_train`: targets, `(n_train, *positions, *outputs)`. Outputs are independent
             and share the kernel.
-        - `rule`: how it is trained: `GradientFlow`, `GradientSteps`, or an `AbstractRule`
-            of your own.
+        - `rule`: how it is trained: `GradientFlow`, `GradientSteps`, or your own
+            `AbstractRule`.
         - `noise`: $\sigma^2$ on the diagonal, one for all or one each example. The same
             for all is a weight decay of $\sigma^2 / N$.
         - `relative_noise`: more of it, in units of the kernel's mean diagonal.
