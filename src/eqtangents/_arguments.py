@@ -1,4 +1,4 @@
-"""What is said of arguments that do not fit: what came, and what was needed."""
+"""Errors for arguments that do not fit: they say what came and what is needed."""
 
 import collections.abc
 import inspect
@@ -16,7 +16,7 @@ import numpy as np
 from eqtangents._types import Rule, integer, is_concrete, is_integer, lowered
 
 
-Choice = TypeVar("Choice")
+Name = TypeVar("Name")
 
 
 def described(value: Any) -> str:
@@ -129,13 +129,13 @@ def checked_integer(name: str, value: Any, least: int, hint: str = "") -> int:
     return int(value)
 
 
-def checked_choice(name: str, value: Choice, choices: Sequence[str]) -> Choice:
+def checked_choice(name: str, value: Name, choices: Sequence[str]) -> Name:
     """One of some names, as it is written among them.
 
     **Raises:** `TypeError` if it is no string, `ValueError` if it is none of them.
     """
-    check("", name, value, _choice(choices))
-    return cast(Choice, lowered(value))
+    check("", name, value, _one_of(choices))
+    return cast(Name, lowered(value))
 
 
 def _hint(name: str, value: Any) -> str:
@@ -157,9 +157,9 @@ def rule_of(annotation: Any) -> Rule | None:
         known = [rule for rule in rules if rule is not None]
         return _either(known) if len(known) == len(rules) else None
     if origin is typing.Literal:
-        return _choice(members)
+        return _one_of(members)
     if annotation is Callable or origin is collections.abc.Callable:
-        return _FUNCTION
+        return _ARRAY_FUNCTION
     if annotation in _BASIC:
         return _BASIC[annotation]
     if isinstance(annotation, type) and issubclass(annotation, eqx.Module):
@@ -169,25 +169,25 @@ def rule_of(annotation: Any) -> Rule | None:
 
 
 def _either(rules: Sequence[Rule]) -> Rule:
-    """That one of some rules holds."""
+    """The rule that at least one of some rules holds."""
 
     def of_value(value: Any) -> bool:
         return any(r.of_value(value) for r in rules if r.of_kind(value))
 
     return Rule(
-        _joined([rule.kind for rule in rules]),
+        _alternatives([rule.kind for rule in rules]),
         lambda value: any(rule.of_kind(value) for rule in rules),
-        _joined([rule.value for rule in rules if rule.value]),
+        _alternatives([rule.value for rule in rules if rule.value]),
         of_value,
     )
 
 
-def _joined(words: Sequence[str]) -> str:
+def _alternatives(words: Sequence[str]) -> str:
     first, *rest = words or [""]
     return " or ".join([first, *(word.removeprefix("be ") for word in rest)])
 
 
-def _choice(choices: Sequence[str]) -> Rule:
+def _one_of(choices: Sequence[str]) -> Rule:
     *first, last = (f'"{choice}"' for choice in choices)
     words = f"be {', '.join(first)} or {last}"
     return Rule(
@@ -202,11 +202,11 @@ def _instance(kind: type) -> Rule:
     return Rule(f"be a `{kind.__name__}(...)`", lambda value: isinstance(value, kind))
 
 
-_FUNCTION = Rule(
+_ARRAY_FUNCTION = Rule(
     "be a function of arrays, as `jax.numpy.tanh`",
     lambda value: callable(value) and not isinstance(value, type),
 )
-_NUMBER = Rule(
+_REAL = Rule(
     "be a number",
     lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool),
 )
@@ -216,6 +216,6 @@ _BASIC: dict[Any, Rule] = {
         "be `True` or `False`", lambda value: isinstance(value, bool | np.bool_)
     ),
     int: Rule("be an integer", is_integer),
-    float: _NUMBER,
+    float: _REAL,
     str: Rule("be a string", lambda value: isinstance(value, str)),
 }

@@ -1,7 +1,7 @@
-"""What the kernels of a network are given: the network, and batches of inputs.
+"""The arguments of kernels, checked: the network, and batches of inputs.
 
-Whatever is wrong with them is said here, outside of anything that is compiled, so that
-errors are raised where users call.
+The checks run here, outside of anything that is compiled, so that errors are raised
+where users call.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,67 +13,19 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents._arguments import described
+from eqtangents._kernel_habits import NOT_RANDOM
 from eqtangents._networks import check_independent, check_network
-from eqtangents._signatures import Habits
 from eqtangents._types import is_concrete
 from eqtangents.nn import AbstractLayer, Edges, Graph, Masked
 from eqtangents.nn._inputs import Signal, is_signal, values_of, with_equal_edges
 
 
-# What type checkers see of a batch for a network with one input, and with any number;
-# at run time a batch is a tree of arrays, as everywhere.
-Input: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
-Inputs: TypeAlias = Input | Sequence["Inputs"]
+# A `Batch`, as type checkers see it, of a network with one input and of any network.
+OneBatch: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
+NestedBatch: TypeAlias = OneBatch | Sequence["NestedBatch"]
 
 
-_ONE = (
-    "Both kernels are `eqt.kernel(net, x1, x2)`, with `.nngp` and `.ntk`; one alone is "
-    "`eqt.nngp(net, x1, x2)` or `eqt.ntk(net, x1, x2)`."
-)
-_NOT_RANDOM = (
-    "Kernels of infinitely wide networks are not random; estimates at finite width are "
-    "`eqt.monte_carlo(net, x1, x2, key, n_samples)`."
-)
-_SAID = {
-    ("get",): _ONE,
-    ("params", "variables"): "Parameters play no role, or are inside of `net`.",
-    ("key", "rng", "n_samples"): _NOT_RANDOM,
-    ("batch_size", "device_count", "store_on_device"): (
-        "Examples are treated in tiles that fit the memory: leave it out."
-    ),
-    ("diag_reg", "noise", "noise_scale"): "Noise is given to `eqtangents.predict`.",
-    ("mask_constant", "mask"): "Missing positions: `nn.Masked(value, mask)`.",
-    ("pattern", "adjacency"): "Graphs are inputs: `nn.Graph(value, adjacency)`.",
-    ("trace_axes", "diagonal_axes", "diagonal_batch", "diagonal_spatial"): (
-        "What is needed is worked out from the network: leave it out."
-    ),
-}
-
-
-def _positional(owner: str, names: Sequence[str], args: tuple) -> str | None:
-    """What to write instead of further arguments."""
-    if all(isinstance(one, str | tuple | list) for one in args[3:]):
-        return f"was given {described(args[3])} after the inputs. {_ONE}"
-    return None
-
-
-KERNEL_HABITS = Habits(
-    {
-        "x": ("x1",),
-        "x_train": ("x1",),
-        "inputs": ("x1",),
-        "y": ("x2",),
-        "x_test": ("x2",),
-        "kernel_fn": ("net",),
-        "model": ("net",),
-        "network": ("net",),
-    },
-    {name: said for names, said in _SAID.items() for name in names},
-    _positional,
-)
-
-
-def checked(
+def checked_arguments(
     net: Any, x1: Any, x2: Any
 ) -> tuple[AbstractLayer, PyTree[Signal], PyTree[Signal] | None]:
     """A network and its inputs, which are arrays of JAX in tuples and fit each other.
@@ -109,7 +61,7 @@ def _check_habits(name: str, x: Any) -> None:
         )
     if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
         raise TypeError(
-            f"`{name}` is a random key, but must be a batch of inputs. {_NOT_RANDOM}"
+            f"`{name}` is a random key, but must be a batch of inputs. {NOT_RANDOM}"
         )
 
 
@@ -207,7 +159,7 @@ def _mask(signal: Signal) -> Bool[Array, "..."] | None:
 
 def _check_finite(name: str, signal: Signal) -> None:
     """Raise for values that are known not to be numbers, where there are positions."""
-    bad = _not_finite(values_of(signal))
+    bad = _where_not_finite(values_of(signal))
     mask = _mask(signal)
     if mask is not None and bad.any() and is_concrete(mask):
         bad = bad & np.expand_dims(np.asarray(mask), 1)
@@ -228,8 +180,8 @@ def _check_finite(name: str, signal: Signal) -> None:
     )
 
 
-def _not_finite(x: Float[Array | np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
-    """Where values are no numbers, or nowhere, of any shape."""
+def _where_not_finite(x: Float[Array | np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    """Where known values are NaN or infinite; without any, one `False`."""
     if not is_concrete(x):
         return np.zeros((1, 1), bool)
     finite = np.isfinite(np.asarray(x))
@@ -238,8 +190,8 @@ def _not_finite(x: Float[Array | np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
 
 def _bad_weights(adjacency: Any) -> Bool[np.ndarray, "..."]:
     if not isinstance(adjacency, Edges):
-        return _not_finite(adjacency)
-    bad = _not_finite(adjacency.weights)
+        return _where_not_finite(adjacency)
+    bad = _where_not_finite(adjacency.weights)
     for ends in (adjacency.senders, adjacency.receivers):
         if bad.any() and is_concrete(ends):  # edges without ends do not count
             ends = np.asarray(ends)
@@ -250,27 +202,28 @@ def _bad_weights(adjacency: Any) -> Bool[np.ndarray, "..."]:
 def _alike(
     x1: PyTree[Signal], x2: PyTree[Signal]
 ) -> tuple[PyTree[Signal], PyTree[Signal]]:
-    """Inputs of one kind: with masks where any has one, and graphs of as many edges."""
+    """Inputs that fit each other: with masks if one has, graphs with as many edges."""
     first, structure = jax.tree.flatten(x1, is_leaf=is_signal)
     second, other = jax.tree.flatten(x2, is_leaf=is_signal)
     if structure != other:
         raise ValueError(
-            f"`x1` is {_named(x1)} and `x2` {_named(x2)}, but both must be what "
-            "the network takes: an array, or a tuple with an array for each input."
+            f"`x1` is {_described_inputs(x1)} and `x2` {_described_inputs(x2)}, but "
+            "both must be what the network takes: an array, or a tuple with an array "
+            "for each input."
         )
-    pairs = [_pair(a, b) for a, b in zip(first, second, strict=True)]
+    pairs = [_alike_pair(a, b) for a, b in zip(first, second, strict=True)]
     x1, x2 = ([pair[i] for pair in pairs] for i in (0, 1))
     return jax.tree.unflatten(structure, x1), jax.tree.unflatten(structure, x2)
 
 
-def _named(x: PyTree[Signal]) -> str:
+def _described_inputs(x: PyTree[Signal]) -> str:
     if not isinstance(x, tuple):
         return described(x)
-    return f"a tuple of {len(x)} ({', '.join(map(_named, x))})"
+    return f"a tuple of {len(x)} ({', '.join(map(_described_inputs, x))})"
 
 
-def _pair(a: Signal, b: Signal) -> tuple[Signal, Signal]:
-    """Two inputs with masks and graphs alike, or an error in words."""
+def _alike_pair(a: Signal, b: Signal) -> tuple[Signal, Signal]:
+    """One input of each batch, with masks and graphs alike, or an error in words."""
     if isinstance(a, Graph) != isinstance(b, Graph):
         names = ("x1", "x2") if isinstance(a, Graph) else ("x2", "x1")
         raise ValueError(
@@ -299,7 +252,7 @@ def _pair(a: Signal, b: Signal) -> tuple[Signal, Signal]:
 
 
 def _with_mask(signal: Signal) -> Signal:
-    """With all positions there, if nothing is said of them."""
+    """The same input with a mask, which has all positions if it had none."""
     value = signal.value if isinstance(signal, Graph) else signal
     if not isinstance(value, Masked):
         value = Masked(value, jnp.ones((value.shape[0], *value.shape[2:]), bool))

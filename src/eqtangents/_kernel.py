@@ -7,7 +7,8 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from eqtangents._batches import KERNEL_HABITS, Input, Inputs, checked
+from eqtangents._batches import NestedBatch, OneBatch, checked_arguments
+from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
 from eqtangents._signatures import names_checked
@@ -17,16 +18,18 @@ from eqtangents.nn import AbstractLayer
 
 
 # The results of a network with several outputs.
-Kernels: TypeAlias = Kernel | tuple["Kernels", ...]
-Matrices: TypeAlias = Array | tuple["Matrices", ...]
+NestedKernel: TypeAlias = Kernel | tuple["NestedKernel", ...]
+NestedMatrix: TypeAlias = Array | tuple["NestedMatrix", ...]
 
 
 @overload
-def kernel(net: AbstractLayer, x1: Input, x2: Input | None = None) -> Kernel: ...
+def kernel(net: AbstractLayer, x1: OneBatch, x2: OneBatch | None = None) -> Kernel: ...
 @overload
 def kernel(
-    net: AbstractLayer, x1: Sequence[Inputs], x2: Sequence[Inputs] | None = None
-) -> Kernels: ...
+    net: AbstractLayer,
+    x1: Sequence[NestedBatch],
+    x2: Sequence[NestedBatch] | None = None,
+) -> NestedKernel: ...
 @names_checked(KERNEL_HABITS)
 def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     r"""The neural network Gaussian process and neural tangent kernels of a network.
@@ -62,43 +65,47 @@ def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2019,
     arXiv:1810.05148; Arora et al. 2019, arXiv:1904.11955.
     """
-    return _kernel(*checked(net, x1, x2))
+    return _compiled_kernel(*checked_arguments(net, x1, x2))
 
 
 @overload
-def nngp(net: AbstractLayer, x1: Input, x2: Input | None = None) -> Array: ...
+def nngp(net: AbstractLayer, x1: OneBatch, x2: OneBatch | None = None) -> Array: ...
 @overload
 def nngp(
-    net: AbstractLayer, x1: Sequence[Inputs], x2: Sequence[Inputs] | None = None
-) -> Matrices: ...
+    net: AbstractLayer,
+    x1: Sequence[NestedBatch],
+    x2: Sequence[NestedBatch] | None = None,
+) -> NestedMatrix: ...
 @names_checked(KERNEL_HABITS)
 def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     """The neural network Gaussian process kernel alone, at about half the cost.
 
     Arguments, result axes and errors are those of `eqtangents.kernel`.
     """
-    return _nngp(*checked(net, x1, x2))
+    return _compiled_nngp(*checked_arguments(net, x1, x2))
 
 
 @overload
-def ntk(net: AbstractLayer, x1: Input, x2: Input | None = None) -> Array: ...
+def ntk(net: AbstractLayer, x1: OneBatch, x2: OneBatch | None = None) -> Array: ...
 @overload
 def ntk(
-    net: AbstractLayer, x1: Sequence[Inputs], x2: Sequence[Inputs] | None = None
-) -> Matrices: ...
+    net: AbstractLayer,
+    x1: Sequence[NestedBatch],
+    x2: Sequence[NestedBatch] | None = None,
+) -> NestedMatrix: ...
 @names_checked(KERNEL_HABITS)
 def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     """The neural tangent kernel alone.
 
     Arguments, result axes and errors are those of `eqtangents.kernel`.
     """
-    return _ntk(*checked(net, x1, x2))
+    return _compiled_ntk(*checked_arguments(net, x1, x2))
 
 
 @overload
-def kernel_diagonal(net: AbstractLayer, x: Input) -> Kernel: ...
+def kernel_diagonal(net: AbstractLayer, x: OneBatch) -> Kernel: ...
 @overload
-def kernel_diagonal(net: AbstractLayer, x: Sequence[Inputs]) -> Kernels: ...
+def kernel_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedKernel: ...
 @names_checked(KERNEL_HABITS)
 def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """Both kernels of each example with itself, in time proportional to their number.
@@ -116,79 +123,81 @@ def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
 
     **Raises:** what `eqtangents.kernel` does.
     """
-    net, x, _ = checked(net, x, None)
-    return _kernel_diagonal(net, x)
+    net, x, _ = checked_arguments(net, x, None)
+    return _compiled_kernel_diagonal(net, x)
 
 
 @overload
-def nngp_diagonal(net: AbstractLayer, x: Input) -> Array: ...
+def nngp_diagonal(net: AbstractLayer, x: OneBatch) -> Array: ...
 @overload
-def nngp_diagonal(net: AbstractLayer, x: Sequence[Inputs]) -> Matrices: ...
+def nngp_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedMatrix: ...
 @names_checked(KERNEL_HABITS)
 def nngp_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """The neural network Gaussian process kernel of each example with itself.
 
     Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
     """
-    net, x, _ = checked(net, x, None)
-    return _nngp_diagonal(net, x)
+    net, x, _ = checked_arguments(net, x, None)
+    return _compiled_nngp_diagonal(net, x)
 
 
 @overload
-def ntk_diagonal(net: AbstractLayer, x: Input) -> Array: ...
+def ntk_diagonal(net: AbstractLayer, x: OneBatch) -> Array: ...
 @overload
-def ntk_diagonal(net: AbstractLayer, x: Sequence[Inputs]) -> Matrices: ...
+def ntk_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedMatrix: ...
 @names_checked(KERNEL_HABITS)
 def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """The neural tangent kernel of each example with itself.
 
     Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
     """
-    net, x, _ = checked(net, x, None)
-    return _ntk_diagonal(net, x)
+    net, x, _ = checked_arguments(net, x, None)
+    return _compiled_ntk_diagonal(net, x)
 
 
 @eqx.filter_jit
-def _kernel(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Kernel]:
+def _compiled_kernel(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _each(_both, tiled_kernels(net, x1, x2, wants_ntk=True))
+    return _of_each_output(_both_kernels, tiled_kernels(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
-def _kernel_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Kernel]:
+def _compiled_kernel_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _each(_both, tiled_diagonal(net, x, wants_ntk=True))
+    return _of_each_output(_both_kernels, tiled_diagonal(net, x, wants_ntk=True))
 
 
 @eqx.filter_jit
-def _nngp(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
+def _compiled_nngp(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.nngp, tiled_kernels(net, x1, x2, wants_ntk=False))
+    return _of_each_output(
+        lambda e: e.nngp, tiled_kernels(net, x1, x2, wants_ntk=False)
+    )
 
 
 @eqx.filter_jit
-def _nngp_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
+def _compiled_nngp_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.nngp, tiled_diagonal(net, x, wants_ntk=False))
+    return _of_each_output(lambda e: e.nngp, tiled_diagonal(net, x, wants_ntk=False))
 
 
 @eqx.filter_jit
-def _ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
+def _compiled_ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.ntk, tiled_kernels(net, x1, x2, wants_ntk=True))
+    return _of_each_output(lambda e: e.ntk, tiled_kernels(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
-def _ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
+def _compiled_ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _each(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
+    return _of_each_output(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
 
 
-def _both(entries: Entries) -> Kernel:
+def _both_kernels(entries: Entries) -> Kernel:
     assert entries.ntk is not None, "both kernels were asked for"
     return Kernel(entries.nngp, entries.ntk)
 
 
-def _each(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:
-    """What `fn` makes of the entries of each output."""
+def _of_each_output(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:
+    """`fn` of the entries of each output of the network."""
     return jax.tree.map(fn, entries, is_leaf=lambda node: isinstance(node, Entries))

@@ -57,7 +57,8 @@ def _misfit(
             there = (
                 f"Its arguments are {listed}." if names else "It takes no arguments."
             )
-            return f"{owner}: takes no `{name}`. {_renamed(name, names, habits)}{there}"
+            here = _called_here(name, names, habits)
+            return f"{owner}: takes no `{name}`. {here}{there}"
     places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     if len(args) <= len(places):
         return None
@@ -74,7 +75,7 @@ def _misfit(
     )
 
 
-def _renamed(name: str, names: Sequence[str], habits: Habits) -> str:
+def _called_here(name: str, names: Sequence[str], habits: Habits) -> str:
     for new in habits.renamed.get(name.lower(), ()):
         if new in names:
             return f"`{name}` is `{new}` here. "

@@ -60,30 +60,30 @@ def is_real(x: Any) -> bool:
     )
 
 
-def known(x: Any) -> float | None:
+def known_value(x: Any) -> float | None:
     """The value of a number, or `None` if it is not known yet."""
     if isinstance(x, numbers.Real):
         return float(x)
     return float(np.asarray(x)) if is_concrete(x) else None
 
 
-def _one_number(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
+def _single(fits: Callable[[float], bool]) -> Callable[[Any], bool]:
     """Whether something real is one number, whose value fits as far as it is known."""
 
     def of_value(x: Any) -> bool:
         if not isinstance(x, numbers.Real) and x.shape:
             return False
-        value = known(x)
+        value = known_value(x)
         return value is None or fits(value)
 
     return of_value
 
 
 def _scalar(value: str, fits: Callable[[float], bool]) -> Rule:
-    return Rule("be a number", is_real, value, _one_number(fits))
+    return Rule("be a number", is_real, value, _single(fits))
 
 
-def _constant(value: str, fits: Callable[[float], bool]) -> Rule:
+def _python_number(value: str, fits: Callable[[float], bool]) -> Rule:
     is_number = lambda x: isinstance(x, numbers.Real) and not isinstance(x, bool)
     return Rule("be a number of Python", is_number, value, fits)
 
@@ -120,12 +120,12 @@ def _is_padding(x: Any) -> bool:
 
 # A hyperparameter: a Python number is a compile-time constant; an array is a leaf that
 # can be differentiated and changed without compiling again.
-_Number: TypeAlias = float | int | Float[Array, ""]
+_ScalarValue: TypeAlias = float | int | Float[Array, ""]
 Scalar: TypeAlias = Annotated[
-    _Number, _scalar("be one finite number, of shape `()`", math.isfinite)
+    _ScalarValue, _scalar("be one finite number, of shape `()`", math.isfinite)
 ]
 NonNegative: TypeAlias = Annotated[
-    _Number,
+    _ScalarValue,
     _scalar(
         "be one finite number, of shape `()`, that is not negative",
         lambda x: 0 <= x < math.inf,
@@ -133,11 +133,11 @@ NonNegative: TypeAlias = Annotated[
 ]
 Positive: TypeAlias = Annotated[
     float | int,
-    _constant("be a finite number above zero", lambda x: 0 < x < math.inf),
+    _python_number("be a finite number above zero", lambda x: 0 < x < math.inf),
 ]
 Probability: TypeAlias = Annotated[
     float | int,
-    _constant(
+    _python_number(
         "be the probability of dropping a value, at least 0 and below 1",
         lambda x: 0 <= x < 1,
     ),

@@ -15,13 +15,11 @@ from eqtangents.predict._conditioning import (
 from eqtangents.predict._ensemble import Ensemble as Ensemble
 from eqtangents.predict._from_network import FromNetwork as FromNetwork
 from eqtangents.predict._gaussian_process import GaussianProcess as GaussianProcess
-from eqtangents.predict._gradient_descent import (
-    GradientDescent as GradientDescent,
-    TrainingState as TrainingState,
-)
+from eqtangents.predict._gradient_descent import GradientDescent as GradientDescent
 from eqtangents.predict._gradient_descent_mse import (
     GradientDescentMSE as GradientDescentMSE,
 )
+from eqtangents.predict._gradient_steps import GradientSteps as GradientSteps
 from eqtangents.predict._losses import (
     cross_entropy as cross_entropy,
     half_mean_squared_error as half_mean_squared_error,
@@ -30,5 +28,6 @@ from eqtangents.predict._spectrum import Spectrum as Spectrum
 from eqtangents.predict._training_rules import (
     AbstractRule as AbstractRule,
     GradientFlow as GradientFlow,
-    GradientSteps as GradientSteps,
+    flow_gain as flow_gain,
 )
+from eqtangents.predict._training_state import TrainingState as TrainingState

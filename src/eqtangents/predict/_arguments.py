@@ -1,4 +1,4 @@
-"""What is asked of an argument, whichever predictor it is given to."""
+"""Checks of arguments that several predictors have."""
 
 import math
 from typing import TypeAlias, TypeGuard, TypeVar
@@ -34,6 +34,11 @@ NONFINITE_KERNEL = """
 _NONFINITE = (
     "`{name}` holds NaN or infinity. Leave out, or fill in, the examples that have no "
     "value: one of them spoils all predictions."
+)
+
+_NOT_INCREASING = (
+    "`t` must be finite and increase, from the time of the state where training "
+    "starts on: sort it. For the end of training, use `converged`."
 )
 
 _NO_TIME = (
@@ -76,7 +81,7 @@ def refuse(value: T, *checks: tuple[Bool[Array, ""], str]) -> T:
     return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
 
 
-def as_array(
+def array_argument(
     name: str, value: object, dtype: np.dtype | None = None, *, hint: str = ""
 ) -> Array:
     """The argument as an array; what has no dtype of JAX's is converted to `dtype`.
@@ -126,7 +131,7 @@ def one_number(name: str, value: Scalar) -> Scalar:
     """
     if isinstance(value, float | int):  # without JAX: constants are made at import
         return value
-    array = as_array(name, value, hint=" One number is meant here.")
+    array = array_argument(name, value, hint=" One number is meant here.")
     if array.ndim:
         raise ValueError(
             f"`{name}` has shape {array.shape}, but it is one number: a Python number, "
@@ -175,10 +180,20 @@ def not_finite(array: Shaped[Array, "..."]) -> Bool[Array, ""]:
     return ~jnp.all(jnp.isfinite(array))
 
 
-def times(t: Times, dtype: np.dtype, name: str = "t") -> Float[Array, "..."]:
+def checked_times(t: Times, dtype: np.dtype, name: str = "t") -> Float[Array, "..."]:
     """Times of training, from 0 to infinity, in the dtype of the kernel."""
-    array = as_array(name, t, dtype, hint=" The time comes first.").astype(dtype)
+    array = array_argument(name, t, dtype, hint=" The time comes first.").astype(dtype)
     return refuse(array, (~jnp.all(array >= 0), _NO_TIME.format(name=name)))
+
+
+def increasing_times(
+    t: Times, dtype: np.dtype, start: Float[Array, ""]
+) -> Float[Array, "..."]:
+    """Finite times of training that increase from its start on."""
+    array = array_argument("t", t, dtype).astype(dtype)
+    steps = jnp.diff(jnp.ravel(array), prepend=start[None])
+    wrong = ~jnp.all((steps >= 0) & jnp.isfinite(steps))
+    return refuse(array, (wrong, _NOT_INCREASING))
 
 
 def check_function(name: str, value: object, wanted: str) -> None:

@@ -7,10 +7,11 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int, Shaped
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import as_array, finite, number, refuse
+from eqtangents.predict._arguments import array_argument, finite, number, refuse
 
 
-_NODES = 64  # of the quadrature: the integrand is smooth and lies between 0 and 1
+# The integrand is smooth and lies between 0 and 1.
+_QUADRATURE_NODES = 64
 
 _NO_VARIANCE = (
     "`variance` must be positive. Where a posterior has none left, add the noise's: "
@@ -34,7 +35,7 @@ def encode_labels(
     **Raises:** `ValueError` if labels are not integers; `RuntimeError` if one is no
     class.
     """
-    labels = as_array("labels", labels)
+    labels = array_argument("labels", labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
             f"`labels` has dtype {labels.dtype}, but classes are numbered by integers."
@@ -48,7 +49,7 @@ def encode_labels(
 
 def decode_labels(outputs: Float[Array, "*batch n_classes"]) -> Int[Array, "*batch"]:
     """The class with the largest output."""
-    outputs = as_array("outputs", outputs)
+    outputs = array_argument("outputs", outputs)
     if not outputs.ndim:
         raise ValueError("`outputs` has no axis of classes: `(*batch, n_classes)`.")
     return jnp.argmax(finite("outputs", outputs), axis=-1)
@@ -79,8 +80,8 @@ def class_probabilities(
     **Source:** Girolami & Rogers 2006, "Variational Bayesian multinomial probit
     regression with Gaussian process priors", equation 6.
     """
-    mean = finite("mean", as_array("mean", mean))
-    variance = as_array("variance", variance, mean.dtype)
+    mean = finite("mean", array_argument("mean", mean))
+    variance = array_argument("variance", variance, mean.dtype)
     if variance.shape == mean.shape[:-1]:
         variance = jnp.broadcast_to(variance[..., None], mean.shape)
     if variance.shape != mean.shape:
@@ -90,7 +91,7 @@ def class_probabilities(
         )
     wrong = ~jnp.all(variance > 0)
     variance = refuse(variance, (wrong, _NO_VARIANCE))
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
     nodes = jnp.asarray(nodes, mean.dtype)
     weights = jnp.asarray(weights / weights.sum(), mean.dtype)
     deviation = jnp.sqrt(variance)
@@ -121,7 +122,7 @@ def sampled_class_probabilities(
     **Raises:** `ValueError` if the temperature is not one number; `RuntimeError` if it
     is negative or a sample is not finite.
     """
-    samples = finite("samples", as_array("samples", samples))
+    samples = finite("samples", array_argument("samples", samples))
     if temperature is None:
         winners = jnp.argmax(samples, axis=-1)
         votes = jax.nn.one_hot(winners, samples.shape[-1], dtype=samples.dtype)
@@ -152,8 +153,10 @@ def expected_calibration_error(
 
     **Source:** Guo et al. 2017, arXiv:1706.04599, equation 3.
     """
-    probabilities = finite("probabilities", as_array("probabilities", probabilities))
-    labels = as_array("labels", labels)
+    probabilities = finite(
+        "probabilities", array_argument("probabilities", probabilities)
+    )
+    labels = array_argument("labels", labels)
     if labels.shape != probabilities.shape[:1]:
         raise ValueError(
             f"`labels` has shape {labels.shape}, but `probabilities` has shape "

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import as_array, number
-from eqtangents.predict._training_set import as_matrix, check_kernel, checked_kernel
+from eqtangents.predict._arguments import array_argument, number
+from eqtangents.predict._kernel_matrix import as_matrix, check_kernel, checked_kernel
 
 
 def eigenvalues(
@@ -20,7 +20,7 @@ def eigenvalues(
 
     **Cost:** about $4 n^3 / 3$ multiply-adds.
     """
-    kernel = as_array("k_train_train", k_train_train)
+    kernel = array_argument("k_train_train", k_train_train)
     shape = kernel.shape
     check_kernel(kernel, (*shape[:1], *shape[2 : 2 + (len(shape) - 2) // 2]))
     return _eigenvalues(checked_kernel("k_train_train", as_matrix(kernel)))

@@ -95,10 +95,10 @@ def refuse_indefinite(
     """
     kernel, noise, smallest, floor = lax.stop_gradient((kernel, noise, smallest, floor))
     refused = ~(smallest > _needed(kernel, floor, inverted, scale))
-    return _refuse(value, refused, kernel, noise, message, name)
+    return _refuse_with_mend(value, refused, kernel, noise, message, name)
 
 
-def _refuse(
+def _refuse_with_mend(
     value: T,
     refused: Bool[Array, ""],
     kernel: Float[Array, "rows rows"],
@@ -110,7 +110,7 @@ def _refuse(
     try:
         known = bool(refused)
     except jax.errors.ConcretizationTypeError:
-        text = _filled(message, kernel, "", _USUAL_NOISE, name)
+        text = _message_about(message, kernel, "", _USUAL_NOISE, name)
         return refuse(value, (refused, text))
     if not known:
         return value
@@ -118,7 +118,7 @@ def _refuse(
         found, mend = _diagnosis(kernel, noise)
     except jax.errors.ConcretizationTypeError:
         found, mend = "", _USUAL_NOISE
-    raise RuntimeError(_filled(message, kernel, found, mend, name))
+    raise RuntimeError(_message_about(message, kernel, found, mend, name))
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -149,7 +149,9 @@ def _bound(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
     return jnp.max(jnp.sum(jnp.abs(kernel), axis=1), initial=0)
 
 
-def _filled(message: str, kernel: Array, found: str, mend: str, name: str) -> str:
+def _message_about(
+    message: str, kernel: Array, found: str, mend: str, name: str
+) -> str:
     n, dtype = kernel.shape[0], kernel.dtype
     return message.format(n=n, dtype=dtype, found=found, mend=mend, name=name)
 
@@ -274,4 +276,4 @@ def refuse_learned_rounding(
     kernel, learned = lax.stop_gradient((kernel, learned))
     noise = jnp.zeros(kernel.shape[0], kernel.dtype)
     wrong = ~jnp.all(learned * LARGE <= 1)
-    return _refuse(times, wrong, kernel, noise, TOO_LONG)
+    return _refuse_with_mend(times, wrong, kernel, noise, TOO_LONG)

@@ -1,10 +1,8 @@
 """The ensemble of all infinitely wide networks, trained for any time."""
 
-import itertools
-from typing import Any, Literal, TypeAlias
+from typing import Literal
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -15,10 +13,10 @@ from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import described, is_both, number
 from eqtangents.predict._definiteness import refuse_beyond_rounding
-from eqtangents.predict._gradient_descent_mse import Gain, GradientDescentMSE
-from eqtangents.predict._spectrum import apply
+from eqtangents.predict._ensemble_moments import ensemble_moments
+from eqtangents.predict._gradient_descent_mse import GradientDescentMSE
+from eqtangents.predict._kernel_matrix import checked_kernel
 from eqtangents.predict._training_rules import FLOW, AbstractRule
-from eqtangents.predict._training_set import checked_kernel
 
 
 class Ensemble(eqx.Module):
@@ -71,7 +69,8 @@ class Ensemble(eqx.Module):
             infinitely wide networks or of finite ones (traced over the outputs).
         - `y_train`: targets, `(n_train, *positions, *outputs)`.
         - `trained`: the layers that are trained, all or the last one.
-        - `rule`: how they are trained: `GradientFlow` or `GradientSteps`.
+        - `rule`: how they are trained: `GradientFlow`, `GradientSteps`, or an
+            `AbstractRule` of your own.
         - `noise`, `relative_noise`: on the diagonal of the training's kernel, as for
             `GradientDescentMSE`.
         - `target_noise`: variance of fresh noise that each network's targets have. With
@@ -151,7 +150,7 @@ class Ensemble(eqx.Module):
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_test(nngp_test_test, nngp.shape[0], "nngp_test_test")
-        covariance = data.as_kernel(self._evolved(t, dynamics, nngp, prior))
+        covariance = data.as_kernel(self._moments_at(t, dynamics, nngp, prior))
         return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
     def variance(
@@ -177,7 +176,7 @@ class Ensemble(eqx.Module):
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_diagonal(nngp_test_diagonal, nngp.shape[0])
-        variance = jnp.maximum(self._evolved(t, dynamics, nngp, prior), 0)
+        variance = jnp.maximum(self._moments_at(t, dynamics, nngp, prior), 0)
         return jnp.reshape(variance, np.shape(t) + np.shape(nngp_test_diagonal))
 
     def train_mean(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:
@@ -190,7 +189,7 @@ class Ensemble(eqx.Module):
         **Returns:** an array `(*t, n_train, n_train, *positions, *positions)`.
         """
         data = self.training.data
-        covariance = self._evolved(t, data.kernel, self.nngp, self.nngp)
+        covariance = self._moments_at(t, data.kernel, self.nngp, self.nngp)
         covariance = data.as_kernel(covariance)
         return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
@@ -210,14 +209,14 @@ class Ensemble(eqx.Module):
             self.nngp.shape[0], dtype=self.nngp.dtype
         )
 
-    def _evolved(
+    def _moments_at(
         self,
         t: Scalar | Float[Array, "..."],
         dynamics: Float[Array, "rows_test rows"],
         nngp: Float[Array, "rows_test rows"],
         prior: Float[Array, "*test"],
     ) -> Float[Array, "times *test"]:
-        return _evolved_jit(self, self.training.times(t), (dynamics, nngp, prior))
+        return _moments_compiled(self, self.training.times(t), (dynamics, nngp, prior))
 
 
 def check_both(name: str, kernel: Kernel) -> None:
@@ -231,82 +230,16 @@ def check_both(name: str, kernel: Kernel) -> None:
         )
 
 
-Matrix: TypeAlias = Float[Array, "rows1 rows2"]
-
-
 @eqx.filter_jit
-def _evolved_jit(
+def _moments_compiled(
     ensemble: Ensemble, times: Float[Array, " times"], kernels: tuple[Array, ...]
 ) -> Float[Array, "times *test"]:
     spectrum = ensemble.training.spectrum
     factors = (spectrum.values, spectrum.vectors, ensemble.half)
-    return _evolved(
+    return ensemble_moments(
         spectrum.matrix,
         ensemble._start_covariance(),
         ensemble.training.gain(times),
         kernels,
         lax.stop_gradient(factors),
     )
-
-
-@eqx.filter_custom_jvp
-def _evolved(
-    matrix: Matrix,
-    start: Matrix,
-    gain: Gain,
-    kernels: tuple[Array, ...],
-    factors: tuple[Array, ...],
-) -> Float[Array, "times *test"]:
-    """Covariance, or variance if that is what the last of `kernels` is."""
-    del matrix, start  # here for their tangents: they are `factors`
-    values, vectors, half = factors
-    dynamics, nngp, prior = kernels
-    dynamics, nngp = dynamics @ vectors, nngp @ vectors
-
-    def at(gains: Float[Array, " rows"]) -> Float[Array, "*test"]:
-        learned = dynamics * gains[None]
-        return _covariance(_half_times(half, learned.T) - nngp.T, learned.T, prior)
-
-    return lax.map(at, gain(values))
-
-
-@_evolved.def_jvp
-def _evolved_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """Of the same in terms of functions of matrices, which have derivatives always."""
-    *primals, factors = primals
-    *tangents, _ = tangents
-
-    def evolved(
-        matrix: Matrix, start: Matrix, gain: Gain, kernels: tuple[Array, ...]
-    ) -> Float[Array, "times *test"]:
-        dynamics, nngp, prior = kernels
-        learned = apply(matrix, gain, dynamics.T, factors[:2])
-        return jax.vmap(
-            lambda learned: _covariance(start @ learned / 2 - nngp.T, learned, prior)
-        )(learned)
-
-    return eqx.filter_jvp(evolved, tuple(primals), tuple(tangents))
-
-
-def _covariance(
-    half: Matrix, learned: Matrix, prior: Float[Array, "*test"]
-) -> Float[Array, "*test"]:
-    if prior.ndim == 1:
-        return prior + 2 * jnp.sum(half * learned, axis=0)
-    change = learned.T @ half
-    return prior + (change + change.T)  # symmetric to the last bit
-
-
-def _half_times(
-    half: Matrix | Float[Array, " rows"], columns: Float[Array, "rows rows_test"]
-) -> Float[Array, "rows rows_test"]:
-    """Diagonal or lower triangular matrix times columns, without most of the zeros."""
-    if half.ndim == 1:
-        return half[:, None] * columns
-    n = half.shape[0]
-    edges = sorted({n * i // _BLOCKS for i in range(_BLOCKS + 1)})
-    rows = [half[a:b, :b] @ columns[:b] for a, b in itertools.pairwise(edges)]
-    return jnp.concatenate(rows) if rows else columns
-
-
-_BLOCKS = 8  # of the triangle: 9/16 of the square is computed, not 1/2

@@ -1,57 +1,34 @@
 """Predictors that are asked about inputs, and compute the kernels themselves."""
 
 from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, overload
+from typing import Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from eqtangents._kernel import (
-    Kernel,
-    kernel as both,
-    nngp,
-    nngp_diagonal,
-    ntk,
-    ntk_diagonal,
-)
-from eqtangents._trees import Batch as Inputs
+from eqtangents._kernel import Kernel
+from eqtangents._trees import Batch
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
-from eqtangents.predict._arguments import (
-    Times,
-    as_array,
-    described,
-    is_both,
-)
+from eqtangents.predict._arguments import Times, described, is_both
 from eqtangents.predict._ensemble import Ensemble
 from eqtangents.predict._gaussian_process import GaussianProcess
-from eqtangents.predict._gradient_descent import GradientDescent, TrainingState
+from eqtangents.predict._gradient_descent import GradientDescent
 from eqtangents.predict._gradient_descent_mse import GradientDescentMSE
-from eqtangents.predict._training_set import as_matrix
-
-
-# Of `(x1, x2)`, where `x2=None` is `x1`: a matrix, or both kernels.
-KernelFunction: TypeAlias = Callable[..., Array | Kernel]
-
-Options = ParamSpec("Options")
-P = TypeVar("P", bound=eqx.Module)
-
-_KERNELS: dict[object, KernelFunction] = {
-    GaussianProcess: nngp,
-    GradientDescent: ntk,
-    GradientDescentMSE: ntk,
-    Ensemble: both,
-}
-# Of a kernel of networks, the variances of outputs.
-_DIAGONALS: tuple[tuple[object, Callable[..., Array]], ...] = (
-    (nngp, nngp_diagonal),
-    (ntk, ntk_diagonal),
-    (both, nngp_diagonal),
+from eqtangents.predict._kernel_function import (
+    KernelFunction,
+    class_of_predictors,
+    kernel_function,
+    nngp_of,
+    variances_of,
 )
-_BATCH = 32  # of examples whose own kernels are computed at a time
+from eqtangents.predict._training_state import TrainingState
+
+
+MakeOptions = ParamSpec("MakeOptions")
+P = TypeVar("P", bound=eqx.Module)
 
 
 class FromNetwork(eqx.Module, Generic[P]):
@@ -73,17 +50,17 @@ class FromNetwork(eqx.Module, Generic[P]):
 
     predictor: P
     kernel: KernelFunction
-    x_train: Inputs
+    x_train: Batch
 
     def __init__(
         self,
-        make: Callable[Concatenate[Array, Array, Options], P]
-        | Callable[Concatenate[Kernel, Array, Options], P],
+        make: Callable[Concatenate[Array, Array, MakeOptions], P]
+        | Callable[Concatenate[Kernel, Array, MakeOptions], P],
         network: AbstractLayer | KernelFunction,
-        x_train: Inputs,
+        x_train: Batch,
         y_train: Shaped[Array, " n_train *positions_and_outputs"],
-        *args: Options.args,
-        **options: Options.kwargs,
+        *args: MakeOptions.args,
+        **options: MakeOptions.kwargs,
     ):
         """Compute the kernel of the training examples, and make the predictor.
 
@@ -101,8 +78,8 @@ class FromNetwork(eqx.Module, Generic[P]):
         **Raises:** what the kernel and the class do, `TypeError` for what is no class
         of predictors or no kernel.
         """
-        of = _class_of(make)
-        self.kernel = _kernel_function(network, of)
+        of = class_of_predictors(make)
+        self.kernel = kernel_function(network, of)
         self.x_train = x_train
         k_train_train = self.kernel(x_train, None)
         if is_both(k_train_train) and of is not Ensemble:
@@ -118,11 +95,11 @@ class FromNetwork(eqx.Module, Generic[P]):
 
     @overload
     def mean(
-        self: "FromNetwork[GaussianProcess]", x_test: Inputs, /
+        self: "FromNetwork[GaussianProcess]", x_test: Batch, /
     ) -> Float[Array, "..."]: ...
     @overload
     def mean(
-        self: "FromNetwork[Ensemble]", t: Times, x_test: Inputs, /
+        self: "FromNetwork[Ensemble]", t: Times, x_test: Batch, /
     ) -> Float[Array, "..."]: ...
     def mean(self, *times_and_inputs: PyTree) -> Float[Array, "..."]:
         """Mean outputs of test examples; at times `t`, for an `Ensemble`."""
@@ -131,49 +108,49 @@ class FromNetwork(eqx.Module, Generic[P]):
 
     @overload
     def covariance(
-        self: "FromNetwork[GaussianProcess]", x_test: Inputs, /
+        self: "FromNetwork[GaussianProcess]", x_test: Batch, /
     ) -> Float[Array, "..."]: ...
     @overload
     def covariance(
-        self: "FromNetwork[Ensemble]", t: Times, x_test: Inputs, /
+        self: "FromNetwork[Ensemble]", t: Times, x_test: Batch, /
     ) -> Float[Array, "..."]: ...
     def covariance(self, *times_and_inputs: PyTree) -> Float[Array, "..."]:
         """Covariance of the outputs of test examples."""
         times, x_test = self._split("covariance", times_and_inputs)
-        kernels = self.kernel(x_test, self.x_train), _nngp(self.kernel(x_test, None))
+        kernels = self.kernel(x_test, self.x_train), nngp_of(self.kernel(x_test, None))
         return self._method("covariance")(*times, *kernels)
 
     @overload
     def variance(
-        self: "FromNetwork[GaussianProcess]", x_test: Inputs, /
+        self: "FromNetwork[GaussianProcess]", x_test: Batch, /
     ) -> Float[Array, "..."]: ...
     @overload
     def variance(
-        self: "FromNetwork[Ensemble]", t: Times, x_test: Inputs, /
+        self: "FromNetwork[Ensemble]", t: Times, x_test: Batch, /
     ) -> Float[Array, "..."]: ...
     def variance(self, *times_and_inputs: PyTree) -> Float[Array, "..."]:
         """Variance of each test output; no matrix of all test examples is computed."""
         times, x_test = self._split("variance", times_and_inputs)
-        kernels = self.kernel(x_test, self.x_train), _diagonal(self.kernel, x_test)
+        kernels = self.kernel(x_test, self.x_train), variances_of(self.kernel, x_test)
         return self._method("variance")(*times, *kernels)
 
     def sample(
         self: "FromNetwork[GaussianProcess]",
-        x_test: Inputs,
+        x_test: Batch,
         shape: tuple[int, ...] = (),
         *,
         key: PRNGKeyArray,
     ) -> Float[Array, "..."]:
         """Functions drawn from the posterior, at the test examples."""
-        sample = self._method("sample")
-        k_test_train = self.kernel(x_test, self.x_train)
-        return sample(k_test_train, self.kernel(x_test, None), shape, key=key)
+        posterior = self._having("sample")
+        kernels = self._one_kernel(x_test, self.x_train), self._one_kernel(x_test, None)
+        return posterior.sample(*kernels, shape, key=key)
 
     @overload
     def test_outputs(
         self: "FromNetwork[GradientDescentMSE]",
         t: Times,
-        x_test: Inputs,
+        x_test: Batch,
         /,
         start_train: Times = 0.0,
         start_test: Times = 0.0,
@@ -182,13 +159,13 @@ class FromNetwork(eqx.Module, Generic[P]):
     def test_outputs(
         self: "FromNetwork[GradientDescent]",
         state: TrainingState,
-        x_test: Inputs,
+        x_test: Batch,
         /,
         start_test: Times = 0.0,
         start_velocity: Times = 0.0,
     ) -> Float[Array, "..."]: ...
     def test_outputs(
-        self, when: PyTree, x_test: Inputs, /, *start: Times, **starts: Times
+        self, when: PyTree, x_test: Batch, /, *start: Times, **starts: Times
     ) -> Float[Array, "..."]:
         """Outputs of test examples at the times, or in the states, of a training."""
         method = self._method("test_outputs")
@@ -202,65 +179,72 @@ class FromNetwork(eqx.Module, Generic[P]):
         self: "FromNetwork[GradientDescentMSE]", t: Times, start_train: Times = 0.0
     ) -> Float[Array, "..."]:
         """Outputs of the training examples, at the times of a training."""
-        return self._method("train_outputs")(t, start_train)
+        return self._having("train_outputs").train_outputs(t, start_train)
 
     def train_mean(self: "FromNetwork[Ensemble]", t: Times) -> Float[Array, "..."]:
         """Mean outputs of the training examples in an ensemble."""
-        return self._method("train_mean")(t)
+        return self._having("train_mean").train_mean(t)
 
     def train_covariance(
         self: "FromNetwork[Ensemble]", t: Times
     ) -> Float[Array, "..."]:
         """Covariance of the outputs of the training examples in an ensemble."""
-        return self._method("train_covariance")(t)
+        return self._having("train_covariance").train_covariance(t)
 
     def log_marginal_likelihood(
         self: "FromNetwork[GaussianProcess]",
     ) -> Float[Array, ""]:
         """Log density of the training targets, summed over outputs."""
-        return self._method("log_marginal_likelihood")()
+        return self._having("log_marginal_likelihood").log_marginal_likelihood()
 
     def leave_one_out(
         self: "FromNetwork[GaussianProcess]",
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         """Mean and variance of each training target, given all other examples."""
-        return self._method("leave_one_out")()
+        return self._having("leave_one_out").leave_one_out()
 
     def leave_one_out_log_density(
         self: "FromNetwork[GaussianProcess]",
     ) -> Float[Array, ""]:
         """Log density of each training target given all others, summed over them."""
-        return self._method("leave_one_out_log_density")()
+        return self._having("leave_one_out_log_density").leave_one_out_log_density()
 
     def condition(
         self: "FromNetwork[GaussianProcess]",
-        x_new: Inputs,
+        x_new: Batch,
         y_new: Shaped[Array, " n_new *positions_and_outputs"],
         *,
         noise: Scalar | Float[Array, "..."] | None = None,
     ) -> "FromNetwork[GaussianProcess]":
         """The posterior after more observations: see `GaussianProcess.condition`."""
-        condition = self._method("condition")
-        kernels = self.kernel(x_new, self.x_train), self.kernel(x_new, None)
+        posterior = self._having("condition")
+        kernels = self._one_kernel(x_new, self.x_train), self._one_kernel(x_new, None)
         parts = (
-            condition(*kernels, y_new, noise=noise),
+            posterior.condition(*kernels, y_new, noise=noise),
             jax.tree.map(lambda *x: jnp.concatenate(x), self.x_train, x_new),
         )
         return eqx.tree_at(lambda of: (of.predictor, of.x_train), self, parts)
 
-    def _method(self, name: str) -> Callable[..., Any]:
-        """That of the predictor, which need not have it."""
-        method: Callable[..., Any] | None = getattr(self.predictor, name, None)
-        if method is None:
+    def _one_kernel(self, x1: Batch, x2: Batch | None) -> Array:
+        # Only an `Ensemble` is made of both kernels.
+        return cast(Array, self.kernel(x1, x2))
+
+    def _having(self, name: str) -> P:
+        """The predictor, if it has a method of this name."""
+        if getattr(self.predictor, name, None) is None:
             of = type(self.predictor).__name__
             theirs = [n for n in dir(type(self)) if not n.startswith("_")]
             has = [f"`{n}`" for n in theirs if n in dir(type(self.predictor))]
             raise TypeError(f"`{of}` has no `{name}`: here it has {', '.join(has)}.")
-        return method
+        return self.predictor
+
+    def _method(self, name: str) -> Callable[..., Float[Array, "..."]]:
+        """A method that several predictors have, each with its own arguments."""
+        return getattr(self._having(name), name)
 
     def _split(
         self, name: str, arguments: tuple[PyTree, ...]
-    ) -> tuple[tuple[PyTree, ...], Inputs]:
+    ) -> tuple[tuple[PyTree, ...], Batch]:
         """Times, if they are needed, and inputs."""
         needed = (
             ("t", "x_test") if isinstance(self.predictor, Ensemble) else ("x_test",)
@@ -276,75 +260,10 @@ class FromNetwork(eqx.Module, Generic[P]):
         self._check_inputs(f"{name}({', '.join(needed)})", x_test)
         return tuple(times), x_test
 
-    def _check_inputs(self, call: str, x_test: Inputs) -> None:
+    def _check_inputs(self, call: str, x_test: Batch) -> None:
         leaves = jax.tree.leaves(x_test)
         if not leaves or any(jnp.ndim(leaf) == 0 for leaf in leaves):
             raise TypeError(
                 f"`x_test` is {described(x_test)}, but a batch of inputs is needed, "
                 f"after the times where there are any: `{call}`."
             )
-
-
-def _class_of(make: object) -> object:
-    """The class of predictors that is made, which may have arguments already."""
-    of = getattr(make, "func", make)
-    if of in _KERNELS:
-        return of
-    if isinstance(make, AbstractLayer) or not callable(make):
-        raise TypeError(
-            f"`make` is {described(make)}, but a class of predictors is needed first: "
-            "`FromNetwork(GaussianProcess, network, x_train, y_train)`."
-        )
-    if of is not make or not isinstance(make, type):
-        return of  # a function of one's own
-    raise TypeError(
-        f"`make` is {described(make)}, but a class of predictors is needed: "
-        "`GaussianProcess`, `Ensemble`, `GradientDescentMSE`, or "
-        "`functools.partial(GradientDescent, loss)`."
-    )
-
-
-def _kernel_function(
-    network: AbstractLayer | KernelFunction, of: object
-) -> KernelFunction:
-    """The kernel that this class of predictors wants of the network."""
-    if isinstance(network, AbstractLayer):
-        wanted = _KERNELS.get(of)
-        if wanted is None:
-            raise TypeError(
-                f"Of a network, `make` may get the NNGP kernel, the NTK or both, and "
-                f"{described(of)} does not tell. Pass a function instead, as "
-                "`eqx.Partial(eqtangents.ntk, net)`."
-            )
-        return eqx.Partial(wanted, network)
-    if type(network).__module__.startswith("equinox.nn"):
-        raise TypeError(
-            f"`network` is {described(network)}: lift it by "
-            "`eqtangents.from_equinox(model)`, or pass a function of two batches that "
-            "uses `eqtangents.empirical_ntk`."
-        )
-    if not callable(network) or isinstance(network, type):
-        raise TypeError(
-            f"`network` is {described(network)}, but a network of `eqtangents.nn`, or "
-            "a function of two batches that returns their kernel, is needed."
-        )
-    return network
-
-
-def _nngp(kernel: Array | Kernel) -> Array:
-    return as_array("kernel(x, None)", kernel.nngp if is_both(kernel) else kernel)
-
-
-def _diagonal(kernel: KernelFunction, x: Inputs) -> Float[Array, " n *positions"]:
-    """Variance of each output: the kernel of each example with itself."""
-    of, args = getattr(kernel, "func", None), getattr(kernel, "args", ())
-    for known, diagonal in _DIAGONALS:
-        if of is known and len(args) == 1 and not getattr(kernel, "keywords", None):
-            return diagonal(args[0], x)
-
-    def one(example: Inputs) -> Float[Array, "*positions"]:
-        own = _nngp(kernel(jax.tree.map(lambda a: a[None], example), None))
-        rank = (own.ndim - 2) // 2
-        return jnp.reshape(jnp.diagonal(as_matrix(own)), own.shape[2 : 2 + rank])
-
-    return lax.map(one, x, batch_size=_BATCH)

@@ -1,24 +1,24 @@
 """The posterior of a Gaussian process whose covariances are given as matrices."""
 
-from collections.abc import Callable
-
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
-from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import as_array
-from eqtangents.predict._definiteness import (
-    NOT_SAMPLED,
-    cholesky_of,
-    refuse_spoiled,
+from eqtangents.predict._definiteness import cholesky_of
+from eqtangents.predict._posterior import (
+    draws,
+    extended_cholesky,
+    left_out,
+    left_out_log_density,
+    log_density,
+    posterior_covariance,
+    posterior_variance,
+    solve_columns,
+    trained_covariance,
 )
-from eqtangents.predict._spectrum import Spectrum
-from eqtangents.predict._training_set import TrainingSet
+from eqtangents.predict._training_set import TrainingSet, TrainOutputs
 
 
 class GaussianProcess(eqx.Module):
@@ -54,7 +54,7 @@ class GaussianProcess(eqx.Module):
     def __init__(
         self,
         k_train_train: Float[Array, "n_train n_train *positions_twice"],
-        y_train: Float[Array, " n_train *positions_and_outputs"],
+        y_train: TrainOutputs,
         *,
         noise: Scalar | Float[Array, "..."] = 0.0,
         relative_noise: Scalar = 0.0,
@@ -88,7 +88,7 @@ class GaussianProcess(eqx.Module):
         """
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
         self.cholesky = cholesky_of(self.data.kernel, self.data.noise)
-        self.solution = _solution(self.cholesky, self.data.targets)
+        self.solution = solve_columns(self.cholesky, self.data.targets)
 
     def condition(
         self,
@@ -122,17 +122,12 @@ class GaussianProcess(eqx.Module):
         **Cost:** $n^2 m$ multiply-adds for $m$ new among $n$ examples.
         """
         data = self.data.extended(k_new_train, k_new_new, y_new, noise)
-        groups = data.noise.shape[1]
-        cholesky = jnp.broadcast_to(self.cholesky, (groups, *self.cholesky.shape[1:]))
-        cholesky = _extended(cholesky, data.kernel, data.noise)
-        cholesky = refuse_spoiled(cholesky, data.kernel, data.noise)
-        parts = (data, cholesky, _solution(cholesky, data.targets))
+        cholesky = extended_cholesky(self.cholesky, data.kernel, data.noise)
+        parts = (data, cholesky, solve_columns(cholesky, data.targets))
         return eqx.tree_at(lambda gp: (gp.data, gp.cholesky, gp.solution), self, parts)
 
-    # The posterior.
-
     @property
-    def weights(self) -> Float[Array, " n_train *positions_and_outputs"]:
+    def weights(self) -> TrainOutputs:
         r"""$(K + \sigma^2 I)^{-1} y$: how much each target moves any output."""
         return self.data.restored(self.solution)
 
@@ -169,7 +164,8 @@ class GaussianProcess(eqx.Module):
 
         **Raises:** `ValueError` if the shapes do not fit.
         """
-        covariance = self._covariance(k_test_train, k_test_test)
+        blocks = self._test_blocks(k_test_train, k_test_test)
+        covariance = posterior_covariance(self.cholesky, *blocks)
         return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def variance(
@@ -191,8 +187,7 @@ class GaussianProcess(eqx.Module):
         k_test_train = self.data.test_train(k_test_train)
         rows = k_test_train.shape[0]
         prior = self.data.test_diagonal(k_test_diagonal, rows)
-        explained = jnp.sum(self._whitened(k_test_train) ** 2, axis=1)
-        variance = jnp.maximum(prior[None] - explained, 0)
+        variance = posterior_variance(self.cholesky, k_test_train, prior)
         shape = variance.shape[:1] + np.shape(k_test_diagonal)
         return self._first_or_outputs(jnp.reshape(variance, shape))
 
@@ -219,27 +214,11 @@ class GaussianProcess(eqx.Module):
 
         **Cost:** that of an eigendecomposition of the covariance.
         """
-        mean = self.data.columns(self.mean(k_test_train))
-        covariance = self._covariance(k_test_train, k_test_test)
-        scale = jnp.max(jnp.abs(as_array("k_test_test", k_test_test)), initial=0)
-        normal = jr.normal(key, (*shape, *mean.shape), mean.dtype)
-        columns = jnp.moveaxis(normal.reshape(-1, *mean.shape), 0, 1)
-        groups = covariance.shape[0]
-        width = mean.shape[1] // max(groups, 1)
-        by_group = columns.reshape(*columns.shape[:2], groups, width)
-
-        def correlate(
-            covariance: Float[Array, "rows rows"], z: Float[Array, "rows draws columns"]
-        ) -> Float[Array, "rows draws columns"]:
-            spectrum = Spectrum(covariance, scale=scale, message=NOT_SAMPLED)
-            flat = spectrum.apply(_root, z.reshape(z.shape[0], -1))
-            return flat.reshape(z.shape)
-
-        moved = jax.vmap(correlate, (0, 2), 2)(covariance, by_group)
-        draws = jnp.moveaxis(moved.reshape(columns.shape), 1, 0)
-        return self.data.restored(
-            mean[(None,) * len(shape)] + draws.reshape(*shape, *mean.shape)
-        )
+        k_test_train, k_test_test = self._test_blocks(k_test_train, k_test_test)
+        mean = k_test_train @ self.solution
+        covariance = posterior_covariance(self.cholesky, k_test_train, k_test_test)
+        scale = jnp.max(jnp.abs(k_test_test), initial=0)
+        return self.data.restored(draws(mean, covariance, scale, shape, key))
 
     def ensemble_covariance(
         self,
@@ -265,17 +244,8 @@ class GaussianProcess(eqx.Module):
         nngp = self.data.test_train(nngp_test_train, "nngp_test_train")
         train = self.data.test_train(nngp_train_train, "nngp_train_train")
         test = self.data.test_test(nngp_test_test, ntk.shape[0], "nngp_test_test")
-
-        def covariance(cholesky: Float[Array, "rows rows"]) -> Float[Array, "m m"]:
-            solved = cho_solve((cholesky, True), ntk.T)
-            half = (train @ solved / 2 - nngp.T).T @ solved
-            return test + (half + half.T)
-
-        return self._first_or_outputs(
-            self.data.as_kernel(jax.vmap(covariance)(self.cholesky))
-        )
-
-    # How well the kernel and the noise suit the training targets.
+        covariance = trained_covariance(self.cholesky, ntk, train, nngp, test)
+        return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def log_marginal_likelihood(self) -> Float[Array, ""]:
         r"""Log density of the training targets, summed over outputs.
@@ -287,18 +257,9 @@ class GaussianProcess(eqx.Module):
 
         **Source:** Rasmussen & Williams 2006, equation 2.30.
         """
-        logs = jnp.log(jax.vmap(jnp.diagonal)(self.cholesky))
-        outputs_each = self.data.targets.shape[1] / max(self.cholesky.shape[0], 1)
-        misfit = jnp.sum(self.data.targets * self.solution) / 2
-        constant = self.data.size * jnp.log(2 * jnp.pi) / 2
-        return -misfit - outputs_each * jnp.sum(logs) - constant
+        return log_density(self.cholesky, self.data.targets, self.solution)
 
-    def leave_one_out(
-        self,
-    ) -> tuple[
-        Float[Array, " n_train *positions_and_outputs"],
-        Float[Array, " n_train *positions_and_outputs"],
-    ]:
+    def leave_one_out(self) -> tuple[TrainOutputs, TrainOutputs]:
         r"""Mean and variance of each training target, given all other examples.
 
         They are those of the noisy target. Where outputs have positions, what is left
@@ -308,15 +269,8 @@ class GaussianProcess(eqx.Module):
 
         **Source:** Rasmussen & Williams 2006, equations 5.10 to 5.12.
         """
-        eye = jnp.eye(self.cholesky.shape[-1], dtype=self.cholesky.dtype)
-        inverse = jax.vmap(lambda c: solve_triangular(c, eye, lower=True))(
-            self.cholesky
-        )
-        precision = jnp.sum(inverse**2, axis=1).T  # a column for each group
-        repeats = self.data.targets.shape[1] // max(precision.shape[1], 1)
-        precision = jnp.repeat(precision, repeats, axis=1)
-        mean = self.data.targets - self.solution / precision
-        return self.data.restored(mean), self.data.restored(1 / precision)
+        mean, variance = left_out(self.cholesky, self.data.targets, self.solution)
+        return self.data.restored(mean), self.data.restored(variance)
 
     def leave_one_out_log_density(self) -> Float[Array, ""]:
         """Log density of each training target given all others, summed over them.
@@ -326,28 +280,15 @@ class GaussianProcess(eqx.Module):
 
         **Source:** Rasmussen & Williams 2006, equation 5.11.
         """
-        mean, variance = map(self.data.columns, self.leave_one_out())
-        misfit = (self.data.targets - mean) ** 2 / variance
-        return -jnp.sum(misfit + jnp.log(2 * jnp.pi * variance)) / 2
+        return left_out_log_density(self.cholesky, self.data.targets, self.solution)
 
-    def _covariance(
+    def _test_blocks(
         self,
         k_test_train: Float[Array, "n_test n_train *positions_twice"],
         k_test_test: Float[Array, "n_test n_test *positions_twice"],
-    ) -> Float[Array, "groups rows_test rows_test"]:
+    ) -> tuple[Float[Array, "rows_test rows"], Float[Array, "rows_test rows_test"]]:
         k_test_train = self.data.test_train(k_test_train)
-        k_test_test = self.data.test_test(k_test_test, k_test_train.shape[0])
-        explained = self._whitened(k_test_train)
-        return k_test_test[None] - jnp.einsum("gij,gik->gjk", explained, explained)
-
-    def _whitened(
-        self, k_test_train: Float[Array, "rows_test rows"]
-    ) -> Float[Array, "groups rows rows_test"]:
-        # L^-1 K_*^T. With one triangular solve, not the two of `cho_solve`, the
-        # explained covariance is a square: symmetric and positive to the last bit.
-        return jax.vmap(lambda c: solve_triangular(c, k_test_train.T, lower=True))(
-            self.cholesky
-        )
+        return k_test_train, self.data.test_test(k_test_test, k_test_train.shape[0])
 
     def _first_or_outputs(
         self, grouped: Float[Array, "groups *rest"]
@@ -355,39 +296,3 @@ class GaussianProcess(eqx.Module):
         if grouped.shape[0] == 1:
             return grouped[0]
         return jnp.reshape(grouped, self.data.outputs + grouped.shape[1:])
-
-
-@jax.jit
-def _extended(
-    cholesky: Float[Array, "groups old old"],
-    kernel: Float[Array, "rows rows"],
-    noise: Float[Array, "rows groups"],
-) -> Float[Array, "groups rows rows"]:
-    """Cholesky factors of the kernel with its noise, from those of its first rows."""
-    old = cholesky.shape[1]
-
-    def extend(
-        cholesky: Float[Array, "old old"], noise: Float[Array, " rows"]
-    ) -> Float[Array, "rows rows"]:
-        cross = solve_triangular(cholesky, kernel[:old, old:], lower=True)
-        new = kernel[old:, old:] + jnp.diag(noise[old:]) - cross.T @ cross
-        above = jnp.zeros_like(cross)
-        return jnp.block([[cholesky, above], [cross.T, jnp.linalg.cholesky(new)]])
-
-    return jax.vmap(extend, (0, 1))(cholesky, noise)
-
-
-def _solution(
-    cholesky: Float[Array, "groups rows rows"], targets: Float[Array, "rows columns"]
-) -> Float[Array, "rows columns"]:
-    """For each group of outputs, the targets solved for."""
-    groups = cholesky.shape[0]
-    rows, width = targets.shape
-    grouped = targets.reshape(rows, groups, width // max(groups, 1))
-    solve: Callable[[Array, Array], Array] = lambda c, y: cho_solve((c, True), y)
-    return jax.vmap(solve, (0, 1), 1)(cholesky, grouped).reshape(targets.shape)
-
-
-def _root(values: Float[Array, " n"]) -> Float[Array, " n"]:
-    positive = values > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, values, 1)), 0)

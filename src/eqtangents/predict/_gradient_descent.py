@@ -1,81 +1,42 @@
 """Training on any loss, by an ordinary differential equation."""
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
 
 import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Float, Shaped
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
-    as_array,
+    array_argument,
     check_function,
-    described,
     finite,
+    increasing_times,
     number,
     one_number,
-    refuse,
 )
 from eqtangents.predict._definiteness import refuse_beyond_rounding
+from eqtangents.predict._targets import shape_of_outputs
+from eqtangents.predict._training_equation import Loss, TrainingEquation
 from eqtangents.predict._training_set import TrainingSet
-
-
-Loss: TypeAlias = Callable[
-    [Float[Array, "..."], Shaped[Array, "..."]], Float[Array, ""]
-]
-
-_NOT_INCREASING = (
-    "`t` must be finite and increase, from the time of the state where training "
-    "starts on: sort it. For the end of training, use `converged`."
+from eqtangents.predict._training_solution import (
+    InitialValueProblem,
+    ProgressMeter,
+    state_at_rest,
+    states_at,
+    trajectory,
+)
+from eqtangents.predict._training_state import (
+    TrainingState,
+    checked_state,
+    state_from_motion,
 )
 
-_NOT_FOLLOWED = (
-    "`t` must be from the time of the state where the trajectory starts to the time "
-    "that it was followed to: make it with a later one."
-)
-
-_NOT_SOLVED = """
-The training was not followed to the end of `t` within `max_steps` steps of the solver.
-
-(a) The learning rate times the largest eigenvalue of the kernel sets the length of a
-    step. Very long times need very many: raise `max_steps`, or loosen `rtol`, `atol`.
-(b) For the squared error, `GradientDescentMSE` has any time at the same cost.
-""".strip()
-
-_NOT_CONVERGED = """
-Training did not converge within `max_steps` steps of the solver.
-
-(a) The cross-entropy of examples that can be told apart has no minimum: outputs grow
-    for ever. A `weight_decay` above zero gives it one.
-(b) Where the kernel has very small eigenvalues, the last of the error takes very long:
-    raise `max_steps`, or be content with a larger `tolerance`.
-""".strip()
 
 _TSIT5 = diffrax.Tsit5()
 _SILENT = diffrax.NoProgressMeter()
-
-
-class TrainingState(eqx.Module):
-    r"""Where training is at some time, or, with leading axes, at many.
-
-    Outputs of other examples follow from `weights`: see
-    `GradientDescent.test_outputs`. Training resumes from a state as it is.
-    """
-
-    time: Float[Array, "*times"]
-    outputs: Float[Array, "..."]  # for the training examples
-    weights: Float[Array, "..."]  # how much each example was learned from
-    outputs_velocity: Float[Array, "..."] | None  # with momentum, per unit of time
-    weights_velocity: Float[Array, "..."] | None
-
-
-# Outputs and weights, and the velocities of both if there is momentum, as columns.
-_Matrices: TypeAlias = Float[Array, "*times rows columns"]
-_Columns: TypeAlias = tuple[_Matrices, _Matrices]
-_Motion: TypeAlias = tuple[_Columns, _Columns | None]
 
 
 class GradientDescent(eqx.Module):
@@ -155,9 +116,9 @@ class GradientDescent(eqx.Module):
         "Momentum".
         """
         check_function("loss", loss, "a function of outputs and targets")
-        kernel = as_array("k_train_train", k_train_train)
-        y = as_array("y_train", y_train)
-        shape = _output_shape(kernel, y, output_shape)
+        kernel = array_argument("k_train_train", k_train_train)
+        y = array_argument("y_train", y_train)
+        shape = shape_of_outputs(y, kernel.shape, output_shape)
         data = TrainingSet(kernel, jnp.zeros((*y.shape[:1], *shape), kernel.dtype))
         kernel, more = refuse_beyond_rounding(data.kernel, "k_train_train")
         kernel = kernel + more * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
@@ -201,14 +162,14 @@ class GradientDescent(eqx.Module):
         nothing = jnp.zeros_like(columns)
         motion = None if self.momentum is None else (speed, nothing)
         time = jnp.zeros((), self.data.kernel.dtype)
-        return self._state(time, ((columns, nothing), motion))
+        return state_from_motion(self.data, time, ((columns, nothing), motion))
 
     def states(
         self,
         t: Scalar | Float[Array, "*times"],
         start: TrainingState | None = None,
         *,
-        progress: diffrax.AbstractProgressMeter[Any] = _SILENT,
+        progress: ProgressMeter = _SILENT,
     ) -> TrainingState:
         """The state at each of some times.
 
@@ -223,11 +184,9 @@ class GradientDescent(eqx.Module):
         **Raises:** `RuntimeError` if times do not increase, or the solver takes too
         many steps.
         """
-        start = self._checked(start)
-        times = self._increasing(t, start)
-        flat = jnp.ravel(times)
-        motion, failed = _solve(self, flat, start, progress)
-        states = self._state(flat, refuse(motion, (failed, _NOT_SOLVED)))
+        problem = self._problem(start, self.max_steps)
+        times = self._increasing(t, problem)
+        states = states_at(problem, jnp.ravel(times), progress)
         shaped = lambda x: jnp.reshape(x, times.shape + x.shape[1:])
         return jax.tree.map(shaped, states)
 
@@ -236,7 +195,7 @@ class GradientDescent(eqx.Module):
         start: TrainingState | None = None,
         *,
         tolerance: float = 1e-6,
-        progress: diffrax.AbstractProgressMeter[Any] = _SILENT,
+        progress: ProgressMeter = _SILENT,
     ) -> TrainingState:
         """The state at the end of training, and the time when it was reached.
 
@@ -250,9 +209,8 @@ class GradientDescent(eqx.Module):
         **Raises:** `RuntimeError` if that takes too many steps, as it does where the
         loss has no minimum.
         """
-        start = self._checked(start)
-        end, failed = _converge(self, start, tolerance, progress)
-        return self._state(*refuse(end, (failed, _NOT_CONVERGED)))
+        problem = self._problem(start, self.max_steps)
+        return state_at_rest(problem, tolerance, progress)
 
     def trajectory(
         self, t: Scalar, start: TrainingState | None = None, *, max_steps: int = 1000
@@ -267,11 +225,8 @@ class GradientDescent(eqx.Module):
 
         **Raises:** `RuntimeError` if the solver takes too many steps.
         """
-        start = self._checked(start)
-        end = self._increasing(one_number("t", t), start)
-        solution, failed = _follow(self, end, start, max_steps)
-        solution = refuse(solution, (failed, _NOT_SOLVED))
-        return eqx.Partial(_at, self, solution, start.time, end)
+        problem = self._problem(start, max_steps)
+        return trajectory(problem, self._increasing(one_number("t", t), problem))
 
     def test_outputs(
         self,
@@ -293,7 +248,7 @@ class GradientDescent(eqx.Module):
 
         **Raises:** `ValueError` if shapes or dtypes do not fit.
         """
-        state = self._checked(state, "state")
+        state = checked_state("state", state)
         matrix = self.data.test_train(k_test_train)
         rows, columns = self.data.targets.shape
         times = state.time.shape
@@ -301,228 +256,35 @@ class GradientDescent(eqx.Module):
         moved = jnp.einsum("ij,...jc->...ic", matrix, weights)
         start = self.data.start("start_test", start_test, matrix.shape[0])
         speed = self.data.start("start_velocity", start_velocity, matrix.shape[0])
-        coasted = jnp.einsum("...,ic->...ic", self._coasting(state.time), speed)
+        coasted = self._equation().coasted(state.time)
+        drift = jnp.einsum("...,ic->...ic", coasted, speed)
         start = jnp.broadcast_to(start, moved.shape)
-        return self.data.restored(start + coasted + moved)
+        return self.data.restored(start + drift + moved)
 
-    def _checked(
-        self, state: TrainingState | None, name: str = "start"
-    ) -> TrainingState:
-        if state is None and name == "start":
-            return self.start()
-        if not isinstance(state, TrainingState):
-            raise TypeError(
-                f"`{name}` is {described(state)}, but a state of training is needed: "
-                "`start`, `states(t)` and `converged` give one."
+    def _equation(self) -> TrainingEquation:
+        return TrainingEquation(
+            self.data,
+            self.y_train,
+            self.loss,
+            self.learning_rate,
+            self.momentum,
+            self.weight_decay,
+        )
+
+    def _problem(
+        self, start: TrainingState | None, max_steps: int
+    ) -> InitialValueProblem:
+        start = self.start() if start is None else checked_state("start", start)
+        if (self.momentum is None) != (start.outputs_velocity is None):
+            raise ValueError(
+                "`start` must have velocities if training has momentum, and only then. "
+                "Make it with `GradientDescent.start`."
             )
-        return state
+        return InitialValueProblem(
+            self._equation(), self.solver, self.rtol, self.atol, max_steps, start
+        )
 
     def _increasing(
-        self, t: Scalar | Float[Array, "..."], start: TrainingState
+        self, t: Scalar | Float[Array, "..."], problem: InitialValueProblem
     ) -> Float[Array, "..."]:
-        dtype = self.data.kernel.dtype
-        times = as_array("t", t, dtype).astype(dtype)
-        steps = jnp.diff(jnp.ravel(times), prepend=start.time[None])
-        wrong = ~jnp.all((steps >= 0) & jnp.isfinite(steps))
-        return refuse(times, (wrong, _NOT_INCREASING))
-
-    def _coasting(self, time: Float[Array, "*times"]) -> Float[Array, "*times"]:
-        """How far an initial velocity of 1 takes without any force."""
-        if self.momentum is None:
-            return jnp.zeros_like(time)
-        friction = 1 - jnp.asarray(self.momentum, time.dtype)
-        stopping = jnp.where(friction == 0, 1, friction)
-        distance = -jnp.expm1(-stopping * time) / stopping
-        return jnp.where(friction == 0, time, distance)
-
-    def _field(self, t: Any, motion: _Motion, args: None) -> _Motion:
-        """The derivative of outputs and weights, and of their velocities."""
-        del t, args
-        (outputs, weights), velocities = motion
-        force = self._force(outputs, weights)
-        pull = (self.data.kernel @ force, force)
-        if velocities is None:
-            return pull, None
-        friction = 1 - jnp.asarray(self.momentum, outputs.dtype)
-        return velocities, jax.tree.map(lambda p, v: p - friction * v, pull, velocities)
-
-    def _force(
-        self, outputs: Float[Array, "rows columns"], weights: Float[Array, "n columns"]
-    ) -> Float[Array, "rows columns"]:
-        dtype = outputs.dtype
-        gradient = jax.grad(self.loss)(self.data.restored(outputs), self.y_train)
-        decay = jnp.asarray(self.weight_decay, dtype) * weights
-        return -jnp.asarray(self.learning_rate, dtype) * (
-            self.data.columns(gradient) + decay
-        )
-
-    def _state(self, time: Float[Array, "*times"], motion: _Motion) -> TrainingState:
-        restore = self.data.restored
-        (outputs, weights), velocities = motion
-        first, second = (None, None) if velocities is None else map(restore, velocities)
-        return TrainingState(time, restore(outputs), restore(weights), first, second)
-
-    def _motion(self, state: TrainingState) -> _Motion:
-        columns = self.data.columns
-        position = columns(state.outputs), columns(state.weights)
-        first, second = state.outputs_velocity, state.weights_velocity
-        if first is None or second is None:
-            return position, None
-        return position, (columns(first), columns(second))
-
-
-def _diffeqsolve(
-    training: GradientDescent, start: TrainingState, **options: Any
-) -> diffrax.Solution:
-    if (training.momentum is None) != (start.outputs_velocity is None):
-        raise ValueError(
-            "`start` must have velocities if training has momentum, and only then. "
-            "Make it with `GradientDescent.start`."
-        )
-    return diffrax.diffeqsolve(
-        diffrax.ODETerm(training._field),
-        training.solver,
-        t0=start.time,
-        dt0=None,
-        y0=training._motion(start),
-        stepsize_controller=diffrax.PIDController(
-            rtol=training.rtol, atol=training.atol, norm=_norm
-        ),
-        throw=False,
-        **options,
-    )
-
-
-# What follows says whether the solver failed, and leaves it to the caller to raise: an
-# error from within a compiled function would have that function's traceback.
-
-
-@eqx.filter_jit
-def _solve(
-    training: GradientDescent,
-    times: Float[Array, " times"],
-    start: TrainingState,
-    progress: diffrax.AbstractProgressMeter[Any],
-) -> tuple[Any, Bool[Array, ""]]:
-    solution = _diffeqsolve(
-        training,
-        start,
-        t1=times[-1],
-        saveat=diffrax.SaveAt(ts=times),
-        max_steps=training.max_steps,
-        progress_meter=progress,
-    )
-    return solution.ys, solution.result != diffrax.RESULTS.successful
-
-
-@eqx.filter_jit
-def _converge(
-    training: GradientDescent,
-    start: TrainingState,
-    tolerance: float,
-    progress: diffrax.AbstractProgressMeter[Any],
-) -> tuple[tuple[Float[Array, ""], _Motion], Bool[Array, ""]]:
-    friction = 1.0 if training.momentum is None else 1 - training.momentum
-
-    def size(weights: Float[Array, "rows columns"]) -> Float[Array, ""]:
-        """Norm of the parameters that have these weights."""
-        return jnp.sqrt(
-            jnp.maximum(jnp.vdot(weights, training.data.kernel @ weights), 0)
-        )
-
-    (outputs, weights), _ = training._motion(start)
-    enough = tolerance * size(training._force(outputs, weights))
-
-    def at_rest(t: Array, motion: _Motion, args: None, **_: object) -> Bool[Array, ""]:
-        (outputs, weights), velocities = motion
-        rest = size(training._force(outputs, weights)) <= enough
-        if velocities is None:
-            return rest
-        return rest & (friction * size(velocities[1]) <= enough)
-
-    solution = _diffeqsolve(
-        training,
-        start,
-        t1=jnp.inf,
-        event=diffrax.Event(at_rest),
-        max_steps=training.max_steps,
-        progress_meter=progress,
-    )
-    last = jax.tree.map(lambda x: x[-1], (solution.ts, solution.ys))
-    return last, solution.result != diffrax.RESULTS.event_occurred
-
-
-@eqx.filter_jit
-def _follow(
-    training: GradientDescent,
-    end: Float[Array, ""],
-    start: TrainingState,
-    max_steps: int,
-) -> tuple[diffrax.Solution, Bool[Array, ""]]:
-    solution = _diffeqsolve(
-        training,
-        start,
-        t1=end,
-        saveat=diffrax.SaveAt(dense=True),
-        max_steps=max_steps,
-    )
-    return solution, solution.result != diffrax.RESULTS.successful
-
-
-def _at(
-    training: GradientDescent,
-    solution: diffrax.Solution,
-    first: Float[Array, ""],
-    last: Float[Array, ""],
-    t: Scalar,
-) -> TrainingState:
-    """The state at a time of a trajectory, if that goes so far."""
-    time = jnp.asarray(one_number("t", t), first.dtype)
-    wrong = ~((time >= first) & (time <= last))
-    return _interpolated(training, solution, refuse(time, (wrong, _NOT_FOLLOWED)))
-
-
-@eqx.filter_jit
-def _interpolated(
-    training: GradientDescent, solution: diffrax.Solution, time: Float[Array, ""]
-) -> TrainingState:
-    return training._state(time, solution.evaluate(time))
-
-
-def _output_shape(
-    kernel: Array, y: Array, output_shape: tuple[int, ...] | None
-) -> tuple[int, ...]:
-    """The shape of one example's outputs."""
-    if output_shape is None:
-        if not jnp.issubdtype(y.dtype, jnp.floating):
-            raise ValueError(
-                f"`y_train` is {y.dtype}, so the number of outputs cannot be "
-                "told from it. For class labels pass `output_shape=(n_classes,)`."
-            )
-        return y.shape[1:]
-    if y.shape[:1] != kernel.shape[:1]:
-        raise ValueError(
-            f"`y_train` has shape {y.shape}, but `k_train_train` has shape "
-            f"{kernel.shape}: both must have as many training examples."
-        )
-    if not isinstance(output_shape, tuple):
-        raise TypeError(
-            f"`output_shape` is {output_shape!r}, but a shape is needed, as "
-            "`(n_classes,)`."
-        )
-    return output_shape
-
-
-def _norm(motion: _Motion) -> Float[Array, ""]:
-    """Root mean square over outputs and their velocities.
-
-    Weights are left out: where the kernel is almost singular, they are large but do not
-    matter.
-    """
-    (outputs, _), velocities = motion
-    squares = jnp.mean(outputs**2)
-    if velocities is not None:
-        squares = (squares + jnp.mean(velocities[0] ** 2)) / 2
-    # Its derivative is wanted at zero too.
-    positive = squares > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squares, 1)), 0)
+        return increasing_times(t, self.data.kernel.dtype, problem.start.time)

@@ -7,18 +7,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import times as checked_times
+from eqtangents.predict._arguments import checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
 from eqtangents.predict._spectrum import Spectrum
-from eqtangents.predict._training_rules import FLOW, AbstractRule, check_rule
+from eqtangents.predict._training_rules import FLOW, AbstractRule, check_is_rule
 from eqtangents.predict._training_set import TrainingSet
 
 
 class Gain(eqx.Module):
-    """What a rule makes of the eigenvalues of a kernel, at each of some times.
+    """The gain of a rule, as a function of the eigenvalues of a kernel, at some times.
 
-    Nothing of those that are zero, at any time: no output moves along them, and weights
-    would grow for ever.
+    Along an eigenvalue of zero it is zero at any time: no output moves there, and the
+    weights would grow for ever.
     """
 
     rule: AbstractRule
@@ -34,7 +34,7 @@ class Gain(eqx.Module):
 
 
 class _Learned(eqx.Module):
-    """The part of the error that is gone."""
+    """The part of the error that has been learned, for each eigenvalue."""
 
     gain: Gain
 
@@ -87,7 +87,8 @@ class GradientDescentMSE(eqx.Module):
             follow: `(n_train, n_train, *positions, *positions)`.
         - `y_train`: targets, `(n_train, *positions, *outputs)`. Outputs are independent
             and share the kernel.
-        - `rule`: how it is trained: `GradientFlow` or `GradientSteps`.
+        - `rule`: how it is trained: `GradientFlow`, `GradientSteps`, or your own
+            `AbstractRule`.
         - `noise`: $\sigma^2$ on the diagonal, one for all or one each example. The same
             for all is a weight decay of $\sigma^2 / N$.
         - `relative_noise`: more of it, in units of the kernel's mean diagonal.
@@ -103,7 +104,7 @@ class GradientDescentMSE(eqx.Module):
         **Source:** Jacot et al. 2018, arXiv:1806.07572; Lee et al. 2019,
         arXiv:1902.06720, equations 8 to 11.
         """
-        check_rule(rule)
+        check_is_rule(rule)
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
         self.spectrum = noisy_spectrum(self.data)
         self.rule = rule
@@ -200,7 +201,7 @@ class GradientDescentMSE(eqx.Module):
 def _learned_rounding(
     training: GradientDescentMSE, times: Float[Array, " times"]
 ) -> Float[Array, " times"]:
-    """The part that is learned along an eigenvalue as large as rounding is."""
+    """The part of the error that is learned along an eigenvalue of rounding's size."""
     rounding = training.spectrum.rounding
     return training.gain(times)(rounding[None])[:, 0] * rounding
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from eqtangents.predict._arguments import as_array
+from eqtangents.predict._arguments import array_argument
 
 
 def half_mean_squared_error(
@@ -14,8 +14,8 @@ def half_mean_squared_error(
 
     **Raises:** `ValueError` if the shapes differ: they are not broadcast.
     """
-    outputs = as_array("outputs", outputs)
-    targets = as_array("targets", targets, outputs.dtype)
+    outputs = array_argument("outputs", outputs)
+    targets = array_argument("targets", targets, outputs.dtype)
     if outputs.shape != targets.shape:
         raise ValueError(
             f"`outputs` has shape {outputs.shape} and `targets` {targets.shape}, but "
@@ -37,8 +37,8 @@ def cross_entropy(
     **Raises:** `ValueError` if there is not one label, or one probability of each
     class, for each example.
     """
-    outputs = as_array("outputs", outputs)
-    labels = as_array("labels", labels)
+    outputs = array_argument("outputs", outputs)
+    labels = array_argument("labels", labels)
     integers = jnp.issubdtype(labels.dtype, jnp.integer)
     batch = outputs.shape[:-1]
     needed = batch if integers else outputs.shape

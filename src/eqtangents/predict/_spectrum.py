@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import as_array
+from eqtangents.predict._arguments import array_argument
 from eqtangents.predict._definiteness import (
     LARGE,
     NOT_POSITIVE,
@@ -66,7 +66,7 @@ class Spectrum(eqx.Module):
 
         **Cost:** about $9 n^3$ multiply-adds, at most.
         """
-        kernel = as_array("kernel", kernel)
+        kernel = array_argument("kernel", kernel)
         if kernel.ndim != 2 or kernel.shape[0] != kernel.shape[1]:
             raise ValueError(
                 f"`kernel` has shape {kernel.shape}, but a symmetric matrix is needed."
@@ -95,11 +95,11 @@ class Spectrum(eqx.Module):
     ) -> Float[Array, "*batch n columns"]:
         r"""$f(K) v = U f(\Lambda) U^\top v$ for each column $v$."""
         factors = lax.stop_gradient((self.values, self.vectors))
-        return apply(self.matrix, function, columns, factors)
+        return matrix_function(self.matrix, function, columns, factors)
 
 
 @eqx.filter_custom_jvp
-def apply(
+def matrix_function(
     matrix: Float[Array, "n n"],
     function: SpectralFunction,
     columns: Float[Array, "n columns"],
@@ -111,8 +111,8 @@ def apply(
     return _from_basis(vectors, function(values), vectors.T @ columns)
 
 
-@apply.def_jvp
-def _apply_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@matrix_function.def_jvp
+def _matrix_function_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     _, function, columns, factors = primals
     d_matrix, d_function, d_columns, _ = tangents
     values, vectors = factors
@@ -146,7 +146,7 @@ def _from_basis(
 def _divided_differences(
     function: SpectralFunction, values: Float[Array, " n"]
 ) -> Float[Array, "*batch n n"]:
-    r"""Of every two values, $(f(\lambda_i) - f(\lambda_j)) / (\lambda_i - \lambda_j)$.
+    r"""The quotients $(f(\lambda_i) - f(\lambda_j)) / (\lambda_i - \lambda_j)$.
 
     By the theorem of Daleckii and Krein, these are the derivative of the matrix
     function in the basis of the eigenvectors. Of values that are close, the difference

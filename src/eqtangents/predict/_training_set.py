@@ -1,41 +1,25 @@
 """What every predictor starts from: a kernel of the training examples, and targets."""
 
 import math
+from typing import TypeAlias
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
     NONFINITE_KERNEL,
-    as_array,
+    array_argument,
     finite,
-    not_finite,
     one_number,
-    refuse,
 )
+from eqtangents.predict._kernel_matrix import as_matrix, check_kernel, checked_kernel
+from eqtangents.predict._noise import checked_noise, noise_columns
+from eqtangents.predict._targets import check_targets
 
 
-_ASYMMETRIC = """
-`{name}` is not symmetric, so it is not the covariance of the training examples
-with themselves. Was a test-train block passed in its place, or were the inputs? Their
-kernel is `eqtangents.nngp(net, x_train)` or `eqtangents.ntk(net, x_train)`.
-""".strip()
-
-_SWAPPED = "It and `y_train` seem to be swapped: the kernel comes first."
-_INPUTS = (
-    "For inputs `x_train` that is `eqtangents.nngp(net, x_train)` or "
-    "`eqtangents.ntk(net, x_train)`; `eqtangents.predict.FromNetwork` computes it."
-)
-
-_NO_NOISE = (
-    "`noise` and `relative_noise` are variances: both must be finite and at least zero."
-)
-
-# Rounding, in whichever precision the kernel was computed, stays far below this.
-_ASYMMETRY_TOLERANCE = 1e-3
+TrainOutputs: TypeAlias = Float[Array, " n_train *positions_and_outputs"]
 
 
 class TrainingSet(eqx.Module):
@@ -56,7 +40,7 @@ class TrainingSet(eqx.Module):
     def __init__(
         self,
         k_train_train: Float[Array, "n_train n_train *positions_twice"],
-        y_train: Float[Array, " n_train *positions_and_outputs"],
+        y_train: TrainOutputs,
         noise: Scalar | Float[Array, "..."] = 0.0,
         relative_noise: Scalar = 0.0,
     ):
@@ -64,10 +48,10 @@ class TrainingSet(eqx.Module):
 
         **Raises:** `ValueError` for shapes and dtypes; `RuntimeError` for values.
         """
-        k_train_train = as_array("k_train_train", k_train_train)
+        k_train_train = array_argument("k_train_train", k_train_train)
         dtype = k_train_train.dtype
         # Not in the kernel's dtype, so that labels are told from targets.
-        y_train = as_array("y_train", y_train)
+        y_train = array_argument("y_train", y_train)
         check_kernel(k_train_train, y_train.shape)
         check_targets("y_train", y_train)
         rank = (k_train_train.ndim - 2) // 2
@@ -77,7 +61,7 @@ class TrainingSet(eqx.Module):
         relative = one_number("relative_noise", relative_noise)
         relative = checked_noise(jnp.asarray(relative, dtype))
         relative = relative * jnp.trace(kernel) / max(kernel.shape[0], 1)
-        noise = checked_noise(as_array("noise", noise, dtype).astype(dtype))
+        noise = checked_noise(array_argument("noise", noise, dtype).astype(dtype))
         own = noise.ndim < 1 or (noise.ndim == y_train.ndim and noise.shape[0] == 1)
         self.noise = noise_columns(noise, y_train.shape, rank) + relative
         rows = math.prod(self.positions)
@@ -96,7 +80,7 @@ class TrainingSet(eqx.Module):
         cross = self.test_train(k_new_train, "k_new_train")
         new = self.test_test(k_new_new, cross.shape[0], "k_new_new")
         new = checked_kernel("k_new_new", new)
-        y = as_array("y_new", y_new, self.kernel.dtype)
+        y = array_argument("y_new", y_new, self.kernel.dtype)
         check_targets("y_new", y)
         examples = cross.shape[0] // max(math.prod(self.positions), 1)
         shape = (examples, *self.positions, *self.outputs)
@@ -122,7 +106,7 @@ class TrainingSet(eqx.Module):
         """Of new examples with targets of this shape."""
         if noise is not None:
             dtype, rank = self.kernel.dtype, len(self.positions)
-            noise = checked_noise(as_array("noise", noise, dtype).astype(dtype))
+            noise = checked_noise(array_argument("noise", noise, dtype).astype(dtype))
             return noise_columns(noise, shape, rank)
         if self.noise_each is None:
             raise ValueError(
@@ -157,7 +141,7 @@ class TrainingSet(eqx.Module):
         examples = rows // max(math.prod(self.positions), 1)
         shape = (examples, *self.positions, *self.outputs)
         dtype = self.kernel.dtype
-        outputs = finite(name, as_array(name, outputs, dtype).astype(dtype))
+        outputs = finite(name, array_argument(name, outputs, dtype).astype(dtype))
         if outputs.shape not in ((), shape):
             raise ValueError(
                 f"`{name}` has shape {outputs.shape}, but the outputs have shape "
@@ -169,7 +153,7 @@ class TrainingSet(eqx.Module):
         self, k_test_train: Float[Array, "..."], name: str = "k_test_train"
     ) -> Float[Array, "rows_test rows"]:
         """A test-train kernel as a matrix."""
-        k_test_train = as_array(name, k_test_train, self.kernel.dtype)
+        k_test_train = array_argument(name, k_test_train, self.kernel.dtype)
         shape, positions = k_test_train.shape, self.positions
         n_train = self.kernel.shape[0] // max(math.prod(positions), 1)
         if len(shape) < 2 or shape[1:] != (n_train, *positions, *positions):
@@ -192,7 +176,7 @@ class TrainingSet(eqx.Module):
         name: str = "k_test_test",
     ) -> Float[Array, "rows_test rows_test"]:
         """A test-test kernel as a matrix, with as many rows as the test-train one."""
-        k_test_test = as_array(name, k_test_test, self.kernel.dtype)
+        k_test_test = array_argument(name, k_test_test, self.kernel.dtype)
         shape, positions = k_test_test.shape, self.positions
         n_test = rows // max(math.prod(positions), 1)
         if shape != (n_test, n_test, *positions, *positions):
@@ -208,7 +192,7 @@ class TrainingSet(eqx.Module):
         self, k_test_diagonal: Float[Array, "..."], rows: int
     ) -> Float[Array, " rows_test"]:
         """Prior variances of test outputs, as many as rows of the test-train kernel."""
-        k_test_diagonal = as_array(
+        k_test_diagonal = array_argument(
             "k_test_diagonal", k_test_diagonal, self.kernel.dtype
         )
         n_test = rows // max(math.prod(self.positions), 1)
@@ -238,105 +222,3 @@ class TrainingSet(eqx.Module):
                 f"{self.kernel.dtype}. Compute both from inputs of one dtype."
             )
         return finite(name, array, NONFINITE_KERNEL)
-
-
-def as_matrix(
-    kernel: Float[Array, "n1 n2 *positions_twice"],
-) -> Float[Array, "rows1 rows2"]:
-    """The kernel as a matrix: its rows are the pairs of an example and a position."""
-    n1, n2, *positions = kernel.shape
-    rank = len(positions) // 2
-    p1, p2 = math.prod(positions[:rank]), math.prod(positions[rank:])
-    return jnp.reshape(jnp.moveaxis(kernel, 1, 1 + rank), (n1 * p1, n2 * p2))
-
-
-def check_kernel(
-    k_train_train: Shaped[Array, "..."], targets_shape: tuple[int, ...]
-) -> None:
-    """Everything that shapes and dtypes can tell."""
-    shape = k_train_train.shape
-    if len(shape) < 2 or shape[0] != shape[1]:
-        swapped = len(targets_shape) > 1 and targets_shape[:2] == shape[:1] * 2
-        raise ValueError(
-            f"`k_train_train` has shape {shape}, but it is the covariance of the "
-            "training examples with themselves: (n_train, n_train) is needed. "
-            + (_SWAPPED if swapped else _INPUTS)
-        )
-    rank = (len(shape) - 2) // 2
-    positions = shape[2 : 2 + rank]
-    if shape[2:] != positions * 2:
-        raise ValueError(
-            f"`k_train_train` has shape {shape}, but where outputs have positions, "
-            "those of both examples follow: (n_train, n_train, *positions, *positions) "
-            "is needed."
-        )
-    if targets_shape[:1] != shape[:1]:
-        raise ValueError(
-            f"`y_train` has shape {targets_shape}, but `k_train_train` has shape "
-            f"{shape}: targets for {shape[0]} training examples are needed, along the "
-            "first axis."
-        )
-    if targets_shape[1 : 1 + rank] != positions:
-        raise ValueError(
-            f"`y_train` has shape {targets_shape}, but `k_train_train` has shape "
-            f"{shape}, for outputs at {positions} positions: (n_train, *positions, "
-            "*outputs) is needed. For one output an example, end the network with a "
-            "readout, such as `nn.Flatten` or `nn.GlobalAvgPool`."
-        )
-    if not jnp.issubdtype(k_train_train.dtype, jnp.floating):
-        raise ValueError(
-            f"`k_train_train` is {k_train_train.dtype}: a floating dtype is needed."
-        )
-
-
-def checked_noise(noise: Float[Array, "..."]) -> Float[Array, "..."]:
-    """The same variances, if that is what they are."""
-    wrong = ~jnp.all(jnp.isfinite(noise) & (noise >= 0))
-    return refuse(noise, (wrong, _NO_NOISE))
-
-
-def noise_columns(
-    noise: Float[Array, "..."], targets_shape: tuple[int, ...], rank: int
-) -> Float[Array, "rows groups"]:
-    """A variance for each row, in one column, or in one for each output."""
-    n_train, shape = targets_shape[0], noise.shape
-    if shape in ((), (n_train,)):
-        noise = jnp.reshape(noise, (*shape, *[1] * (len(targets_shape) - len(shape))))
-    given = zip(noise.shape, targets_shape, strict=False)
-    if noise.ndim != len(targets_shape) or any(a not in (1, b) for a, b in given):
-        raise ValueError(
-            f"`noise` has shape {shape}: a scalar, one variance for each of the "
-            f"{n_train} training examples, or an array that broadcasts to the targets' "
-            f"shape {targets_shape}, of the same rank, is needed."
-        )
-    rows, groups = targets_shape[: 1 + rank], noise.shape[1 + rank :]
-    if any(size != 1 for size in groups):
-        groups = targets_shape[1 + rank :]
-    noise = jnp.broadcast_to(noise, (*rows, *groups))
-    return jnp.reshape(noise, (math.prod(rows), math.prod(groups)))
-
-
-def checked_kernel(
-    name: str, matrix: Float[Array, "rows rows"]
-) -> Float[Array, "rows rows"]:
-    """The same matrix, if it is finite and symmetric."""
-    return refuse(
-        matrix,
-        (not_finite(matrix), NONFINITE_KERNEL.format(name=name)),
-        (_is_asymmetric(matrix), _ASYMMETRIC.format(name=name)),
-    )
-
-
-@jax.jit
-def _is_asymmetric(matrix: Float[Array, "rows rows"]) -> Bool[Array, ""]:
-    asymmetry = jnp.max(jnp.abs(matrix - matrix.T), initial=0)
-    return asymmetry > _ASYMMETRY_TOLERANCE * jnp.max(jnp.abs(matrix), initial=0)
-
-
-def check_targets(name: str, y: Shaped[Array, "..."]) -> None:
-    """Raise unless these are numbers to be learned."""
-    if not jnp.issubdtype(y.dtype, jnp.floating):
-        raise ValueError(
-            f"`{name}` is {y.dtype}: a floating dtype is needed. For class labels use "
-            "`eqtangents.predict.encode_labels(labels, n_classes)`."
-        )

@@ -1,1 +1,3 @@
 """Laws that layers, duals and rules of training obey, to try your own on."""
+
+from eqtangents.testing._rule import check_rule as check_rule
