@@ -21,7 +21,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 BELOW = {
     "types": [],
     "arguments": ["types"],
-    "duals": ["types"],
+    "duals": ["arguments"],
     "covariance": ["duals"],
     "signatures": ["arguments"],
     "nn": ["signatures", "covariance"],
