@@ -111,13 +111,13 @@ class AbstractDual(eqx.Module):
         **Raises:** `TypeError` if one of the three is no number or array of real
         numbers, and `ValueError` if their shapes do not broadcast.
         """
-        cov, var1, var2 = _broadcast({"cov": cov, "var1": var1, "var2": var2})
+        cov, var1, var2 = _common_arrays({"cov": cov, "var1": var1, "var2": var2})
         left, right = (in_terms(self.prepare(v.ravel()), 1) for v in (var1, var2))
         value, derivative, *_ = self.moments(Pair(cov.ravel()), left, right)
         return value.reshape(cov.shape), derivative.reshape(cov.shape)
 
 
-def _broadcast(arguments: dict[str, Any]) -> list[Float[Array, "..."]]:
+def _common_arrays(arguments: dict[str, Any]) -> list[Float[Array, "..."]]:
     """Arrays of one shape and of one floating-point type."""
     for name, value in arguments.items():
         if not is_real(value):

@@ -72,16 +72,16 @@ class PiecewisePolynomial(NamedTuple):
     def slope(self) -> "PiecewisePolynomial":
         """The derivative of the pieces; jumps do not count."""
         breaks = [
-            Break(one.at, tuple(one.side * w for w in _differentiated(one.weights)))
+            Break(one.at, tuple(one.side * w for w in _slope_weights(one.weights)))
             for one in self.breaks
         ]
         return PiecewisePolynomial(
-            _differentiated(self.coefficients),
+            _slope_weights(self.coefficients),
             tuple(one for one in breaks if one.weights),
         )
 
 
-def _differentiated(weights: tuple[float, ...]) -> tuple[float, ...]:
+def _slope_weights(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(m * weight for m, weight in enumerate(weights) if m > 0)
 
 
@@ -154,7 +154,7 @@ class PiecewisePolynomialDual(AbstractDual):
         return jnp.finfo(total.dtype).eps * total * total
 
     def moments(self, pair: Pair, left: Truncations, right: Truncations) -> Moments:
-        pairs = _Pairs(
+        pairs = _PairProducts(
             pair,
             left,
             right,
@@ -178,7 +178,7 @@ class PiecewisePolynomialDual(AbstractDual):
         return total
 
 
-class _Pairs:
+class _PairProducts:
     """Expectations over pairs of inputs, where each joint moment is computed once."""
 
     def __init__(
