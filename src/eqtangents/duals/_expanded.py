@@ -58,9 +58,8 @@ class JumpKernels(NamedTuple):
 class ExpandedDual(AbstractDual):
     r"""Dual of any elementwise function: $E f f = \sum_l w_l r_l(s) r_l(s') \rho^l$.
 
-    `_expansion` says which terms there are; $E f' f'$ is the same of the slope. The
-    slope is that of the pieces between jumps: gradients in finite networks do not see
-    jumps either.
+    `_expansion` says which terms there are; $E f' f'$ is the same sum for the slope of
+    the pieces between jumps. Gradients in finite networks do not see jumps either.
 
     At variances so large that the terms no longer add up to $E f^2$, which is known by
     quadrature, the result is not a number.
@@ -88,7 +87,7 @@ class ExpandedDual(AbstractDual):
         )
 
     def _jumps(self, dtype: np.dtype) -> tuple[Jumps, Jumps]:
-        """The jumps of the function, and those of its slope."""
+        """The jumps for the terms of the function, and for the terms of its slope."""
         jump, kink = jumps_at_zero(self.fn, dtype)
         kink = kink if self.expansion.kinks else None
         return Jumps(jump if self.expansion.jumps else None, kink), Jumps(kink, None)

@@ -25,8 +25,8 @@ class AbstractActivation(AbstractParameterless):
     r"""A function of each channel at each position.
 
     $K' = \mathbb{E}\, f(u) f(v)$ and $T' = T\; \mathbb{E}\, f'(u) f'(v)$ for centred
-    Gaussian $(u, v)$ whose covariances are those of the input. The input of the network
-    is no random variable: to it, the function is applied as it is. A function whose
+    Gaussian $(u, v)$ with the covariances of the input. The input of the network is no
+    random variable: to it, the function is applied as it is. A function whose
     dual is a `LinearDual` is linear: as a `Scale`, it needs no Gaussian input and keeps
     what is Gaussian so.
 
@@ -57,8 +57,8 @@ class AbstractActivation(AbstractParameterless):
         if not covariance.outline.gaussian:
             raise LayerError(
                 self,
-                "needs a Gaussian input for its kernel (or that of the network "
-                "itself), but nothing with weights stands between it and another "
+                "needs a Gaussian input for its kernel (or the input of the "
+                "network), but nothing with weights stands between it and another "
                 "nonlinearity, a `Flatten`, a pooled or joined input, a product or a "
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )

@@ -29,10 +29,11 @@ _NEARLY = 1e-3  # an error up to which a missed tolerance is only worth a warnin
 class Elementwise(AbstractActivation):
     r"""Any function of one number.
 
-    Of functions that `eqtangents.nn` has as layers, as `jax.nn.relu`, of polynomials up
-    to degree 3, and of functions made of a few such, as any that is linear between
-    breakpoints, the kernel is a closed form. That of any other is given by its Hermite
-    expansion: with $u = s z$, $v = s' z'$ and the correlation $\rho$,
+    The kernel is a closed form for functions that `eqtangents.nn` has as layers, such
+    as `jax.nn.relu`, for polynomials up to degree 3, and for functions made of a few
+    such pieces, as all that are linear between breakpoints. Any other function has a
+    kernel by its Hermite expansion: with $u = s z$, $v = s' z'$ and the correlation
+    $\rho$,
 
     $$K' = \sum_l r_l(s)\, r_l(s')\, \rho^l, \qquad
     r_l(s) = \mathbb{E}\, f(s z)\, h_l(z)$$
@@ -163,7 +164,7 @@ class FromDual(AbstractActivation):
     **Raises:** `TypeError` if `dual` can not be called, and `ValueError` if it is an
     `AbstractDual` and a derivative is given, which such a dual has itself.
 
-    `eqtangents.testing.check_dual` tells whether the two expectations are those of a
+    `eqtangents.testing.check_dual` tells whether the two expectations belong to a
     function.
     """
 

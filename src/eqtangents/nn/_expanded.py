@@ -111,7 +111,7 @@ class Gelu(AbstractActivation):
     with $e = \sqrt{1 + v}$, $\rho = k / (e e')$ and $D = e^2 e'^2 - k^2$;
     $T' = T\, \partial K' / \partial k$. With `approximate`, the function is
     $\frac{x}{2} (1 + \tanh(\sqrt{2 / \pi}\, (x + 0.044715\, x^3)))$, whose kernel is
-    another one, an expansion as that of `Elementwise`.
+    another one, an expansion as in `Elementwise`.
 
     **Source:** Hendrycks & Gimpel 2016, arXiv:1606.08415; kernel: Tsuchida et al. 2021,
     arXiv:2002.08517.

@@ -48,7 +48,7 @@ _LAYER_OF_FUNCTION: dict[Callable, AbstractActivation] = {
 
 
 def known_activation(fn: Callable) -> AbstractActivation | None:
-    """The layer that a function is, told by its identity."""
+    """The layer that a function is, recognised by its identity."""
     # By the very object: equal ones of other types may be anything.
     if not isinstance(fn, Hashable) or isinstance(fn, AbstractActivation):
         return None

@@ -21,7 +21,7 @@ def _are_numbers(x: Any) -> bool:
     return is_real(x) and np.ndim(x) == 1
 
 
-_COEFFICIENTS = "be a sequence of numbers, from that of the constant upwards"
+_COEFFICIENTS = "be a sequence of numbers, from the constant upwards"
 Coefficients: TypeAlias = Annotated[
     Sequence[Scalar] | Float[Array, " terms"],
     Rule(
@@ -45,7 +45,7 @@ class Polynomial(AbstractActivation):
     coefficients: tuple[Scalar, ...] | Float[Array, " terms"]
 
     def __init__(self, coefficients: Coefficients):
-        """Set the coefficients, from that of the constant upwards."""
+        """Set the coefficients, from the constant upwards."""
         is_array = isinstance(coefficients, jax.Array)
         self.coefficients = coefficients if is_array else tuple(coefficients)
 

@@ -56,7 +56,7 @@ class SigmoidLike(AbstractActivation):
     r"""$f(x) = \frac{1}{2} (1 + \mathrm{erf}(b x))$ with $b = 1 / 2.402$.
 
     $K' = \frac{1}{2\pi} \arcsin \frac{2 b^2 k}{e e'} + \frac{1}{4}$ with
-    $e = \sqrt{1 + 2 b^2 v}$, as that of `Erf`. Among error functions this one is the
+    $e = \sqrt{1 + 2 b^2 v}$, as for `Erf`. Among error functions this one is the
     closest to the logistic sigmoid on $[-5, 5]$, in least squares. `Sigmoid` is the
     logistic one, whose kernel is an expansion.
     """

@@ -41,14 +41,14 @@ def check_dual(
 
     In double precision, whatever JAX's default is:
 
-    - $\mathbb{E} f(u) f(v)$ and $\mathbb{E} f'(u) f'(v)$ are those by quadrature;
+    - $\mathbb{E} f(u) f(v)$ and $\mathbb{E} f'(u) f'(v)$ agree with a quadrature;
     - the second is the derivative of the first in the covariance, unless $f$ jumps;
     - `diagonal` is the first at equal inputs;
     - the two inputs may be swapped, and may have many positions (`prepare`);
-    - gradients and second derivatives are those of finite differences. They are finite
+    - gradients and second derivatives agree with finite differences. They are finite
       at equal, opposite and zero inputs, and right where they exist there;
     - a gap that is passed on is right, and so is `homogeneous`;
-    - in single precision all is of that type and nearly the same.
+    - for inputs in single precision, results are of that type and nearly the same.
 
     **Arguments:**
 

@@ -134,10 +134,10 @@ def _check_along_equal_inputs(
     orders: list[np.ndarray],
     shape: Traits,
 ) -> None:
-    """As all three move together, derivatives are those of `diagonal`.
+    """As all three move together, the derivatives are the derivatives of `diagonal`.
 
-    Others do not exist there for covariances, which are at their bound. Second
-    derivatives exist for functions without kinks.
+    Along other directions a covariance would leave its bounds. Second derivatives exist
+    for functions without kinks.
     """
     pairs = GaussianPairs(v, v, v)
     at = lambda scale: diagonal_of(dual, scale * v)
