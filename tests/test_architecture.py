@@ -2,6 +2,7 @@
 can itself be tried on a package that breaks it."""
 
 import ast
+import dataclasses
 import importlib
 import pathlib
 import pkgutil
@@ -173,10 +174,15 @@ def neither_abstract_nor_final(root):
                 found.append(f"{cls} subclasses {base}, which is final")
             if overridden := _concrete(base) & set(vars(cls)):
                 found.append(f"{cls} overrides {sorted(overridden)} of {base}")
-            fields = set(base.__dataclass_fields__)
-            if fields and set(cls.__dataclass_fields__) - fields:
+            fields = _field_names(base)
+            if fields and _field_names(cls) - fields:
                 found.append(f"{cls} adds fields to those of {base}")
     return found
+
+
+def _field_names(cls):
+    """Fields of instances: `__dataclass_fields__` has class variables, too."""
+    return {field.name for field in dataclasses.fields(cls)}
 
 
 def _concrete(cls):
