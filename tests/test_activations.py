@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import eqtangents as eqt
-from eqtangents import nn
+from eqtangents import duals, nn
+from eqtangents.testing import check_dual
 from precision import DTYPE, is_double
 
 
@@ -55,6 +56,26 @@ def jumping(x):
 
 def steps(x):
     return jnp.where(x < -0.4, 1 - x, jnp.where(x < 0.7, 2 * x, 3 - 0.2 * x * x))
+
+
+def squared_cosine(x):
+    return jnp.cos(x) ** 2
+
+
+class SquaredCosineDual(duals.AbstractDual):
+    """Of `(1 + cos(2 x)) / 2`, as a user writes it."""
+
+    def prepare(self, variance):
+        return jnp.exp(-2 * variance)
+
+    def moments(self, pair, left, right):
+        k = 4 * pair.cov
+        product = left * right
+        value = 1 + left + right + product * jnp.cosh(k)
+        return duals.Moments(0.25 * value, product * jnp.sinh(k))
+
+    def diagonal(self, variance):
+        return duals.at_equal_inputs(self, variance).value
 
 
 SMALL = {"variances": (1e-3, 0.3, 2.0)}
@@ -107,9 +128,10 @@ ACTIVATIONS = {
     "Elementwise_steps": Case(
         lambda: nn.Elementwise(steps), jumps=True, breaks=(-0.4, 0.7)
     ),
-    "Elementwise_given": Case(
-        lambda: nn.Elementwise(jnp.square, dual=lambda k, v1, v2: v1 * v2 + 2 * k * k)
+    "FromDual": Case(
+        lambda: nn.FromDual(lambda k, v1, v2: v1 * v2 + 2 * k * k, fn=jnp.square)
     ),
+    "FromDual_own": Case(lambda: nn.FromDual(SquaredCosineDual(), fn=squared_cosine)),
 }
 # Expansions differ in their coefficients alone: of each kind one.
 KINDS = {
@@ -347,7 +369,117 @@ def test_finite_networks_have_these_kernels(case):
         assert eigenvalues[0] >= (-1e-10 if is_double() else -1e-4) * eigenvalues[-1]
 
 
+@pytest.mark.quick(2)
+@each_kind
+def test_duals_obey_the_laws_for_those_of_users(case):
+    layer = case.layer
+    check_dual(
+        layer.dual,
+        layer.function,
+        breaks=case.breaks,
+        variances=[v for v in case.variances if v > 0.01],
+        rtol=max(case.rtol, 1e-7),
+    )
+
+
 # Single ones.
+
+
+class NaiveReluDual(duals.AbstractDual):
+    """Right between the bounds; at them, gradients of angles are not finite."""
+
+    prepare = duals.ReluDual.prepare
+    diagonal = duals.ReluDual.diagonal
+    negative_slope: float = 0.0
+    positive_slope: float = 1.0
+
+    def moments(self, pair, left, right):
+        size = left.std * right.std
+        cosine = jnp.clip(pair.cov * left.reciprocal * right.reciprocal, -1, 1)
+        angle = jnp.arccos(cosine)
+        sine = jnp.sqrt(1 - cosine * cosine)
+        value = size * (sine + (jnp.pi - angle) * cosine)
+        return duals.Moments(value / (2 * jnp.pi), (jnp.pi - angle) / (2 * jnp.pi))
+
+
+def broken(**methods):
+    """The dual of a squared cosine, with other methods, and perhaps homogeneous."""
+    return type("BrokenDual", (duals.AbstractDual,), METHODS | methods)()
+
+
+METHODS = {
+    "prepare": SquaredCosineDual.prepare,
+    "moments": SquaredCosineDual.moments,
+    "diagonal": SquaredCosineDual.diagonal,
+}
+
+
+def changed(**factors):
+    """Moments of which some are multiplied."""
+
+    def moments(self, pair, left, right):
+        right_ones = METHODS["moments"](self, pair, left, right)
+        fields = {name: f * getattr(right_ones, name) for name, f in factors.items()}
+        return right_ones._replace(**fields)
+
+    return moments
+
+
+BROKEN = {
+    "value": (lambda: broken(moments=changed(value=1.01)), r"E f\(u\) f\(v\), by quad"),
+    "slope": (
+        lambda: broken(moments=changed(derivative=0.99)),
+        r"E f'\(u\) f'\(v\), by",
+    ),
+    "diagonal": (
+        lambda: broken(diagonal=lambda self, v: METHODS["prepare"](self, v)),
+        "`diagonal`",
+    ),
+    "stack without its type": (
+        lambda: broken(prepare=lambda self, v: jnp.stack([v, v], 1)),
+        "`prepare` makes an array of shape",
+    ),
+    "one number for all pairs": (
+        lambda: broken(
+            moments=lambda self, *args: METHODS["moments"](self, *args)._replace(
+                value=jnp.ones(())
+            )
+        ),
+        "shape",
+    ),
+    "homogeneous": (lambda: broken(homogeneous=True), "`homogeneous` is true"),
+    "gap": (
+        lambda: broken(
+            moments=lambda self, pair, *prepared: METHODS["moments"](
+                self, pair, *prepared
+            )._replace(gap=pair.gap)
+        ),
+        "`gap` or `distance`",
+    ),
+    "double precision": (
+        lambda: broken(
+            moments=lambda self, *args: duals.Moments(
+                *(jnp.asarray(a, float) for a in METHODS["moments"](self, *args)[:2])
+            )
+        ),
+        "is float64 for",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "match"), BROKEN.values(), ids=BROKEN.keys())
+def test_broken_duals_are_seen(make, match):
+    with pytest.raises(AssertionError, match=match):
+        check_dual(make(), squared_cosine, variances=(0.5, 2.0))
+
+
+def test_derivatives_at_equal_inputs_are_seen():
+    with pytest.raises(AssertionError, match=r"is (-?inf|nan) at cov = .*, var2 ="):
+        check_dual(NaiveReluDual(), jax.nn.relu, variances=(1.0, 4.0))
+
+
+def test_duals_without_a_function_have_laws_too():
+    check_dual(duals.ExpNormalizedDual(0.7, -0.4), None, variances=(0.5, 2.0))
 
 
 def test_every_nonlinearity_is_here():
@@ -461,9 +593,45 @@ def test_errors_are_estimated_and_the_tolerance_is_kept():
     )
     with pytest.raises(ValueError, match="Raise the tolerance"):
         nn.Elementwise(lambda x: jnp.where(x < 1, jnp.sin(3 * x), 2.0))
-    with pytest.raises(ValueError, match="neither a function nor a dual"):
-        nn.Elementwise()
-    with pytest.raises(ValueError, match="was given no function"):
-        nn.Elementwise(dual=lambda k, v1, v2: k)(variance)
-    with pytest.raises(ValueError, match="no expansion"):
-        ACTIVATIONS["Elementwise_given"].layer.errors(variance)
+
+
+def test_a_dual_is_a_layer_of_its_own(without_jaxtyping):
+    """`Elementwise` takes a function, `FromDual` a dual: each says so of the other."""
+    product, dual = (lambda k, v1, v2: k), duals.ReluDual()
+    for wrong, error, match in (
+        (
+            lambda: nn.Elementwise(),
+            TypeError,
+            "missing 1 required positional argument: 'fn'",
+        ),
+        (lambda: nn.Elementwise(dual=product), TypeError, r"nn\.FromDual\(dual\)"),
+        (
+            lambda: nn.FromDual(),
+            TypeError,
+            "missing 1 required positional argument: 'dual'",
+        ),
+        (lambda: nn.FromDual(2.0), TypeError, r"`dual` is 2\.0, but must be a func"),
+        (lambda: nn.FromDual(duals.ErfDual), TypeError, "the class `ErfDual`"),
+        (lambda: nn.FromDual(product, 1.0), TypeError, "`dual_derivative` is 1.0"),
+        (lambda: nn.FromDual(dual, product), ValueError, "Leave out"),
+        (lambda: nn.FromDual(product, fn=jnp.sum), ValueError, "FromDual: `sum` must"),
+        (lambda: nn.FromDual(product)(jnp.ones(3)), ValueError, "given no function"),
+    ):
+        with pytest.raises(error, match=match):
+            wrong()
+    assert nn.FromDual(dual).dual is dual
+
+
+def test_duals_take_numbers_and_arrays(without_jaxtyping):
+    dual = duals.ErfDual()
+    value, derivative = dual(0.3, 1, np.asarray([1.0, 2.0]))
+    assert value.shape == derivative.shape == (2,)
+    assert value.dtype == jnp.result_type(float)
+    one = jnp.asarray([1.0], jnp.float32)
+    assert dual(0.3, 1.0, one)[0].dtype == jnp.float32
+    assert dual(0.3, 1.0, 1.0)[0] == pytest.approx(2 / np.pi * np.arcsin(0.2))
+    for wrong in ("0.3", None, True, [0.3], 0.3j):
+        with pytest.raises(TypeError, match=r"`cov` is .* array of real numbers"):
+            dual(wrong, 1.0, 1.0)
+    with pytest.raises(ValueError, match=r"`cov` of \(2,\), `var1` of \(3,\)"):
+        dual(jnp.ones(2), jnp.ones(3), 1.0)

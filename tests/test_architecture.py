@@ -3,6 +3,7 @@ can itself be tried on a package that breaks it."""
 
 import ast
 import collections
+import dataclasses
 import importlib
 import inspect
 import pathlib
@@ -25,7 +26,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 BELOW = {
     "types": [],
     "arguments": ["types"],
-    "duals": ["types"],
+    "duals": ["arguments"],
     "covariance": ["duals"],
     "signatures": ["arguments"],
     "nn": ["signatures", "covariance"],
@@ -233,10 +234,15 @@ def neither_abstract_nor_final(root):
                 found.append(f"{cls} subclasses {base}, which is final")
             if overridden := _concrete(base) & set(vars(cls)):
                 found.append(f"{cls} overrides {sorted(overridden)} of {base}")
-            fields = set(base.__dataclass_fields__)
-            if fields and set(cls.__dataclass_fields__) - fields:
+            fields = _field_names(base)
+            if fields and _field_names(cls) - fields:
                 found.append(f"{cls} adds fields to those of {base}")
     return found
+
+
+def _field_names(cls):
+    """Fields of instances: `__dataclass_fields__` has class variables, too."""
+    return {field.name for field in dataclasses.fields(cls)}
 
 
 def _concrete(cls):

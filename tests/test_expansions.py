@@ -12,9 +12,13 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from eqtangents.duals import FittedDual, PiecewisePolynomialDual, _expansion_fit
-from eqtangents.duals._pair import Pair
-from eqtangents.duals._sampled import Sampled
+from eqtangents.duals import (
+    FittedDual,
+    Pair,
+    PiecewisePolynomialDual,
+    _expansion_fit,
+)
+from eqtangents.duals._sampled import SampledFunction
 from precision import DTYPE, by_precision
 
 
@@ -49,7 +53,7 @@ class Built:
 def build(monkeypatch):
     """Builds a layer, and counts the work."""
     counts = {"points": 0, "fitted": 0}
-    sample, choose = Sampled.__call__, _expansion_fit.Choice.__init__
+    sample, choose = SampledFunction.__call__, _expansion_fit.TermChoice.__init__
 
     def counted_sample(self, x):
         counts["points"] += np.size(x)
@@ -59,8 +63,8 @@ def build(monkeypatch):
         counts["fitted"] += sums.norm.size
         choose(self, sums, parity)
 
-    monkeypatch.setattr(Sampled, "__call__", counted_sample)
-    monkeypatch.setattr(_expansion_fit.Choice, "__init__", counted_choice)
+    monkeypatch.setattr(SampledFunction, "__call__", counted_sample)
+    monkeypatch.setattr(_expansion_fit.TermChoice, "__init__", counted_choice)
 
     def build(fn, **options):
         counts.update(points=0, fitted=0)
@@ -300,8 +304,8 @@ def test_inputs_that_nearly_coincide_are_told_by_their_gap():
     """In single precision as in double: the correlation alone would be rounded to 1."""
     dual = nn.HardTanh().dual
     gap = jnp.asarray([0.0, 1e-12, 1e-8, 1e-6, 1e-4, 0.1], DTYPE)
-    ends = dual.prepare(jnp.full_like(gap, 1.5))
-    slopes = dual.moments(Pair(1.5 - gap, gap), ends, ends).derivative
+    prepared = dual.prepare(jnp.full_like(gap, 1.5))
+    slopes = dual.moments(Pair(1.5 - gap, gap), prepared, prepared).derivative
     # Each of two bounds is between the inputs with about this probability.
     density = np.exp(-1 / 3) / np.sqrt(2 * np.pi * 1.5)
     expected = slopes[0] - 2 * density * jnp.sqrt(gap / np.pi)

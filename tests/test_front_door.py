@@ -705,6 +705,7 @@ LAYERS = {
         (nn.ImageResize, (3, None)),
         (nn.Index, 0),
         (nn.Elementwise, jnp.tanh),
+        (nn.FromDual, lambda cov, var1, var2: cov),
     ]
 }
 ALL = [

@@ -1,6 +1,6 @@
 """Neural networks of finite and infinite width, on JAX and Equinox."""
 
-from eqtangents import nn as nn, predict as predict
+from eqtangents import duals as duals, nn as nn, predict as predict
 from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._kernel import (
     Kernel as Kernel,

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eqtangents import nn
-from eqtangents.duals import Sampled
+from eqtangents.duals._sampled import SampledFunction
 from eqtangents.nn._known import known_activation
 from eqtangents.nn._layer import LayerError
 
@@ -141,7 +141,7 @@ def _evaluated(fn: Callable, shape: tuple[int, ...]) -> np.ndarray | None:
 def _signature(fn: Callable) -> Float[np.ndarray, "2 points"] | None:
     """Values and derivatives of an elementwise function."""
     try:
-        signature = np.stack(Sampled(fn)(_POINTS))
+        signature = np.stack(SampledFunction(fn)(_POINTS))
     except Exception:  # whatever a function of other arrays may raise
         return None
     return signature

@@ -1,13 +1,14 @@
-r"""Duals of functions made of the error function, and what others share with them.
+r"""Duals of functions made of the error function, and the determinant in them.
 
-With $u$ a multiple of the variance and $e = \sqrt{1 + u}$, they are functions of
-$\rho = m / (e e')$, where $m$ is the same multiple of the covariance, and of
+`GaussianDual` and `GaborDual` have the same determinant. With $u$ a multiple of the
+variance and $e = \sqrt{1 + u}$, all are functions of $\rho = m / (e e')$, where $m$ is
+the same multiple of the covariance, and of
 
 $$1 - \rho^2 = \frac{1 + u + u' + (u u' - m^2)}{e^2 e'^2}.$$
 
-For large variances the first three terms are less than the rounding of the fourth, if
-that is formed from its products; it is $z (2 - z)\, u u'$ with the deficit $z$ of the
-correlation. The ratios $u / e^2$ and $1 / e^2$ keep all of it from overflowing.
+If the fourth term is formed from its products, then at large variances its rounding
+exceeds the first three; so it is formed as $z (2 - z)\, u u'$ with the deficit $z$ of
+the correlation. The ratios $u / e^2$ and $1 / e^2$ keep all terms from overflowing.
 """
 
 import math
@@ -30,7 +31,7 @@ from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
 
 
 class Spread(NamedTuple):
-    """`u / e**2`, `1 / e**2` and `1 / e` of one end of a pair, and its deviation."""
+    """`u / e**2`, `1 / e**2` and `1 / e` for one variance, and its deviation."""
 
     share: Float[Array, "..."]
     rest: Float[Array, "..."]
@@ -39,7 +40,7 @@ class Spread(NamedTuple):
 
 
 class Mixture(NamedTuple):
-    """`rho`, the part `(u u' - m**2) / (e e')**2` of `1 - rho**2`, and the whole."""
+    """`rho`, the part `(u u' - m**2) / (e e')**2` of `1 - rho**2`, and all of it."""
 
     correlation: Float[Array, "..."]
     minor: Float[Array, "..."]
@@ -47,10 +48,10 @@ class Mixture(NamedTuple):
 
 
 def spread(variance: Float[Array, "*s"], factor: Float[Array, ""] | float) -> Spread:
-    """One end, for `u = factor * variance`; `1 / e` is zero unless `1 + u > 0`."""
+    """The ratios for `u = factor * variance`; `1 / e` is zero unless `1 + u > 0`."""
     inverse = reciprocal(safe_sqrt(1 + factor * variance))
     rest = inverse * inverse
-    # Of an infinite variance nothing is left but this ratio.
+    # For an infinite variance `u / e**2` is one, and the others are zero.
     bounded = jnp.where(jnp.isinf(variance), 0, variance)
     share = jnp.where(jnp.isinf(variance), 1, bounded * rest * factor)
     return Spread(share, rest, inverse, deviation(variance))
@@ -59,7 +60,7 @@ def spread(variance: Float[Array, "*s"], factor: Float[Array, ""] | float) -> Sp
 def mixed(
     pair: Pair, left: Spread, right: Spread, factor: Float[Array, ""] | float
 ) -> Mixture:
-    """What both ends and the covariance give."""
+    """The correlation `rho` and its determinant, from both variances of a pair."""
     correlation = factor * pair.cov * left.reciprocal * right.reciprocal
     shares = left.share * right.share
     z = lax.stop_gradient(pair.deficit(left.deviation, right.deviation))
@@ -72,19 +73,24 @@ def mixed(
 
 
 class ErfDual(AbstractDual):
-    r"""Dual of $f(x) = a\, \mathrm{erf}(b x) + c$ (Williams 1997, eq. 11)."""
+    r"""Dual of $f(x) = a\, \mathrm{erf}(b x) + c$.
 
-    a: Scalar
-    b: Scalar
-    c: Scalar
+    $$E f f = \frac{2 a^2}{\pi} \arcsin\rho + c^2, \qquad
+    E f' f' = \frac{4 a^2 b^2}{\pi} \frac{1}{e e' \sqrt{1 - \rho^2}}$$
+
+    with $e = \sqrt{1 + 2 b^2 v}$ and $\rho = 2 b^2 k / (e e')$ (Williams 1997,
+    eq. 11).
+    """
+
+    a: Scalar = 1.0
+    b: Scalar = 1.0
+    c: Scalar = 0.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> Spread:
-        r"""Those of $u = 2 b^2 v$."""
         (b,) = constants(variance, self.b)
         return spread(variance, 2 * b * b)
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
-        r"""$a^2 \frac{2}{\pi} \arcsin\rho + c^2$, and its derivative in $k$."""
         a, b, c = constants(pair.cov, self.a, self.b, self.c)
         mixture = mixed(pair, left, right, 2 * b * b)
         angle = arcsin(mixture.correlation, mixture.determinant)
@@ -101,9 +107,9 @@ class ErfDual(AbstractDual):
         )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""The same at equal inputs, where $\rho = u / (1 + u)$.
+        r"""The first expectation at equal inputs, where $\rho = u / (1 + u)$.
 
-        Rounded once: over thousands of layers, more would add up.
+        The quotient is rounded once: thousands of layers add up their roundings.
         """
         a, b, c = constants(variance, self.a, self.b, self.c)
         u = 2 * b * b * variance
@@ -118,9 +124,10 @@ def _mean_angle_less(
 ) -> Float[Array, "..."]:
     r"""$M - \phi$, where $M$ is the mean of $A$ and $A'$, with $\sin A = u / e^2$.
 
-    $\sin (M - \phi)$ is $\sin^2 M - \sin^2 \phi$ over a sum, and the former is
-    $\sin^2 \frac{A - A'}{2} + (u u' - m^2) / (e e')^2$: no two nearly equal numbers are
-    subtracted. For a negative $\phi$ they are not nearly equal.
+    $\sin (M - \phi)$ is $\sin^2 M - \sin^2 \phi$ divided by $\sin (M + \phi)$, and
+    $\sin^2 M - \sin^2 \phi$ is $\sin^2 \frac{A - A'}{2} + (u u' - m^2) / (e e')^2$: no
+    two nearly equal numbers are subtracted. Where $\phi$ is negative, $M$ and $\phi$
+    are not nearly equal, and are subtracted.
     """
     sines, cosines = zip(*map(_half_angle, (left, right)), strict=True)
     sine = sines[0] * cosines[1] + cosines[0] * sines[1]
@@ -135,17 +142,18 @@ def _mean_angle_less(
     return jnp.where((angle < 0) | (ratio > 0.7) | (sine < 1e-15), far, near)
 
 
-def _half_angle(end: Spread) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    """The sine and the cosine of half of the angle whose sine is the share."""
-    cosine = jnp.sqrt(end.rest * (1 + end.share))
+def _half_angle(one: Spread) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """The sine and the cosine of half of the angle whose sine is `u / e**2`."""
+    cosine = jnp.sqrt(one.rest * (1 + one.share))
     half = jnp.sqrt(0.5 * (1 + cosine))
-    return 0.5 * end.share / half, half
+    return 0.5 * one.share / half, half
 
 
 class GeluDual(AbstractDual):
     r"""Dual of $f(x) = x\, \Phi(x)$, with $\Phi$ the normal distribution function.
 
-    With $u = v$, $D = e^2 e'^2 (1 - \rho^2)$ and $\phi = \arcsin\rho$,
+    With $e = \sqrt{1 + v}$, $\rho = k / (e e')$, $D = e^2 e'^2 (1 - \rho^2)$ and
+    $\phi = \arcsin\rho$,
 
     $$E f f = \frac{k}{4} + \frac{1}{2\pi}
     \Big( k \phi + \frac{k^2 + v v' D}{e^2 e'^2 \sqrt{D}} \Big), \qquad
@@ -156,11 +164,9 @@ class GeluDual(AbstractDual):
     """
 
     def prepare(self, variance: Float[Array, "*s"]) -> Spread:
-        r"""Those of $u = v$."""
         return spread(variance, 1.0)
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
-        """The two expectations, in ratios that stay bounded."""
         rho, _, determinant = mixed(pair, left, right, 1.0)
         angle, root = arcsin(rho, determinant), jnp.sqrt(determinant)
         shares = root * _deviation_share(left) * _deviation_share(right)
@@ -175,10 +181,9 @@ class GeluDual(AbstractDual):
         )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The same at equal inputs."""
         return at_equal_inputs(self, variance).value
 
 
-def _deviation_share(end: Spread) -> Float[Array, "..."]:
-    """`u / e`."""
-    return end.share / end.reciprocal
+def _deviation_share(one: Spread) -> Float[Array, "..."]:
+    """`u / e`, which is `u / e**2` times `e`."""
+    return one.share / one.reciprocal

@@ -1,85 +1,155 @@
 """What a dual activation is: two Gaussian expectations of one nonlinearity."""
 
 import abc
-from typing import Any, NamedTuple
+import numbers
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Integer, PyTree
 
+from eqtangents._arguments import described
+from eqtangents._types import is_real
 from eqtangents.duals._pair import Moments, Pair
 
 
 class Stacked(NamedTuple):
-    """Many numbers for each example and position, in one array.
+    """Many numbers for each example and position, in one array `(n, terms, *size)`.
 
-    One array is moved to its place by one operation; `terms` takes it apart.
+    A kernel moves all that `prepare` returns to the place of each pair, array by array.
+    One array is moved by one operation; `terms` takes it apart afterwards.
     """
 
     array: Float[Array, "..."]
 
     def terms(self, axis: int) -> list[Float[Array, "..."]]:
-        """The arrays along an axis. Gradients of `split` are joined, not added up."""
+        """The arrays along an axis.
+
+        They are split off, since the gradient of a split joins its parts, where the
+        gradient of indexing adds up arrays of the full size.
+        """
         parts = lax.split(self.array, (1,) * self.array.shape[axis], axis)
         return [lax.squeeze(part, (axis,)) for part in parts]
 
 
-Prepared = PyTree[Float[Array, "..."]]
+Prepared: TypeAlias = PyTree[Float[Array, "..."]]
+Reals: TypeAlias = (
+    float
+    | int
+    | Float[Array, "..."]
+    | Integer[Array, "..."]
+    | Float[np.ndarray, "..."]
+    | Integer[np.ndarray, "..."]
+)
 
 
 class AbstractDual(eqx.Module):
     r"""Gaussian expectations of a nonlinearity $f$: its dual activation.
 
     `dual(cov, var1, var2)` gives $\mathbb{E} f(u) f(v)$ and $\mathbb{E} f'(u) f'(v)$ of
-    centred Gaussians $(u, v)$ with these covariances.
+    centred Gaussians $(u, v)$ with this covariance and these variances. The second is
+    the derivative of the first in `cov`, except that jumps of $f$ do not count.
 
     Kernels need the two for many pairs of few examples. So a dual is evaluated in two
-    stages: `prepare` computes, once for each example and position, what is needed of a
-    variance, and `moments` does the rest for each pair. `diagonal` is for pairs of an
-    example with itself.
+    stages: `prepare` computes, once for each example and position, whatever depends on
+    one variance alone, and `moments` does the rest for each pair. `diagonal` is the
+    first expectation for an example with itself. A subclass writes these three methods,
+    and `eqtangents.testing.check_dual` tries them.
+
+    `homogeneous` says that $f(a u) = a f(u)$ for all $a > 0$. Such an $f$ may follow a
+    normalisation with trained gains, since $\mathbb{E}\, u f'(u)\, v f'(v) =
+    \mathbb{E} f(u) f(v)$.
     """
+
+    homogeneous: ClassVar[bool] = False
 
     @abc.abstractmethod
     def prepare(self, variance: Float[Array, "n *size"]) -> Prepared:
-        """What `moments` needs to know of the variance at either end of a pair.
+        """Compute what `moments` needs of the variance of one input.
 
-        A tree of arrays of the shape of the variances, or of many such in one
-        `Stacked` array `(n, terms, *size)`, which `moments` is given as a list.
+        **Arguments:**
+
+        - `variance`: the variances of `n` examples, at positions of any number of axes.
+
+        **Returns:** a tree of arrays of the shape of `variance`. Many such arrays may
+        be one `Stacked` array `(n, terms, *size)`, in whose place `moments` is given a
+        list.
         """
 
     @abc.abstractmethod
     def moments(self, pair: Pair, left: Any, right: Any) -> Moments:
-        """`E f(u) f(v)` and `E f'(u) f'(v)` of a pair, its two ends prepared."""
+        """Compute `E f(u) f(v)` and `E f'(u) f'(v)` of pairs.
+
+        **Arguments:**
+
+        - `pair`: the covariances, and what is known of them besides.
+        - `left`, `right`: what `prepare` returned for `u` and for `v`. The arrays in
+            them broadcast against the covariances.
+
+        **Returns:** both expectations, in the shape of the covariances.
+        """
 
     @abc.abstractmethod
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        """`E f(u)**2`."""
+        """Compute `E f(u)**2`: `at_equal_inputs(self, variance).value`, or better."""
 
     def __call__(
-        self,
-        cov: Float[Array, "*#shape"],
-        var1: Float[Array, "*#shape"],
-        var2: Float[Array, "*#shape"],
+        self, cov: Reals, var1: Reals, var2: Reals
     ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         r"""$\mathbb{E} f(u) f(v)$ and $\mathbb{E} f'(u) f'(v)$.
 
         **Arguments:**
 
-        - `cov`: the covariance of $u$ and $v$, or many.
+        - `cov`: the covariance of $u$ and $v$: a number, or an array of them.
         - `var1`, `var2`: their variances. The three are broadcast against each other.
 
         **Returns:** the two expectations, in the shape of the three.
+
+        **Raises:** `TypeError` if one of the three is no number or array of real
+        numbers, and `ValueError` if their shapes do not broadcast.
         """
-        cov, var1, var2 = jnp.broadcast_arrays(cov, var1, var2)
+        cov, var1, var2 = _common_arrays({"cov": cov, "var1": var1, "var2": var2})
         left, right = (in_terms(self.prepare(v.ravel()), 1) for v in (var1, var2))
         value, derivative, *_ = self.moments(Pair(cov.ravel()), left, right)
         return value.reshape(cov.shape), derivative.reshape(cov.shape)
 
 
+def _common_arrays(arguments: dict[str, Any]) -> list[Float[Array, "..."]]:
+    """Arrays of one shape and of one floating-point type."""
+    for name, value in arguments.items():
+        if not is_real(value):
+            raise TypeError(
+                f"`{name}` is {described(value)}, but must be a number, or an array of "
+                "real numbers: `dual(0.3, 1.0, 2.0)`, say, or "
+                "`dual(jnp.asarray([0.3, 0.5]), 1.0, 2.0)`."
+            )
+    shapes = {name: np.shape(value) for name, value in arguments.items()}
+    try:
+        shape = np.broadcast_shapes(*shapes.values())
+    except ValueError:
+        came = ", ".join(f"`{name}` of {size}" for name, size in shapes.items())
+        raise ValueError(
+            f"Shapes do not broadcast: {came}. For all pairs of two batches write "
+            "`dual(cov, var1[:, None], var2[None, :])`."
+        ) from None
+    reals = [_as_real(value) for value in arguments.values()]
+    dtype = jnp.result_type(*reals)
+    return [jnp.broadcast_to(jnp.asarray(real, dtype), shape) for real in reals]
+
+
+def _as_real(value: Any) -> float | Float[Array, "..."]:
+    """A number of Python, which takes on any type, or an array of floats."""
+    if isinstance(value, numbers.Real):
+        return float(value)
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
 def in_terms(prepared: PyTree, axis: int) -> Any:
-    """What was prepared, with lists in the place of stacks along an axis."""
+    """A tree with lists of arrays in the place of stacks along an axis."""
     stacked = lambda leaf: isinstance(leaf, Stacked)
     return jax.tree.map(
         lambda leaf: leaf.terms(axis) if stacked(leaf) else leaf,
@@ -89,7 +159,16 @@ def in_terms(prepared: PyTree, axis: int) -> Any:
 
 
 def at_equal_inputs(dual: AbstractDual, variance: Float[Array, "n *size"]) -> Moments:
-    """The expectations of `f(u)**2` and `f'(u)**2`, by those of pairs."""
+    r"""The expectations $\mathbb{E} f(u)^2$ and $\mathbb{E} f'(u)^2$, by `moments`.
+
+    **Arguments:**
+
+    - `dual`: a dual activation.
+    - `variance`: the variances of $u$.
+
+    **Returns:** both expectations. `at_equal_inputs(self, variance).value` is what the
+    method `diagonal` of a dual may return, if there is no shorter formula.
+    """
     prepared = in_terms(dual.prepare(variance), 1)
     one = Pair(variance, tolerance=jnp.asarray(jnp.inf, variance.dtype))
     return dual.moments(one, prepared, prepared)

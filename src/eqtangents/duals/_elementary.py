@@ -11,12 +11,13 @@ $$\theta = \sqrt{z} \sum_k p_k z^k, \qquad
 The second is the integral of the first, so that it is not a difference of nearly equal
 numbers where two inputs nearly coincide.
 
-Where the obvious formula of a quantity loses digits, its value comes from another one
-and its derivatives, of every order, from the obvious formula: `valued` joins the two.
-Bounds that hold but for rounding are enforced the same way.
+Where the obvious formula of a quantity loses digits, the value comes from another
+formula and its derivatives, of every order, from the obvious one: `valued` joins the
+two. Bounds that rounding alone violates are enforced in the same way.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,9 +30,10 @@ from eqtangents._types import Scalar
 
 
 def _angle_coefficients(terms: int) -> np.ndarray:
-    r"""`p_k` of a good polynomial with so many terms; `p_0` is exact, $\sqrt{2}$.
+    r"""The numbers `p_k` of a good polynomial, for a number of terms.
 
-    Small angles keep their digits through thousands of layers.
+    $p_0 = \sqrt{2}$ is exact, so that small angles keep their digits through thousands
+    of layers.
     """
 
     def rest(z: np.ndarray) -> np.ndarray:
@@ -42,7 +44,7 @@ def _angle_coefficients(terms: int) -> np.ndarray:
     return np.concatenate([[2**0.5], power.coef])
 
 
-# As many terms as bring the errors of angles up to a right one to their rounding.
+# So many terms make the errors of angles up to a right angle as small as rounding.
 _ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(8), _angle_coefficients(20)
 
 
@@ -50,16 +52,19 @@ def angle_polynomials(
     z: Float[Array, "*s"],
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
     r"""$\sum_k p_k z^k$ and $\sum_k p_k z^k / (k + 3/2)$."""
-    coefficients = _coefficients(z)
+    coefficients = _angle_terms(z)
     integrals = coefficients / (np.arange(coefficients.size) + 1.5)
-    return _horner(coefficients, z), _horner(integrals, z)
+    return horner(coefficients, z), horner(integrals, z)
 
 
-def _coefficients(z: Float[Array, "..."]) -> np.ndarray:
+def _angle_terms(z: Float[Array, "..."]) -> np.ndarray:
     return _ANGLE_DOUBLE if z.dtype == jnp.float64 else _ANGLE_SINGLE
 
 
-def _horner(coefficients: np.ndarray, z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def horner(
+    coefficients: Sequence[float] | np.ndarray, z: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """A polynomial, by its coefficients from the constant upwards."""
     total = jnp.full_like(z, float(coefficients[-1]))
     for coefficient in coefficients[-2::-1]:
         total = total * z + float(coefficient)
@@ -69,10 +74,10 @@ def _horner(coefficients: np.ndarray, z: Float[Array, "*s"]) -> Float[Array, "*s
 def valued(
     value: Float[Array, "*s"], formula: Float[Array, "*s"]
 ) -> Float[Array, "*s"]:
-    """A value, differentiated as the formula that it is an accurate value of.
+    """An accurate value of a formula, with the derivatives of the formula.
 
-    It has no derivative rule of its own: within loops JAX forgets such rules where it
-    differentiates backwards, and derivatives of that would be wrong.
+    This is no `custom_jvp`: within loops JAX forgets such rules where it differentiates
+    backwards, and derivatives of the backward pass would be wrong.
     """
     return formula + lax.stop_gradient(value - formula)
 
@@ -80,8 +85,8 @@ def valued(
 def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """Square root, zero for negative input, whose derivative at zero counts as zero.
 
-    What comes after the root reads nothing but the root: compilers repeat such cheap
-    operations wherever the result is used, but not what is before a root.
+    All operations after the root read the root alone: compilers repeat such cheap
+    operations wherever the result is used, but never repeat a root.
     """
     tiny = jnp.finfo(x.dtype).tiny
     root = jnp.sqrt(lax.max(x, jnp.full_like(x, tiny)))
@@ -104,24 +109,30 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
     size = jnp.minimum(jnp.abs(sine), 1)
     small = size < 0.7
     z = jnp.where(small, 2 * size * size, jnp.maximum(square, 0) / (1 + size))
-    # With a first coefficient of exactly one: deep networks have small angles, and
-    # would add up what rounding makes of another one.
-    ratio = _horner(_coefficients(z) / math.sqrt(2), z)
+    # The first coefficient is exactly one: angles of deep networks are small, and their
+    # layers would add up the rounding of any other number.
+    ratio = horner(_angle_terms(z) / math.sqrt(2), z)
     angle = jnp.where(small, size * ratio, math.pi / 2 - safe_sqrt(2 * z) * ratio)
     return jnp.where(sine < 0, -angle, angle)
 
 
 @arcsin.defjvp
 def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    """The cosine's square follows from the sine, so that it has no say of its own."""
+    """The square of the cosine is a function of the sine: its tangent is not used."""
     return arcsin(*primals), tangents[0] * reciprocal(safe_sqrt(primals[1]))
 
 
 def constants(like: Float[Array, "..."], *values: Scalar) -> list[Any]:
-    """Hyperparameters: arrays in the type of another one, Python's numbers as floats.
+    """Hyperparameters, as they enter formulas beside an array.
 
-    What is computed of the latter alone is rounded to the type of arrays once, at the
-    end. Deep networks raise such roundings to the power of their depth.
+    **Arguments:**
+
+    - `like`: the array.
+    - `values`: numbers of Python, or arrays of shape `()`.
+
+    **Returns:** the numbers as floats, and the arrays in the type of `like`. A constant
+    computed from floats is rounded to the type of the array once, at the end; deep
+    networks raise the rounding of each layer to the power of their depth.
     """
     return [
         float(value)

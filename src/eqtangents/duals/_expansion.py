@@ -1,4 +1,4 @@
-r"""Which terms of a Hermite expansion to add up, and with which weights.
+r"""The terms of a Hermite expansion that are added up, and their weights.
 
 With normalised Hermite polynomials $h_l$, correlation $\rho$ and $s = \sqrt{v}$,
 
@@ -12,8 +12,8 @@ correlations and all variances up to a largest one. No weight is negative: they 
 covariance.
 
 A jump of the function or of its slope at zero makes $r_l$ decay like a power of $l$.
-The step and the rectifier have such jumps, and their kernels are known: only what the
-function has beyond them is fitted.
+The step and the rectifier have such jumps, and their kernels are known: multiples of
+them are subtracted, and the remainder is fitted.
 """
 
 import functools
@@ -25,17 +25,17 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy.special import roots_legendre
 
-from eqtangents.duals._sampled import slope as slope
+from eqtangents.duals._sampled import slope
 
 
-LARGEST_EXPONENT = 2048  # of those to choose from
-NODES = (48, 64, 96, 128, 192, 256)  # to choose from, on either side of zero
-BEST_NODES = 400
-_FARTHEST = 10.0  # quadrature leaves out what is so many standard deviations away
-_DENSE = 128  # terms where none can be chosen
+LARGEST_EXPONENT = 2048  # among the exponents that terms are chosen from
+NODE_COUNTS = (48, 64, 96, 128, 192, 256)  # on either side of zero, to choose from
+BEST_NODES = 400  # on either side of zero, by which the others are judged
+_QUADRATURE_REACH = 10.0  # standard deviations
+_DENSE_TERMS = 128  # for a function that is not known when terms would be chosen
 
 
-class Series(NamedTuple):
+class SparseSeries(NamedTuple):
     """Exponents of the correlation, and the weights of their terms."""
 
     exponents: tuple[int, ...]
@@ -43,23 +43,24 @@ class Series(NamedTuple):
 
 
 class Expansion(NamedTuple):
-    """What of the Hermite expansion one function needs: all static.
+    """The recipe by which the Hermite expansion of one function is computed.
 
-    `nodes` of the quadrature on either side of zero, the terms for the function and for
-    its slope, whether the function (`jumps`) and its slope (`kinks`) may jump at zero,
-    and the largest relative error that is `allowed` at variances it was not made for.
+    It has the number of `nodes` of the quadrature on either side of zero, the terms for
+    the function and for its slope, whether the function (`jumps`) and its slope
+    (`kinks`) may jump at zero, and the relative error that is `allowed`: where the
+    estimated error exceeds it, the expectation is not a number.
     """
 
     nodes: int
-    value: Series
-    slope: Series
+    value: SparseSeries
+    slope: SparseSeries
     jumps: bool
     kinks: bool
     allowed: float
 
 
-def jumps(fn: Callable, dtype: np.dtype) -> list[Float[Array, ""]]:
-    """Of a function and of its slope, at zero."""
+def jumps_at_zero(fn: Callable, dtype: np.dtype) -> list[Float[Array, ""]]:
+    """The jump of a function at zero, and the jump of its derivative."""
     near = jnp.asarray([1e-30, -1e-30], dtype)
     differences = [jnp.subtract(*function(near)) for function in (fn, slope(fn))]
     return [jnp.where(jnp.isfinite(jump), jump, 0) for jump in differences]
@@ -73,9 +74,9 @@ def quadrature(nodes: int) -> tuple[np.ndarray, np.ndarray]:
     their nodes cluster where functions of inputs with large variances vary.
     """
     x, weights = roots_legendre(nodes)
-    z = 0.5 * _FARTHEST * (x + 1)
+    z = 0.5 * _QUADRATURE_REACH * (x + 1)
     density = np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi)
-    return z, 0.5 * _FARTHEST * weights * density
+    return z, 0.5 * _QUADRATURE_REACH * weights * density
 
 
 @functools.cache
@@ -91,6 +92,6 @@ def projections(nodes: int, largest: int = LARGEST_EXPONENT) -> np.ndarray:
 
 
 def dense_expansion() -> Expansion:
-    """The first terms as they are, for functions that are not known in advance."""
-    series = Series(tuple(range(_DENSE)), (1.0,) * _DENSE)
-    return Expansion(NODES[-1], series, series, True, True, allowed=0.1)
+    """The first terms with weights of one, for functions not known in advance."""
+    series = SparseSeries(tuple(range(_DENSE_TERMS)), (1.0,) * _DENSE_TERMS)
+    return Expansion(NODE_COUNTS[-1], series, series, True, True, allowed=0.1)

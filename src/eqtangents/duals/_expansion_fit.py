@@ -1,4 +1,4 @@
-"""The expansion of one function, found by evaluating it."""
+"""The expansion of one function, found by evaluating the function."""
 
 from typing import NamedTuple
 
@@ -7,68 +7,68 @@ import numpy as np
 from eqtangents.duals._expansion import (
     BEST_NODES,
     LARGEST_EXPONENT,
-    NODES,
+    NODE_COUNTS,
     Expansion,
-    Series,
+    SparseSeries,
     projections,
     quadrature,
 )
 from eqtangents.duals._expansion_terms import (
     ALL,
     PLACES,
-    Choice,
-    Sums,
+    ExpansionSums,
+    TermChoice,
     norm_of,
 )
-from eqtangents.duals._sampled import Sampled
+from eqtangents.duals._sampled import SampledFunction
 
 
-# Standard deviations to fit at, and the finest of which every other number is a part.
+# Numbers of standard deviations to fit at; grids of fewer are parts of the finest.
 _COUNTS, _FINEST, _SMALLEST_STD = (8, 29, 57), 57, 1e-3**0.5
 _LARGEST = (128, 512, LARGEST_EXPONENT)
-_HOPELESS = 1e-2  # an error that more standard deviations do not mend
-_NEGLIGIBLE = 1e-10  # of the size of a term
+_HOPELESS = 1e-2  # an error that fitting at more standard deviations does not mend
+_NEGLIGIBLE = 1e-10  # a size of terms, relative to the function
 
 
 class Accuracy(NamedTuple):
-    """The largest relative error, and the variances up to which it is tolerated."""
+    """The largest relative error, and the variance up to which the tolerance holds."""
 
     error: float
     variance: float
 
 
 def expand(
-    fn: Sampled, tolerance: float, largest_variance: float
+    fn: SampledFunction, tolerance: float, largest_variance: float
 ) -> tuple[Expansion, Accuracy]:
-    """An expansion of an elementwise function, and how accurate that is."""
-    std = _grid(largest_variance)
+    """An expansion of an elementwise function, and how accurate it is."""
+    std = _std_grid(largest_variance)
     near = fn(np.array([1e-30, -1e-30]))
     jump, kink = (float(np.nan_to_num(at[0] - at[1])) for at in near)
     sides = [fn(sign * np.outer(std, quadrature(BEST_NODES)[0])) for sign in (1, -1)]
     fits = (
-        _Fit(_halves(sides, 0), std, jump, kink),
-        _Fit(_halves(sides, 1), std, kink, 0.0),
+        _SeriesFit(_halves(sides, 0), std, jump, kink),
+        _SeriesFit(_halves(sides, 1), std, kink, 0.0),
     )
-    found = _expanded(fn, std, fits, tolerance, tolerance)
-    if not tolerance < found[1].error < _HOPELESS:
-        return found
-    # What is fitted more closely may be off by less in between.
-    closer = _expanded(fn, std, fits, 0.25 * tolerance, tolerance)
-    return min(found, closer, key=lambda pair: pair[1].error)
+    best = _expansion_fitted_to(fn, std, fits, tolerance, tolerance)
+    if not tolerance < best[1].error < _HOPELESS:
+        return best
+    # A closer fit may have smaller errors between the standard deviations of the fit.
+    closer = _expansion_fitted_to(fn, std, fits, 0.25 * tolerance, tolerance)
+    return min(best, closer, key=lambda pair: pair[1].error)
 
 
-def _expanded(
-    fn: Sampled,
+def _expansion_fitted_to(
+    fn: SampledFunction,
     std: np.ndarray,
-    fits: tuple["_Fit", "_Fit"],
+    fits: tuple["_SeriesFit", "_SeriesFit"],
     fitted: float,
     tolerance: float,
 ) -> tuple[Expansion, Accuracy]:
-    """With terms that fit to one tolerance, to be judged by another."""
+    """An expansion whose terms fit to one tolerance, and its accuracy by another."""
     value, sloped = fits
     jump, kink = value.jumps
     sloped.to(fitted)
-    # Slopes are harder: if theirs is no expansion to use, that of values is not either.
+    # Slopes are harder to fit: if they have no usable expansion, the values need none.
     lost = sloped.errors.max() > max(_HOPELESS, 10 * tolerance)
     value.to(fitted, _COUNTS[:1] if lost else _COUNTS)
     nodes = _fewest_nodes(fn, std[:: std.size // 8], (value, sloped))
@@ -87,7 +87,7 @@ def _expanded(
     return expansion, Accuracy(float(error[-1]), variance)
 
 
-def _grid(largest_variance: float) -> np.ndarray:
+def _std_grid(largest_variance: float) -> np.ndarray:
     """Standard deviations, closer to each other where they are small."""
     scale = 0.25 * largest_variance**0.5
     low, high = np.arcsinh(np.array([_SMALLEST_STD, largest_variance**0.5]) / scale)
@@ -95,14 +95,16 @@ def _grid(largest_variance: float) -> np.ndarray:
 
 
 def _halves(sides: list, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Twice the even and the odd part, of values on either side of zero."""
+    """Twice the even and the odd part of a function, from both sides of zero."""
     above, below = (side[i] for side in sides)
     return above + below, above - below
 
 
-def _fewest_nodes(fn: Sampled, std: np.ndarray, fits: tuple["_Fit", ...]) -> int:
-    """As many as give the same terms as the most do, for the function and its slope."""
-    for nodes in NODES:
+def _fewest_nodes(
+    fn: SampledFunction, std: np.ndarray, fits: tuple["_SeriesFit", ...]
+) -> int:
+    """The fewest nodes that give the same sums as the finest quadrature."""
+    for nodes in NODE_COUNTS:
         z, _ = quadrature(nodes)
         sides = [fn(sign * np.outer(std, z)) for sign in (1, -1)]
         if all(fit.holds(_halves(sides, i), nodes, std) for i, fit in enumerate(fits)):
@@ -110,7 +112,7 @@ def _fewest_nodes(fn: Sampled, std: np.ndarray, fits: tuple["_Fit", ...]) -> int
     return BEST_NODES
 
 
-class _Fit:
+class _SeriesFit:
     """The terms for one function, and their errors up to each standard deviation."""
 
     def __init__(
@@ -121,10 +123,10 @@ class _Fit:
         kink: float,
     ):
         self.halves, self.std, self.jumps = halves, std, (jump, kink)
-        self.size, self.tolerance = _size(halves), 0.0
-        self.sums: dict[int, Sums] = {}
-        self.choices: dict[int, list[Choice]] = {}
-        self.series, self.errors = Series((), ()), np.zeros(std.size)
+        self.size, self.tolerance = _largest(halves), 0.0
+        self.sums: dict[int, ExpansionSums] = {}
+        self.choices: dict[int, list[TermChoice]] = {}
+        self.series, self.errors = SparseSeries((), ()), np.zeros(std.size)
         if self.size == 0:
             return
         matrix, norm = projections(BEST_NODES, ALL), norm_of(halves)[:, None]
@@ -135,7 +137,7 @@ class _Fit:
             self.r.append(r[:, : max(matters.max(initial=0) + 1, PLACES[-1] + 1)])
 
     def to(self, tolerance: float, counts: tuple[int, ...] = _COUNTS) -> None:
-        """With more standard deviations and larger exponents, as far as it takes."""
+        """Fit with more standard deviations and larger exponents until it is close."""
         self.tolerance = tolerance
         if self.size == 0:
             return
@@ -147,36 +149,38 @@ class _Fit:
             while self._errors(sums).max() > accurate and len(largest) > 1:
                 largest.pop(0)
                 self.series = self._fitted(choices, largest[0])
-            # Between the standard deviations that were fitted, too.
+            # These are errors between the standard deviations of the fit as well.
             self.errors = np.maximum.accumulate(self._errors(self._sums(_FINEST)))
             if self.errors[-1] <= accurate or self._errors(sums).max() > _HOPELESS:
                 return
 
-    def _sums(self, count: int) -> Sums:
+    def _sums(self, count: int) -> ExpansionSums:
         if count not in self.sums:
             self.sums[count] = self._sums_of(count)
         return self.sums[count]
 
-    def _choices(self, count: int) -> list[Choice]:
+    def _choices(self, count: int) -> list[TermChoice]:
         if count not in self.choices:
-            self.choices[count] = [Choice(self._sums(count), p) for p in (0, 1)]
+            self.choices[count] = [TermChoice(self._sums(count), p) for p in (0, 1)]
         return self.choices[count]
 
-    def _sums_of(self, count: int) -> Sums:
+    def _sums_of(self, count: int) -> ExpansionSums:
         some = slice(None, None, (self.std.size - 1) // (count - 1))
         halves = self.halves[0][some], self.halves[1][some]
-        return Sums(halves, [r[some] for r in self.r], self.std[some], *self.jumps)
+        return ExpansionSums(
+            halves, [r[some] for r in self.r], self.std[some], *self.jumps
+        )
 
-    def _fitted(self, choices: list[Choice], largest: int) -> Series:
+    def _fitted(self, choices: list[TermChoice], largest: int) -> SparseSeries:
         exponents, weights = [], []
         for parity, choice in enumerate(choices):
-            places, found = choice.sparse(largest, 0.125 * self.tolerance)
+            places, chosen = choice.sparse(largest, 0.125 * self.tolerance)
             exponents += [parity + 2 * int(place) for place in places]
-            weights += map(float, found)
-        return Series(tuple(exponents), tuple(weights))
+            weights += map(float, chosen)
+        return SparseSeries(tuple(exponents), tuple(weights))
 
-    def _errors(self, sums: Sums) -> np.ndarray:
-        """Of pairs of each standard deviation with smaller ones."""
+    def _errors(self, sums: ExpansionSums) -> np.ndarray:
+        """The largest error of pairs of each standard deviation with smaller ones."""
         total = np.zeros(sums.norm.size)
         for parity in (0, 1):
             exponents, weights = (
@@ -192,7 +196,7 @@ class _Fit:
     def holds(
         self, halves: tuple[np.ndarray, np.ndarray], nodes: int, std: np.ndarray
     ) -> bool:
-        """Whether so many nodes give the same terms, by Cauchy-Schwarz."""
+        """Whether a number of nodes gives the same sums, by Cauchy-Schwarz."""
         if not self.series.exponents:
             return True
         same = np.isin(self.std, std)
@@ -206,5 +210,5 @@ class _Fit:
         return bool(np.max(change / norm_of(best)) <= 0.1 * self.tolerance)
 
 
-def _size(halves: tuple[np.ndarray, np.ndarray]) -> float:
+def _largest(halves: tuple[np.ndarray, np.ndarray]) -> float:
     return float(np.abs(halves).max())

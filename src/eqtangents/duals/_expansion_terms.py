@@ -1,4 +1,4 @@
-"""Sums of many terms of a Hermite expansion, as sums of few with weights."""
+"""Sums of many terms of a Hermite expansion, as weighted sums of few."""
 
 import functools
 from collections.abc import Sequence
@@ -13,21 +13,23 @@ from eqtangents.duals._expansion import (
 )
 
 
-ALL = 4096  # exponents, for the sums to be fitted
-# Half of the exponents to choose from, of either parity.
+ALL = 4096  # the largest exponent in the sums that are fitted
+# Halves of the exponents to choose from, `2 p` or `2 p + 1` by parity.
 PLACES = np.unique(
     [*range(84), *np.geomspace(84, LARGEST_EXPONENT // 2 - 1, 50).astype(int)]
 )
 _DECAYS = (0.0, *np.geomspace(1e-3, 5, 12))  # correlations to fit at, `exp(-decay)`
-_APART = (0, 1, 3, 7, 15)  # pairs of standard deviations to fit at
-_NOTHING = 1e-14  # of the weight of a term
+# Pairs of standard deviations to fit at, by their distance in the grid.
+_STD_DISTANCES = (0, 1, 3, 7, 15)
+_NOTHING = 1e-14  # a weight below which a term is left out
 _MOST_STEPS = 160
 
 
-class Sums:
-    """The sums of one function at some standard deviations, relative to its norms.
+class ExpansionSums:
+    """The sums to be fitted, for one function at some standard deviations.
 
-    Of the even and of the odd terms, less those of a step and a rectifier.
+    The even and the odd terms are summed apart, relative to the norms of the function,
+    after multiples of the step and the rectifier are subtracted.
     """
 
     def __init__(
@@ -43,7 +45,7 @@ class Sums:
         self.norm = norm_of(halves)
         self.scale = np.outer(self.norm, self.norm)
         i, j = np.triu_indices(self.norm.size)
-        some = np.isin(j - i, _APART)
+        some = np.isin(j - i, _STD_DISTANCES)
         self.pairs = i[some], j[some]
         matrix, (z, _) = projections(BEST_NODES, ALL), quadrature(BEST_NODES)
         self.known = [
@@ -52,13 +54,13 @@ class Sums:
 
     @functools.cached_property
     def wholes(self) -> list[np.ndarray]:
-        """All even and all odd terms, for each correlation and pair of variances."""
+        """All even and all odd terms, summed: `[parity][correlation, std1, std2]`."""
         return [self._whole(parity) for parity in (0, 1)]
 
     def _whole(self, parity: int) -> np.ndarray:
         half, (_, weights) = self.halves[parity], quadrature(BEST_NODES)
-        # At correlation 1 a quarter of the step and of the rectifier are of either
-        # parity.
+        # At correlation 1, the terms of either parity are a quarter of the step and a
+        # quarter of the rectifier.
         at_one = 0.5 * (half * weights) @ half.T - 0.25 * sum(self.squares)
         parts = [self._all(parity, decay) for decay in _DECAYS[1:]]
         return np.stack([at_one, *parts]) / self.scale
@@ -67,12 +69,12 @@ class Sums:
         weights = np.exp(-decay * np.arange(parity, ALL + 1, 2))
         known, (step, rectifier) = self.known[parity], self.squares
         left_out = step * (weights @ known[0]) + rectifier * (weights @ known[1])
-        # From some exponent on there is nothing.
+        # Weights of large exponents are zero.
         r = self.r[parity][:, : int(np.sum(weights > _NOTHING))]
         return (r * weights[: r.shape[1]]) @ r.T - left_out
 
     def part(self, parity: int, places: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Some terms, with weights."""
+        """The weighted sum of some terms, by correlation and pair of variances."""
         parts = [self._part(parity, places, weights, decay) for decay in _DECAYS]
         return np.stack(parts) / self.scale
 
@@ -99,21 +101,21 @@ class Sums:
 
 
 def norm_of(halves: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """The root of the mean square, from the halves at the best nodes."""
+    """The root of the mean square of a function, from its even and odd part."""
     _, weights = quadrature(BEST_NODES)
     norm = np.sqrt(0.5 * (halves[0] ** 2 + halves[1] ** 2) @ weights)
     return np.where(norm > 0, norm, np.inf)
 
 
-class Choice:
+class TermChoice:
     """Few columns, and nonnegative weights with which they add up to the sums.
 
-    Lawson & Hanson 1974, chapter 23, stopped as soon as no sum is off by more than the
-    tolerance. The columns are in the order of their exponents: one factorisation serves
-    for all largest exponents.
+    The algorithm is nonnegative least squares by Lawson & Hanson 1974, chapter 23,
+    stopped as soon as no sum is off by more than the tolerance. The columns are in the
+    order of their exponents: one factorisation serves for all largest exponents.
     """
 
-    def __init__(self, sums: Sums, parity: int):
+    def __init__(self, sums: ExpansionSums, parity: int):
         self.sums = sums.wholes[parity][:, *sums.pairs].ravel()
         terms = sums.terms(parity)
         norms = np.linalg.norm(terms, axis=0)
@@ -140,8 +142,8 @@ class Choice:
                 break
             chosen, weights = _with_column(few_columns, few_sums, weights, chosen, best)
             refused = set() if best in chosen else refused | {best}
-        found = np.flatnonzero(weights)
-        return PLACES[found], weights[found] / self.norms[found]
+        kept = np.flatnonzero(weights)
+        return PLACES[kept], weights[kept] / self.norms[kept]
 
 
 def _with_column(
@@ -151,7 +153,7 @@ def _with_column(
     chosen: list[int],
     new: int,
 ) -> tuple[list[int], np.ndarray]:
-    """The columns of a fit, and their weights, with another that may push some out."""
+    """A fit with another column, which may push some of the others out."""
     chosen = [*chosen, new]
     while chosen:
         fitted = np.linalg.lstsq(columns[:, chosen], sums, rcond=1e-14)[0]
@@ -159,7 +161,7 @@ def _with_column(
         if fitted.min() > 0:
             weights[chosen] = fitted
             break
-        # Go towards the fit until the first weight vanishes, and drop that term.
+        # Go towards the fit until the first weight vanishes, and drop its term.
         falling = fitted <= 0
         step = np.min(before[falling] / (before[falling] - fitted[falling]))
         weights[chosen] = before + step * (fitted - before)

@@ -16,17 +16,17 @@ from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
 def _distance(
     pair: Pair, left: "HalfVariance", right: "HalfVariance"
 ) -> Float[Array, "..."]:
-    r"""$\frac{v + v'}{2} - |k|$, which is half of a squared distance."""
+    r"""$\frac{v + v'}{2} - |k|$, half of the mean square of $u - v$ or of $u + v$."""
     stds = left.deviation.std, right.deviation.std
     difference = stds[0] - stds[1]
     z = pair.deficit(left.deviation, right.deviation)
     value = stds[0] * stds[1] * z + 0.5 * difference * difference
-    formula = left.half + right.half - _size(pair.cov)
+    formula = left.half + right.half - _absolute(pair.cov)
     return valued(lax.stop_gradient(value), formula)
 
 
-def _size(cov: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`|cov|`, with one slope at zero for all who add it up and subtract it again."""
+def _absolute(cov: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`|cov|`, with one slope at zero wherever it is added and subtracted again."""
     return jnp.where(cov < 0, -cov, cov)
 
 
@@ -40,19 +40,19 @@ def _sine_and_cosine(
     the distance is $m - |k|$.
     """
     peak = jnp.exp(-distance)
-    odd = -0.5 * peak * jnp.expm1(-2 * _size(cov))
+    odd = -0.5 * peak * jnp.expm1(-2 * _absolute(cov))
     return jnp.where(cov < 0, -odd, odd), peak - odd
 
 
 class HalfVariance(NamedTuple):
-    """Half of the variance of one end of a pair, and its deviation."""
+    """Half of a variance, and the standard deviation."""
 
     half: Float[Array, "..."]
     deviation: Deviation
 
     @classmethod
     def of(cls, variance: Float[Array, "*s"]) -> "HalfVariance":
-        """Of one end."""
+        """The two of one variance."""
         return cls(0.5 * variance, deviation(variance))
 
 
@@ -65,16 +65,14 @@ class SineDual(AbstractDual):
     arXiv:1702.05419, table 1).
     """
 
-    a: Scalar
-    b: Scalar
-    c: Scalar
+    a: Scalar = 1.0
+    b: Scalar = 1.0
+    c: Scalar = 0.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> HalfVariance:
-        """Half of the variance, and the deviation."""
         return HalfVariance.of(variance)
 
     def moments(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
-        """Products of sines and of cosines, weighted."""
         a, b, c = constants(pair.cov, self.a, self.b, self.c)
         distance = b * b * _distance(pair, left, right)
         sine, cosine = _sine_and_cosine(b * b * pair.cov, distance)
@@ -83,56 +81,54 @@ class SineDual(AbstractDual):
         return Moments(straight * sine + turned * cosine, derivative)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The same at equal inputs."""
         return at_equal_inputs(self, variance).value
 
 
 class RbfDual(AbstractDual):
     r"""Dual of $f(x) = \sqrt{2} \sin(\sqrt{2\gamma}\, x + \pi / 4)$.
 
-    $E f f = e^{-\gamma (v + v' - 2k)}$: of the squared distance between the inputs.
+    $E f f = e^{-\gamma (v + v' - 2k)}$, the squared exponential of the distance between
+    the inputs, and $E f' f' = 2 \gamma\, E f f$ (Rahimi & Recht 2007).
     """
 
-    gamma: Scalar
+    gamma: Scalar = 1.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> HalfVariance:
-        """Half of the variance, and the deviation."""
         return HalfVariance.of(variance)
 
     def moments(self, pair: Pair, left: HalfVariance, right: HalfVariance) -> Moments:
-        r"""The kernel, and $2 \gamma$ times it."""
         (gamma,) = constants(pair.cov, self.gamma)
-        # The distance is that of the inputs, or of one and minus the other.
+        # `_distance` is from `u` to `v`, or to `-v` for a negative covariance.
         opposite = jnp.where(pair.cov < 0, -2 * pair.cov, 0)
         distance = _distance(pair, left, right) + opposite
         value = jnp.exp(-2 * gamma * distance)
         return Moments(value, 2 * gamma * value)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """One."""
         return jnp.ones_like(variance)
 
 
 class ExpDual(AbstractDual):
-    r"""Dual of $f(x) = a\, e^{b x}$: $E f f = a^2 e^{b^2 (k + (v + v') / 2)}$."""
+    r"""Dual of $f(x) = a\, e^{b x}$.
 
-    a: Scalar
-    b: Scalar
+    $E f f = a^2 e^{b^2 (k + (v + v') / 2)}$, the mean of a log-normal variable, and
+    $E f' f' = b^2\, E f f$.
+    """
+
+    a: Scalar = 1.0
+    b: Scalar = 1.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Half of the variance."""
         return 0.5 * variance
 
     def moments(
         self, pair: Pair, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Moments:
-        """The kernel, and $b^2$ times it."""
         a, b = constants(pair.cov, self.a, self.b)
         value = a * a * jnp.exp(b * b * (pair.cov + left + right))
         return Moments(value, b * b * value)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The same at equal inputs."""
         a, b = constants(variance, self.a, self.b)
         return a * a * jnp.exp(2 * b * b * variance)
 
@@ -140,27 +136,24 @@ class ExpDual(AbstractDual):
 class ExpNormalizedDual(AbstractDual):
     r"""The kernel $K' = s s' e^{\gamma (\rho + h)}$ of the correlation $\rho$.
 
-    It is that of $f(x) = \sum_l \sqrt{\gamma^l e^{\gamma h} / l!}\, h_l(x)$ with
+    It is the kernel of $f(x) = \sum_l \sqrt{\gamma^l e^{\gamma h} / l!}\, h_l(x)$ with
     normalised Hermite polynomials $h_l$, made homogeneous (Shankar et al. 2020,
     arXiv:2003.02237, section 4). $\gamma e^{\gamma (\rho + h)}$ takes the place of
     $E f' f'$.
     """
 
-    gamma: Scalar
-    shift: Scalar
+    gamma: Scalar = 1.0
+    shift: Scalar = -1.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
-        """The standard deviation and its reciprocal, which is zero for zero."""
         return deviation(variance)
 
     def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
-        """The kernel, and its derivative in the covariance."""
         gamma, shift = constants(pair.cov, self.gamma, self.shift)
         exponential = jnp.exp(gamma * (pair.correlation(left, right) + shift))
         return Moments(left.std * right.std * exponential, gamma * exponential)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The variance, times a constant."""
         gamma, shift = constants(variance, self.gamma, self.shift)
         return variance * jnp.exp(gamma * (1 + shift))
 
@@ -173,16 +166,14 @@ class GaussianDual(AbstractDual):
     expectations exist while $D$ and its factors are positive; beyond they are infinite.
     """
 
-    a: Scalar
-    b: Scalar
+    a: Scalar = 1.0
+    b: Scalar = -1.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> Spread:
-        r"""Those of $u = -2 b v$."""
         (b,) = constants(variance, self.b)
         return spread(variance, -2 * b)
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
-        """The two expectations."""
         a, b = constants(pair.cov, self.a, self.b)
         rho, _, determinant = mixed(pair, left, right, -2 * b)
         inverse = left.reciprocal * right.reciprocal
@@ -190,12 +181,11 @@ class GaussianDual(AbstractDual):
         root = jnp.sqrt(jnp.where(exists, determinant, jnp.ones_like(determinant)))
         infinity = jnp.asarray(jnp.inf, root.dtype)
         value = jnp.where(exists, a * a * inverse / root, infinity)
-        # 4 b**2 k / D is -2 b rho, divided by what is left of D.
+        # `4 b**2 k / D` is `-2 b rho / (e e')`, divided by `D / (e e')**2`.
         derivative = -2 * b * rho * inverse * value / (root * root)
         return Moments(value, jnp.where(exists, derivative, infinity))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The same at equal inputs."""
         return at_equal_inputs(self, variance).value
 
 
@@ -214,11 +204,9 @@ class GaborDual(AbstractDual):
     """
 
     def prepare(self, variance: Float[Array, "*s"]) -> Spread:
-        r"""Those of $u = 2 v$."""
         return spread(variance, 2.0)
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
-        """The two expectations."""
         rho, minor, determinant = mixed(pair, left, right, 2.0)
         scale, inverse = 0.5 / determinant, left.reciprocal * right.reciprocal
         q = scale * rho * inverse
@@ -226,12 +214,11 @@ class GaborDual(AbstractDual):
             scale * (one.share * other.rest + minor)
             for one, other in ((left, right), (right, left))
         )
-        sine, cosine = _sine_and_cosine(q, 0.5 * (v1 + v2) - _size(q))
+        sine, cosine = _sine_and_cosine(q, 0.5 * (v1 + v2) - _absolute(q))
         norm = inverse / jnp.sqrt(determinant)
         even = 1 - 2 * (v1 + v2) + 4 * (v1 * v2 + q * q)
         derivative = even * cosine + 4 * q * (2 - v1 - v2) * sine
         return Moments(norm * sine, norm * derivative)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The same at equal inputs."""
         return at_equal_inputs(self, variance).value

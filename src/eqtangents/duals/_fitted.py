@@ -11,27 +11,28 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents.duals._dual import AbstractDual
+from eqtangents.duals._expanded import ExpandedDual
 from eqtangents.duals._expansion import Expansion, dense_expansion
 from eqtangents.duals._expansion_fit import Accuracy, expand
-from eqtangents.duals._hermite import ExpandedDual, HermiteEnds
+from eqtangents.duals._hermite_coefficients import HermiteCoefficients
 from eqtangents.duals._pair import Moments, Pair
-from eqtangents.duals._pieces import GRID, piecewise_polynomial
+from eqtangents.duals._pieces import GRID, find_pieces
 from eqtangents.duals._piecewise import PiecewisePolynomialDual
 from eqtangents.duals._polynomial import PolynomialDual
-from eqtangents.duals._rectified import ReluDual
-from eqtangents.duals._sampled import Sampled
+from eqtangents.duals._rectified import LinearDual, ReluDual
+from eqtangents.duals._sampled import SampledFunction
 
 
 LARGEST_VARIANCE = 30.0
 
 
 def default_tolerance(dtype: np.dtype) -> float:
-    """As far as a type allows, in general."""
+    """The relative error of an expansion that most functions reach in a type."""
     return 1e-6 if dtype == jnp.float64 else 1e-5
 
 
 def _remembered(function: Callable) -> Callable:
-    """A function of one that is known by its identity, if that can be hashed."""
+    """Remember the results of a function of functions, as far as they have a hash."""
     cached = functools.lru_cache(64)(function)
 
     @functools.wraps(function)
@@ -46,35 +47,35 @@ def _remembered(function: Callable) -> Callable:
 
 
 def _depends_on_arrays(fn: Callable) -> bool:
-    """Whether it may change: in training, or within `jit`."""
+    """Whether a function has arrays, which training or `jit` may change."""
     return any(map(eqx.is_array, jax.tree.leaves(fn)))
 
 
-_sampled = _remembered(Sampled)
+_sampler_of = _remembered(SampledFunction)
 
 
 @_remembered
-def _expanded(
+def _expansion_of(
     fn: Callable, tolerance: float, largest_variance: float
 ) -> tuple[Expansion, Accuracy]:
-    return expand(_sampled(fn), tolerance, largest_variance)
+    return expand(_sampler_of(fn), tolerance, largest_variance)
 
 
 @_remembered
 def _closed_form(fn: Callable) -> AbstractDual | None:
-    found = piecewise_polynomial(lambda x: _sampled(fn)(x)[0], *_sampled(fn)(GRID))
-    if found is None:
+    pieces = find_pieces(lambda x: _sampler_of(fn)(x)[0], *_sampler_of(fn)(GRID))
+    if pieces is None:
         return None
-    coefficients, breaks = found
+    coefficients, breaks = pieces
     bend = (0.0, *coefficients[1:2])
     line = coefficients[:1] == (0.0,) and len(coefficients) <= 2
     if line and not breaks:
-        return ReluDual(bend[-1], bend[-1])
+        return LinearDual(bend[-1])
     if line and len(breaks) == 1 and breaks[0].at == 0:
         jump, *slopes = breaks[0].weights
         if jump == 0 and len(slopes) == 1:
             return ReluDual(bend[-1], bend[-1] + slopes[0])
-    return PiecewisePolynomialDual(found) if breaks else PolynomialDual(coefficients)
+    return PiecewisePolynomialDual(pieces) if breaks else PolynomialDual(coefficients)
 
 
 def closed_form(fn: Callable) -> AbstractDual | None:
@@ -88,10 +89,19 @@ def closed_form(fn: Callable) -> AbstractDual | None:
 
 
 class FittedDual(AbstractDual):
-    """The dual of any elementwise function, as accurate as the precision needs it.
+    r"""Dual of any elementwise function, as accurate as the type of inputs needs it.
 
-    A function of arrays that change, in training or within `jit`, gets the first terms
-    of its expansion as they are: weights would hold for the present values alone.
+    $$E f f = \sum_l r_l(s)\, r_l(s')\, \rho^l, \qquad r_l(s) = E f(s z)\, h_l(z)$$
+
+    with the correlation $\rho$, standard normal $z$ and normalised Hermite polynomials
+    $h_l$, and $E f' f'$ is the same of the slope (Mehler's formula; Daniely et al.
+    2016, arXiv:1602.05897, section 4.1). The coefficients come from a quadrature in one
+    dimension.
+
+    `tolerance` is the largest relative error at variances up to `largest_variance`, by
+    default 1e-6 in double precision and 1e-5 in others. A function of arrays that
+    change, in training or within `jit`, gets the first terms of its expansion with
+    weights of one: fitted weights would hold for the present values alone.
     """
 
     fn: Callable
@@ -99,13 +109,13 @@ class FittedDual(AbstractDual):
     largest_variance: float = eqx.field(static=True, default=LARGEST_VARIANCE)
 
     def fit(self, dtype: np.dtype) -> tuple[Expansion, Accuracy]:
-        """The expansion for inputs of a type, and how accurate that is."""
+        """The expansion for inputs of a type, and how accurate it is."""
         if not _depends_on_arrays(self.fn):
             tolerance = self.tolerance
             if tolerance is None:
                 tolerance = default_tolerance(dtype)
             try:
-                return _expanded(self.fn, tolerance, self.largest_variance)
+                return _expansion_of(self.fn, tolerance, self.largest_variance)
             except jax.errors.TracerArrayConversionError:
                 pass
         return dense_expansion(), Accuracy(0.0, math.inf)
@@ -113,16 +123,15 @@ class FittedDual(AbstractDual):
     def _at(self, dtype: np.dtype) -> ExpandedDual:
         return ExpandedDual(self.fn, self.fit(dtype)[0])
 
-    def prepare(self, variance: Float[Array, "n *size"]) -> HermiteEnds:
-        """Those of the expansion."""
+    def prepare(self, variance: Float[Array, "n *size"]) -> HermiteCoefficients:
         return self._at(variance.dtype).prepare(variance)
 
-    def moments(self, pair: Pair, left: HermiteEnds, right: HermiteEnds) -> Moments:
-        """The sums of the expansion."""
+    def moments(
+        self, pair: Pair, left: HermiteCoefficients, right: HermiteCoefficients
+    ) -> Moments:
         return self._at(pair.cov.dtype).moments(pair, left, right)
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        """That of the expansion."""
         return self._at(variance.dtype).diagonal(variance)
 
     def errors(

@@ -1,4 +1,4 @@
-"""Duals that a user gives."""
+"""Duals by formulas of the covariance and the variances."""
 
 from collections.abc import Callable
 
@@ -11,23 +11,22 @@ from eqtangents.duals._pair import Moments, Pair
 
 
 class GivenDual(AbstractDual):
-    """Expectations by functions of the covariance and the two variances.
+    r"""Dual by functions of the covariance and the two variances.
 
-    Without `derivative`, `E[f'(u) f'(v)]` is the derivative of `value` in the
-    covariance.
+    `value(cov, var1, var2)` is $E f f$ and `derivative(cov, var1, var2)` is $E f' f'$,
+    for arrays of one shape. Without `derivative`, the latter is the derivative of the
+    former in the covariance.
     """
 
     value: Callable
-    derivative: Callable | None
+    derivative: Callable | None = None
 
     def prepare(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The variance."""
         return variance
 
     def moments(
         self, pair: Pair, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Moments:
-        """Call the functions on arrays of one shape."""
         cov = pair.cov
         left, right = (jnp.broadcast_to(v, cov.shape) for v in (left, right))
         if self.derivative is not None:
@@ -37,5 +36,4 @@ class GivenDual(AbstractDual):
         return Moments(*jax.jvp(lambda k: self.value(k, left, right), (cov,), (one,)))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The value at equal inputs."""
         return self.value(variance, variance, variance)

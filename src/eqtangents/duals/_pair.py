@@ -1,11 +1,11 @@
-r"""What a dual activation is told of two Gaussians, and what it tells of their images.
+r"""A pair of Gaussians, as a dual activation is given it, and the moments it returns.
 
 Between the inputs of deep networks $s s' - k$ becomes as small as $k$ times the inverse
 square of the depth, and formed from rounded numbers it is lost. Where positions play no
 part, rules therefore pass on this **gap** beside the covariance: it obeys rules of its
-own that subtract nothing. It is a value alone. Whatever is computed from it is
-differentiated as a function of the covariance and the variances (`valued`), so that
-derivatives of any order are those of the obvious formula.
+own that subtract nothing. The gap carries no derivatives. Whatever is computed from it
+is differentiated as a function of the covariance and the variances (`valued`), so that
+derivatives of any order follow from the obvious formula.
 """
 
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from eqtangents.duals._elementary import reciprocal, safe_sqrt, valued
 
 
 class Deviation(NamedTuple):
-    """Standard deviations, and their reciprocals; both zero where an input is."""
+    """Standard deviations and their reciprocals; both zero for a variance of zero."""
 
     std: Float[Array, "..."]
     reciprocal: Float[Array, "..."]
@@ -27,8 +27,8 @@ class Deviation(NamedTuple):
 def deviation(variance: Float[Array, "*s"]) -> Deviation:
     """The standard deviation and its reciprocal.
 
-    A variance that overflowed counts as the largest there is: products with zero angles
-    stay zero.
+    A variance that overflowed counts as the largest finite number: its product with an
+    angle of zero stays zero.
     """
     largest = jnp.full_like(variance, jnp.finfo(variance.dtype).max)
     std = safe_sqrt(lax.min(variance, largest))
@@ -38,9 +38,10 @@ def deviation(variance: Float[Array, "*s"]) -> Deviation:
 class Pair(NamedTuple):
     """The covariance of two Gaussians, and what is known of it besides.
 
-    `gap`: `s s' - cov`, where it is known better than by subtracting. `tolerance`: how
-    small `1 - |correlation|` may be and still be rounding; infinite where the two are
-    one, a few units of rounding if not given.
+    `gap` is `s s' - cov`, if it is known to more digits than subtracting gives.
+    `tolerance` says up to which size `1 - |correlation|` may be rounding alone: it is
+    infinite where the two Gaussians are one, and a few units of rounding if it is not
+    given.
     """
 
     cov: Float[Array, "..."]
@@ -50,9 +51,9 @@ class Pair(NamedTuple):
     def deficit(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:
         """`1 - |correlation|`, and exactly zero where it may be rounding alone.
 
-        An angle goes like its root: without this, rounding would turn an input away
-        from itself by an angle of `sqrt(eps)`. Zero makes a right angle with
-        everything.
+        An angle goes like the root of this deficit: without the cut, rounding would
+        turn an input away from itself by an angle of `sqrt(eps)`. An input of zero
+        counts as orthogonal to every other.
         """
         formula = 1 - lax.abs(self.cov) * left.reciprocal * right.reciprocal
         if self.gap is None:
@@ -64,7 +65,7 @@ class Pair(NamedTuple):
         return valued(lax.stop_gradient(value), above(formula, None))
 
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:
-        """The correlation, never beyond +-1, and zero where an input is."""
+        """The correlation, never beyond +-1, and zero if either variance is zero."""
         size = 1 - self.deficit(left, right)
         value = jnp.where(self.cov < 0, -size, size)
         formula = self.cov * left.reciprocal * right.reciprocal
@@ -72,10 +73,12 @@ class Pair(NamedTuple):
 
 
 class Moments(NamedTuple):
-    """What a dual activation gives of a pair: `E f(u) f(v)` and `E f'(u) f'(v)`.
+    """The expectations that a dual activation gives: `E f(u) f(v)`, `E f'(u) f'(v)`.
 
-    Where the pair's gap is known, and that of the first follows without subtracting,
-    one of `gap` and `distance`, half of the mean square of `f(u) - f(v)`.
+    The other two are for inputs that nearly coincide, and may be left out. If the gap
+    of the pair is known, and the gap of `value` follows from it without subtracting
+    numbers that are nearly equal, either the `gap` itself is given, or `distance`,
+    which is half of `E (f(u) - f(v))**2`.
     """
 
     value: Float[Array, "..."]
@@ -86,10 +89,11 @@ class Moments(NamedTuple):
     def gap_between(
         self, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Float[Array, "..."] | None:
-        """The gap, given the standard deviations of the images."""
+        """The gap of `value`, given the roots of `E f(u)**2` and of `E f(v)**2`."""
         if self.distance is None:
             return self.gap
-        # Images of very different size have a gap that is hardly less than their size.
+        # If f(u) and f(v) are of very different size, their gap is hardly less than the
+        # product of their sizes.
         size = left * right
         near = self.distance - 0.5 * (left - right) ** 2
         gap = jnp.where(self.distance < 0.5 * size, near, size - self.value)
@@ -99,14 +103,14 @@ class Moments(NamedTuple):
 def above(
     deficit: Float[Array, "*s"], tolerance: Float[Array, "..."] | None
 ) -> Float[Array, "*s"]:
-    """A deficit of correlation, or zero where it is within the rounding."""
+    """A deficit of the correlation, or zero where it is within the tolerance."""
     if tolerance is None:
         tolerance = rounding(deficit.dtype)
     return jnp.where(deficit > tolerance, deficit, jnp.zeros_like(deficit))
 
 
 def rounding(dtype: jnp.dtype) -> Float[Array, ""]:
-    """What a correlation that was computed by a few operations may be off by."""
+    """The rounding error of a correlation that was computed by a few operations."""
     return jnp.asarray(8 * jnp.finfo(dtype).eps, dtype)
 
 
@@ -116,7 +120,7 @@ def measured_gap(
     right: Float[Array, "..."],
     tolerance: Float[Array, "..."] | None,
 ) -> Float[Array, "*s"]:
-    """`s s' - cov` by subtracting, for want of a better way."""
+    """The gap `s s' - cov` by subtracting, where it is not known better."""
     size = left * right
     gap = size - cov
     limit = rounding(gap.dtype) if tolerance is None else tolerance
@@ -128,14 +132,14 @@ def summed_gap(
     stds: list[tuple[Float[Array, "..."], Float[Array, "..."]]],
     total: tuple[Float[Array, "..."], Float[Array, "..."]],
 ) -> Float[Array, "*s"]:
-    r"""The gap of a sum of uncorrelated terms, from theirs and from all deviations.
+    r"""The gap of a sum of uncorrelated terms, from their gaps and all deviations.
 
     By Lagrange's identity, with $S$ the deviation of the sum, it is
     $\sum_a g_a + \sum_{a<b} (s_a s'_b - s_b s'_a)^2 / (S S' + \sum_a s_a s'_a)$.
     """
     gap = sum(gaps[1:], gaps[0])
     straight = total[0] * total[1] + sum(left * right for left, right in stds)
-    # Nothing is there to divide by where an input and the bias are zero.
+    # The sum is zero where an input is zero and there is no bias.
     straight = jnp.where(straight > 0, straight, jnp.ones_like(straight))
     for a, (left, right) in enumerate(stds):
         for other_left, other_right in stds[:a]:

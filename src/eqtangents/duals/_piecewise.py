@@ -1,12 +1,12 @@
 r"""Duals of functions that are polynomials between breakpoints.
 
-With breakpoints $t_i$, on whichever side of zero, such a function is
+With breakpoints $t_i$ on both sides of zero, such a function is
 
 $$f(x) = \sum_l a_l x^l + \sum_{i, m} w_{im} (\pm (x - t_i))_+^m$$
 
-with the sign of $t_i$: the terms of a breakpoint vanish on its side of zero. Of inputs
-$u = s X$, $v = s' Y$ the expectations of all products are truncated moments of
-`_truncated`.
+with the sign of $t_i$: the terms of a breakpoint vanish on the side where zero is. For
+inputs $u = s X$ and $v = s' Y$ the expectations of all products are the truncated
+moments of `_truncated`.
 """
 
 import itertools
@@ -19,37 +19,37 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents.duals._dual import AbstractDual
-from eqtangents.duals._elementary import reciprocal, safe_sqrt
+from eqtangents.duals._elementary import horner, reciprocal, safe_sqrt
 from eqtangents.duals._expansion import quadrature
-from eqtangents.duals._pair import Deviation, Moments as DualMoments, Pair
+from eqtangents.duals._pair import Deviation, Moments, Pair
 from eqtangents.duals._truncated import (
     FARTHEST,
-    Moments,
+    JointMoments,
     density,
-    factor,
     joint_moments,
+    power_factor,
     truncated_moments,
 )
 
 
-_ROUNDING = 1e-3  # of the mean square: what is subject to more is not a number
-_NODES = 64
+_MOST_ROUNDING = 1e-3  # relative to the mean square; beyond it there is no number
+_CHECK_NODES = 64  # of the quadrature for the mean square
 
 
 class Break(NamedTuple):
-    """A breakpoint, and the weight of each power of what is beyond, from 0 on."""
+    """A breakpoint, and the weights of powers of the distance beyond it, from 0 on."""
 
     at: float
     weights: tuple[float, ...]
 
     @property
     def side(self) -> int:
-        """The sign of all that is beyond."""
+        """The sign of the inputs beyond the breakpoint, away from zero."""
         return -1 if self.at < 0 else 1
 
 
 class PiecewisePolynomial(NamedTuple):
-    """The coefficients of the piece around zero, and where others begin."""
+    """A function: the coefficients of the piece around zero, and its breakpoints."""
 
     coefficients: tuple[float, ...]
     breaks: tuple[Break, ...]
@@ -61,43 +61,36 @@ class PiecewisePolynomial(NamedTuple):
         return max(len(weights) for weights in terms) - 1
 
     def __call__(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The function."""
-        total = _polynomial(self.coefficients, x)
+        """The function at some points."""
+        total = horner(self.coefficients or (0.0,), x)
         for one in self.breaks:
             beyond = one.side * (x - one.at)
             there = beyond > 0
-            total += jnp.where(there, _polynomial(one.weights, beyond), 0)
+            total += jnp.where(there, horner(one.weights or (0.0,), beyond), 0)
         return total
 
     def slope(self) -> "PiecewisePolynomial":
-        """The derivative of the pieces: jumps do not count."""
+        """The derivative of the pieces; jumps do not count."""
         breaks = [
-            Break(one.at, tuple(one.side * w for w in _lowered(one.weights)))
+            Break(one.at, tuple(one.side * w for w in _slope_weights(one.weights)))
             for one in self.breaks
         ]
         return PiecewisePolynomial(
-            _lowered(self.coefficients), tuple(one for one in breaks if one.weights)
+            _slope_weights(self.coefficients),
+            tuple(one for one in breaks if one.weights),
         )
 
 
-def _polynomial(
-    coefficients: tuple[float, ...], x: Float[Array, "*s"]
-) -> Float[Array, "*s"]:
-    total = jnp.zeros_like(x)
-    for coefficient in coefficients[::-1]:
-        total = total * x + coefficient
-    return total
-
-
-def _lowered(weights: tuple[float, ...]) -> tuple[float, ...]:
+def _slope_weights(weights: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(m * weight for m, weight in enumerate(weights) if m > 0)
 
 
-class TruncatedEnds(NamedTuple):
-    """What truncated moments know of one end of a pair.
+class Truncations(NamedTuple):
+    """Moments of one Gaussian beyond each breakpoint.
 
-    The standard deviation and its reciprocal; by the size of breakpoints, their
-    distances from zero in these units; and moments beyond them.
+    Its standard deviation and the reciprocal of that come first. By the size of a
+    breakpoint, `bounds` has its distance from zero in standard deviations, and
+    `moments` the truncated moments beyond it.
     """
 
     std: Float[Array, "..."]
@@ -107,22 +100,32 @@ class TruncatedEnds(NamedTuple):
 
 
 class PiecewisePolynomialDual(AbstractDual):
-    """Dual of a function that is a polynomial between breakpoints.
+    r"""Dual of a function that is a polynomial between breakpoints.
 
-    Terms of the size of a power of the variance cancel if the function is bounded:
-    where rounding could be more than 1/1000, the result is not a number.
+    With $f(x) = \sum_l a_l x^l + \sum_{i, m} w_{im} (\pm (x - t_i))_+^m$, whose signs
+    are the signs of the breakpoints $t_i$, the product $f(u) f(v)$ is a sum of products
+    of such terms. So is $f'(u) f'(v)$, where jumps do not count. For two breakpoints on
+    the positive side
+
+    $$E (u - t)_+^m (v - t')_+^n = s^m s'^n M_{mn}(t / s, t' / s', \rho), \qquad
+    M_{mn}(h, h', \rho) = E (X - h)_+^m (Y - h')_+^n,$$
+
+    where $M_{00}$ is a bivariate normal probability (Owen 1956) and the others follow
+    by Stein's lemma.
+
+    If the function is bounded, terms of the size of a power of the variance cancel:
+    where rounding could exceed 1/1000, the result is not a number.
     """
 
     function: PiecewisePolynomial = eqx.field(static=True)
 
-    def prepare(self, variance: Float[Array, "*s"]) -> TruncatedEnds:
-        """Moments of single inputs."""
-        ends = self._ends(variance)
-        fixed = lax.stop_gradient(ends)
-        lost = self._rounding(fixed) > _ROUNDING * self._square(fixed.std)
-        return ends._replace(std=jnp.where(lost, jnp.nan, ends.std))
+    def prepare(self, variance: Float[Array, "*s"]) -> Truncations:
+        truncations = self._truncations(variance)
+        fixed = lax.stop_gradient(truncations)
+        lost = self._rounding(fixed) > _MOST_ROUNDING * self._square(fixed.std)
+        return truncations._replace(std=jnp.where(lost, jnp.nan, truncations.std))
 
-    def _ends(self, variance: Float[Array, "*s"]) -> TruncatedEnds:
+    def _truncations(self, variance: Float[Array, "*s"]) -> Truncations:
         std = safe_sqrt(variance)
         sizes = {abs(one.at) for one in self.function.breaks}
         bounds = {
@@ -133,42 +136,40 @@ class PiecewisePolynomialDual(AbstractDual):
         }
         degree = 2 * self.function.degree
         moments = {t: truncated_moments(degree, h) for t, h in bounds.items()}
-        return TruncatedEnds(std, reciprocal(std), bounds, moments)
+        return Truncations(std, reciprocal(std), bounds, moments)
 
-    def _rounding(self, ends: TruncatedEnds) -> Float[Array, "*s"]:
-        """A bound of the rounding of the square of the function."""
-        total = jnp.zeros_like(ends.std)
+    def _rounding(self, truncations: Truncations) -> Float[Array, "*s"]:
+        """A bound on the rounding of the mean square of the function."""
+        total = jnp.zeros_like(truncations.std)
         for l, a in enumerate(self.function.coefficients):
             total += (
-                abs(a) * math.sqrt(math.prod(range(2 * l - 1, 0, -2))) * ends.std**l
+                abs(a)
+                * math.sqrt(math.prod(range(2 * l - 1, 0, -2)))
+                * truncations.std**l
             )
         for one in self.function.breaks:
-            moments = ends.moments[abs(one.at)]
+            moments = truncations.moments[abs(one.at)]
             for m, w in enumerate(one.weights):
-                total += abs(w) * ends.std**m * safe_sqrt(moments[2 * m])
+                total += abs(w) * truncations.std**m * safe_sqrt(moments[2 * m])
         return jnp.finfo(total.dtype).eps * total * total
 
-    def moments(
-        self, pair: Pair, left: TruncatedEnds, right: TruncatedEnds
-    ) -> DualMoments:
-        """The two expectations."""
-        pairs = _Pairs(
+    def moments(self, pair: Pair, left: Truncations, right: Truncations) -> Moments:
+        pairs = _PairProducts(
             pair,
             left,
             right,
             max(len(one.weights) for one in self.function.breaks) - 1,
         )
         functions = self.function, self.function.slope()
-        return DualMoments(*map(pairs.expectation, functions))
+        return Moments(*map(pairs.expectation, functions))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The same at equal inputs."""
-        ends = self.prepare(variance)
-        return self.moments(Pair(variance), ends, ends).value
+        truncations = self.prepare(variance)
+        return self.moments(Pair(variance), truncations, truncations).value
 
     def _square(self, std: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """About the mean square, by quadrature, of which no digits are lost."""
-        z, weights = quadrature(_NODES)
+        """The mean square by a coarse quadrature, which loses no digits."""
+        z, weights = quadrature(_CHECK_NODES)
         total = jnp.zeros_like(std)
         for sign in (1.0, -1.0):
             x = jnp.multiply.outer(std, jnp.asarray(sign * z, std.dtype))
@@ -177,33 +178,34 @@ class PiecewisePolynomialDual(AbstractDual):
         return total
 
 
-class _Pairs:
-    """Expectations over pairs of inputs, of which each is found once."""
+class _PairProducts:
+    """Expectations over pairs of inputs, where each joint moment is computed once."""
 
     def __init__(
         self,
         pair: Pair,
-        left: TruncatedEnds,
-        right: TruncatedEnds,
+        left: Truncations,
+        right: Truncations,
         degree: int,
     ):
         self.left, self.right = left, right
-        ends = [Deviation(end.std, end.reciprocal) for end in (left, right)]
-        self.correlation, self.deficit = pair.correlation(*ends), pair.deficit(*ends)
+        deviations = [Deviation(one.std, one.reciprocal) for one in (left, right)]
+        self.correlation = pair.correlation(*deviations)
+        self.deficit = pair.deficit(*deviations)
         self.degree, self.known = degree, {}
 
     def expectation(self, f: PiecewisePolynomial) -> Float[Array, "*s"]:
-        """Of the product of a function with itself."""
+        """`E f(u) f(v)`."""
         total = self._of_polynomials(f.coefficients)
         for one in f.breaks:
-            for end, other in ((self.left, self.right), (self.right, self.left)):
-                total += self._of_mixed(f.coefficients, one, end, other)
+            for plain, cut in ((self.left, self.right), (self.right, self.left)):
+                total += self._of_mixed(f.coefficients, one, plain, cut)
         for one, other in itertools.product(f.breaks, repeat=2):
             total += self._of_breaks(one, other)
         return total
 
     def _of_polynomials(self, coefficients: tuple[float, ...]) -> Float[Array, "*s"]:
-        """By Stein's lemma, as all of these."""
+        """The products of two terms of the polynomial around zero."""
         total = jnp.zeros_like(self.correlation)
         for l, a in enumerate(coefficients):
             for m, b in enumerate(coefficients):
@@ -213,7 +215,7 @@ class _Pairs:
         return total
 
     def _power_moment(self, l: int, m: int) -> Float[Array, "*s"]:
-        r"""$E X^l Y^m$, of even degree."""
+        r"""$E X^l Y^m$ for an even degree $l + m$, by Stein's lemma."""
         if min(l, m) < 0:
             return jnp.zeros_like(self.correlation)
         if l == 0:
@@ -226,20 +228,20 @@ class _Pairs:
         self,
         coefficients: tuple[float, ...],
         one: Break,
-        end: TruncatedEnds,
-        other: TruncatedEnds,
+        plain: Truncations,
+        cut: Truncations,
     ) -> Float[Array, "*s"]:
-        """Of the polynomial at one end, and what is beyond a break at the other."""
+        """The polynomial of one input, times the terms of a break of the other."""
         size, correlation = abs(one.at), one.side * self.correlation
-        bound, moments = other.bounds[size], other.moments[size]
+        bound, moments = cut.bounds[size], cut.moments[size]
         conditional = [density(bound), correlation * bound * density(bound)]
 
         def moment(l: int, n: int) -> Float[Array, "*s"]:
-            """Of `X**l` and so many powers beyond the break."""
+            """`E X**l (Y - h)_+**n` with the bound `h` of the break."""
             if n >= 0 and l == 0:
                 return moments[n]
             if n >= 0:
-                mixed = factor(n) * correlation * moment(l - 1, n - 1)
+                mixed = power_factor(n) * correlation * moment(l - 1, n - 1)
                 return mixed + ((l - 1) * moment(l - 2, n) if l > 1 else 0)
             while len(conditional) <= l:
                 square = (1 - correlation) * (1 + correlation)
@@ -252,7 +254,7 @@ class _Pairs:
         for l, a in enumerate(coefficients):
             for n, w in enumerate(one.weights):
                 if a and w:
-                    total += a * w * end.std**l * other.std**n * moment(l, n)
+                    total += a * w * plain.std**l * cut.std**n * moment(l, n)
         return total
 
     def _of_breaks(self, one: Break, other: Break) -> Float[Array, "*s"]:
@@ -265,7 +267,7 @@ class _Pairs:
                     total += a * b * powers * moments[m, n]
         return total
 
-    def _joint(self, t: float, t_other: float, side: int) -> Moments:
+    def _joint(self, t: float, t_other: float, side: int) -> JointMoments:
         key = t, t_other, side
         if key not in self.known:
             bounds = self.left.bounds[t], self.right.bounds[t_other]

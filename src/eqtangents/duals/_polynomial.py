@@ -1,12 +1,13 @@
 r"""Duals of polynomials: finite power series in the covariance.
 
 $\frac{\partial^l}{\partial k^l} E f(u) f(v) = E f^{(l)}(u) f^{(l)}(v)$, which is a
-product at $k = 0$. So for every $f$ that has so many derivatives
+product at $k = 0$. So for every $f$ that is smooth enough,
 
 $$E f(u) f(v) = \sum_l p_l(v)\, p_l(v')\, k^l, \qquad
 p_l(v) = \frac{1}{\sqrt{l!}} E f^{(l)}(\sqrt{v} z),$$
 
-and $E f' f'$ is its derivative in $k$. Of a polynomial, $p_l$ is one too.
+and $E f' f'$ is the derivative of this series in $k$. If $f$ is a polynomial, so are
+all $p_l$.
 """
 
 import math
@@ -45,7 +46,7 @@ def power_series(
     return total * power(above) if above else total
 
 
-def _both(
+def _series_and_derivative(
     exponents: Sequence[int],
     products: Sequence[Float[Array, "..."]],
     cov: Float[Array, "*s"],
@@ -64,11 +65,11 @@ def gap_of_power_series(
     coefficients: Sequence[Float[Array, "..."] | float],
     deficit: Float[Array, "*s"],
 ) -> Float[Array, "*s"]:
-    r"""By how much the sum falls short of that of its coefficients at `1 - deficit`.
+    r"""$\sum_l c_l (1 - x^l)$ at $x = 1 - d$ for a deficit $d$, without subtracting.
 
-    $\sum_l c_l (1 - x^l)$, by Horner's rule for what is lost: with $u_n = 1 - x^n$, in
-    which $u_{m+n} = u_m + x^m u_n$, a factor of $x^n$ loses $u_n$ of all that is there
-    and passes on $x^n$ of what was lost before. Nothing is subtracted.
+    Horner's rule builds $\sum_l c_l x^l$ by factors $x^n$. With $u_n = 1 - x^n$, which
+    obey $u_{m+n} = u_m + x^m u_n$, each factor takes the loss $L$ of the total $S$ so
+    far to $x^n L + u_n S$.
     """
     powers = {1: (1 - deficit, deficit)}
 
@@ -91,15 +92,18 @@ def gap_of_power_series(
 class PolynomialDual(AbstractDual):
     r"""Dual of $f(x) = \sum_m c_m x^m$.
 
+    $E f f = \sum_l p_l(v)\, p_l(v')\, k^l$ and
+    $E f' f' = \sum_l l\, p_l(v)\, p_l(v')\, k^{l-1}$ with
     $p_l(v) = \sum_i c_{l + 2i} \frac{(l + 2i)!}{2^i\, i!\, \sqrt{l!}} v^i$, from the
-    derivatives of $x^m$ and $E z^{2i} = (2i - 1)!!$.
+    derivatives of $x^m$ and $E z^{2i} = (2i - 1)!!$ (Daniely et al. 2016,
+    arXiv:1602.05897, section 4.2).
     """
 
     coefficients: Sequence[Scalar] | Float[Array, " terms"]
 
     @property
     def _exponents(self) -> list[int]:
-        """Those of the covariance that occur: coefficients of value 0 are left out."""
+        """The powers of the covariance that occur; numbers 0 leave out powers."""
         size = len(self.coefficients)
         return [l for l in range(size) if self._powers(l)]
 
@@ -111,12 +115,13 @@ class PolynomialDual(AbstractDual):
         ]
 
     def prepare(self, variance: Float[Array, "n *size"]) -> Stacked:
-        """The polynomials `p_l`."""
         terms = []
         for l in self._exponents:
             powers = self._powers(l)
             c = constants(variance, *(self.coefficients[m] for m in powers))
-            scaled = [_share(m, l) * c_m for m, c_m in zip(powers, c, strict=True)]
+            scaled = [
+                _coefficient_of(m, l) * c_m for m, c_m in zip(powers, c, strict=True)
+            ]
             terms.append(power_series([(m - l) // 2 for m in powers], scaled, variance))
         none = jnp.zeros_like(variance)[:, None][:, :0]
         return Stacked(jnp.stack(terms, 1) if terms else none)
@@ -127,20 +132,20 @@ class PolynomialDual(AbstractDual):
         left: Sequence[Float[Array, "..."]],
         right: Sequence[Float[Array, "..."]],
     ) -> Moments:
-        """The power series, and its derivative."""
         products = [a * b for a, b in zip(left, right, strict=True)]
-        return _both(self._exponents, products, pair.cov)
+        return _series_and_derivative(self._exponents, products, pair.cov)
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        """The power series at equal inputs."""
         return at_equal_inputs(self, variance).value
 
 
 class HermiteDual(AbstractDual):
     r"""Dual of $h_n = \mathrm{He}_n / \sqrt{n!}$, for inputs of any variance.
 
-    With $n = l + 2i$, $p_l(v) = \sqrt{\frac{n!}{l!}} \frac{(v - 1)^i}{2^i\, i!}$: the
-    derivatives of $\mathrm{He}_n$ are multiples of $\mathrm{He}_{n-l}$, and
+    $E f f = \sum_l p_l(v)\, p_l(v')\, k^l$ and
+    $E f' f' = \sum_l l\, p_l(v)\, p_l(v')\, k^{l-1}$. With $n = l + 2i$,
+    $p_l(v) = \sqrt{\frac{n!}{l!}} \frac{(v - 1)^i}{2^i\, i!}$: the derivatives of
+    $\mathrm{He}_n$ are multiples of $\mathrm{He}_{n-l}$, and
     $E\, \mathrm{He}_{2i}(\sqrt{v} z) = (2i - 1)!!\, (v - 1)^i$. At variances of 1 all
     terms but the last vanish, and the kernel is $k^n$.
     """
@@ -152,7 +157,6 @@ class HermiteDual(AbstractDual):
         return list(range(self.degree % 2, self.degree + 1, 2))
 
     def prepare(self, variance: Float[Array, "n *size"]) -> Stacked:
-        """The polynomials `p_l`."""
         terms = []
         for l in self._exponents:
             i = (self.degree - l) // 2
@@ -166,12 +170,10 @@ class HermiteDual(AbstractDual):
         left: Sequence[Float[Array, "..."]],
         right: Sequence[Float[Array, "..."]],
     ) -> Moments:
-        """The power series, and its derivative."""
         products = [a * b for a, b in zip(left, right, strict=True)]
-        return _both(self._exponents, products, pair.cov)
+        return _series_and_derivative(self._exponents, products, pair.cov)
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        """The power series at equal inputs."""
         return at_equal_inputs(self, variance).value
 
 
@@ -179,8 +181,8 @@ def _is_zero(coefficient: Scalar) -> bool:
     return isinstance(coefficient, int | float) and coefficient == 0
 
 
-def _share(m: int, l: int) -> float:
-    """The coefficient of `x**m` in `p_l`, a multiple of `v**i` with `m = l + 2 i`."""
+def _coefficient_of(m: int, l: int) -> float:
+    """The factor of `v**i` in `p_l` for the function `x**m`, where `m = l + 2 i`."""
     i = (m - l) // 2
     ratio = math.factorial(m) / (2**i * math.factorial(i))
     return ratio / math.sqrt(math.factorial(l))

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -37,7 +38,7 @@ def arc_cosine(
     $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
     $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
-    cov, root = pair.cov, _root(pair.deficit(left, right))
+    cov, root = pair.cov, _deficit_root(pair.deficit(left, right))
     z = root * root
     angle, integral = angle_polynomials(z)
     size = (0.5 / math.pi) * (left.std * right.std)
@@ -46,45 +47,45 @@ def arc_cosine(
     return value, lax.select(cov > 0, 0.5 - acute, acute)
 
 
-def _root(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+def _deficit_root(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """The root of a deficit, with a finite slope where that is zero."""
     return jnp.sqrt(z + 1e-30)
 
 
 @arc_cosine.defjvp
 def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    """What it is built from is differentiable in turn, so that this rule is, too.
+    """The rule is made of differentiable functions, so that it can be differentiated.
 
-    Derivatives of the angle divide what rounding leaves of a difference by its sine.
-    Where the angle itself could be rounding nothing else is left of it: there they
-    count as zero, which they are where inputs coincide.
+    Derivatives of the angle divide a difference by its sine. Where the angle itself
+    could be rounding, the difference is nothing but rounding: there these derivatives
+    count as zero, which is right where inputs coincide.
     """
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     value, derivative = arc_cosine(*primals)
     d_size = d_left.std * right.std + left.std * d_right.std
     per_size = left.reciprocal * right.reciprocal
     z = pair.deficit(left, right)
-    told = above(z, None)
-    told_sine = safe_sqrt(told * (2 - told))
-    sine = valued(lax.stop_gradient(safe_sqrt(z * (2 - z))), told_sine)
+    certain = above(z, None)
+    certain_sine = safe_sqrt(certain * (2 - certain))
+    sine = valued(lax.stop_gradient(safe_sqrt(z * (2 - z))), certain_sine)
     d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * d_size
     d_angle = d_pair.cov - pair.cov * per_size * d_size
-    d_derivative = (0.5 / math.pi) * reciprocal(told_sine) * per_size * d_angle
+    d_derivative = (0.5 / math.pi) * reciprocal(certain_sine) * per_size * d_angle
     return (value, derivative), (d_value, d_derivative)
 
 
 def rectified_gap(
     pair: Pair, left: Deviation, right: Deviation
 ) -> Float[Array, "..."] | None:
-    r"""The gap of the arc-cosine kernel of order 1, if that of the inputs is known.
+    r"""The gap of the arc-cosine kernel of order 1, if the gap $g$ of inputs is known.
 
-    $\frac{g}{2} - \frac{s s'}{2\pi} (\sin\theta - \theta \cos\theta)$, whose
-    second term is of higher order, and $\frac{s s'}{2}$ in the place of the first
-    beyond right angles, with the angle to $\pi$ in the second.
+    It is $\frac{g}{2} - \frac{s s'}{2\pi} (\sin\theta - \theta \cos\theta)$, whose
+    second term is of higher order. Beyond right angles the first term is
+    $\frac{s s'}{2}$, and $\pi - \theta$ takes the place of $\theta$ in the second.
     """
     if pair.gap is None:
         return None
-    root = lax.stop_gradient(_root(pair.deficit(left, right)))
+    root = lax.stop_gradient(_deficit_root(pair.deficit(left, right)))
     z = root * root
     _, integral = angle_polynomials(z)
     size = left.std * right.std
@@ -92,22 +93,51 @@ def rectified_gap(
     return lax.stop_gradient(0.5 * lax.min(pair.gap, size) - bent)
 
 
+class LinearDual(AbstractDual):
+    r"""Dual of $f(x) = a x$.
+
+    $$E f f = a^2 k, \qquad E f' f' = a^2.$$
+
+    The slope is known when a network is composed: a linear function needs no Gaussian
+    input, so that layers ask for this class.
+    """
+
+    homogeneous: ClassVar[bool] = True
+    slope: float = eqx.field(static=True, default=1.0)
+
+    def prepare(self, variance: Float[Array, "*s"]) -> tuple[()]:
+        return ()
+
+    def moments(self, pair: Pair, left: tuple[()], right: tuple[()]) -> Moments:
+        square = self.slope * self.slope
+        gap = None if pair.gap is None else square * pair.gap
+        return Moments(square * pair.cov, jnp.full_like(pair.cov, square), gap)
+
+    def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        return self.slope * self.slope * variance
+
+
 class ReluDual(AbstractDual):
     r"""Dual of $f(x) = \alpha \min(x, 0) + \beta \max(x, 0)$.
 
-    $f(x) = (\beta - \alpha) \max(x, 0) + \alpha x$, and the cross terms with the linear
-    part are linear too: $E f f = (\beta - \alpha)^2 E_\text{relu} + \alpha \beta\, k$.
+    $$E f f = (\beta - \alpha)^2 \frac{s s'}{2\pi} \big(\sin\theta +
+    (\pi - \theta) \cos\theta\big) + \alpha \beta\, k, \qquad
+    E f' f' = (\beta - \alpha)^2 \frac{\pi - \theta}{2\pi} + \alpha \beta$$
+
+    with $\cos\theta = k / (s s')$. For the rectifier itself, $\alpha = 0$ and
+    $\beta = 1$, they are arc-cosine kernels (Cho & Saul 2009, eq. 1 to 6). In general
+    $f(x) = (\beta - \alpha) \max(x, 0) + \alpha x$, and all terms with the linear part
+    add up to $\alpha \beta\, k$.
     """
 
-    negative_slope: Scalar
-    positive_slope: Scalar
+    homogeneous: ClassVar[bool] = True
+    negative_slope: Scalar = 0.0
+    positive_slope: Scalar = 1.0
 
     def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
-        """The standard deviation and its reciprocal."""
         return deviation(variance)
 
     def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
-        """Rectifier and linear part, weighted."""
         value, derivative = arc_cosine(pair, left, right)
         gap = rectified_gap(pair, left, right)
         slopes = (self.negative_slope, self.positive_slope)
@@ -122,7 +152,6 @@ class ReluDual(AbstractDual):
         )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""$\frac{\alpha^2 + \beta^2}{2} v$."""
         a, b = constants(variance, self.negative_slope, self.positive_slope)
         return 0.5 * (a * a + b * b) * variance
 
@@ -131,11 +160,11 @@ class ReluDual(AbstractDual):
 def arc_cosine_of_degree(
     degree: int, pair: Pair, left: Deviation, right: Deviation
 ) -> Float[Array, "..."]:
-    r"""$K_n = E u_+^n v_+^n$, the arc-cosine kernel of order $n$ but for scale.
+    r"""$K_n = E u_+^n v_+^n$, a multiple of the arc-cosine kernel of order $n$.
 
-    By $K_{n+1} = (2n + 1)\, k K_n + n^2 (s^2 s'^2 - k^2)\, K_{n-1}$, which follows from
-    eq. 4 of Cho & Saul 2009: with $c = \cos\theta$, the $n$-th derivative $F_n$ in $c$
-    of $F_0 = (\pi - \theta) / \sin\theta$ has
+    It is found by $K_{n+1} = (2n + 1)\, k K_n + n^2 (s^2 s'^2 - k^2)\, K_{n-1}$, which
+    follows from eq. 4 of Cho & Saul 2009: with $c = \cos\theta$, the $n$-th derivative
+    $F_n$ in $c$ of $F_0 = (\pi - \theta) / \sin\theta$ has
     $(1 - c^2) F_{n+1} = (2n + 1)\, c F_n + n^2 F_{n-1}$ for $n \ge 1$, and
     $2\pi K_n = (s s')^n \sin^{2n+1}\theta\, F_n$.
     """
@@ -159,7 +188,7 @@ def _minor(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]
 def _arc_cosine_of_degree_jvp(
     degree: int, primals: tuple, tangents: tuple
 ) -> tuple[Array, Array]:
-    """In `cov` it is $n^2 K_{n-1}$; in $s s'$ it follows as $K_n$ is homogeneous."""
+    r"""$\partial_k K_n = n^2 K_{n-1}$; $K_n$ is homogeneous in $k$ and $s s'$."""
     if degree < 2:
         values, d_values = jax.jvp(arc_cosine, primals, tangents)
         return values[1 - degree], d_values[1 - degree]
@@ -176,18 +205,21 @@ def _arc_cosine_of_degree_jvp(
 class RectifiedMonomialDual(AbstractDual):
     r"""Dual of $f(x) = x^n$ for $x > 0$, else 0; a step of height 1 for $n = 0$.
 
-    A step is flat but for its jump, which gradients in finite networks do not see:
-    $E f' f' = 0$.
+    $$E f f = \frac{(s s')^n}{2\pi} J_n(\theta), \qquad
+    E f' f' = n^2 \frac{(s s')^{n-1}}{2\pi} J_{n-1}(\theta)$$
+
+    with $J_n(\theta) = (-1)^n (\sin\theta)^{2n+1} \big(\frac{1}{\sin\theta}
+    \frac{\partial}{\partial\theta}\big)^n \frac{\pi - \theta}{\sin\theta}$ (Cho & Saul
+    2009, eq. 3 and 4). A step is flat except for its jump, which gradients in finite
+    networks do not see: $E f' f' = 0$ for $n = 0$.
     """
 
     degree: int = eqx.field(static=True)
 
     def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
-        """The standard deviation and its reciprocal."""
         return deviation(variance)
 
     def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
-        """Arc-cosine kernels of order $n$ and $n - 1$."""
         value = arc_cosine_of_degree(self.degree, pair, left, right)
         if self.degree == 0:
             return Moments(value, jnp.zeros_like(value))
@@ -195,7 +227,6 @@ class RectifiedMonomialDual(AbstractDual):
         return Moments(value, self.degree**2 * below)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        r"""$\frac{1}{2} (2n - 1)!!\, v^n$."""
         if self.degree == 0:
             return jnp.where(variance > 0, 0.5, jnp.asarray(0.25, variance.dtype))
         odd_factorial = math.prod(range(1, 2 * self.degree, 2))
@@ -203,17 +234,19 @@ class RectifiedMonomialDual(AbstractDual):
 
 
 class SignDual(AbstractDual):
-    r"""Dual of the sign, $E f f = \frac{2}{\pi} \arcsin\rho$ and $E f' f' = 0$."""
+    r"""Dual of the sign.
+
+    $E f f = \frac{2}{\pi} \arcsin\rho$ (Williams 1997, eq. 11, in the limit of steep
+    error functions) and $E f' f' = 0$: gradients in finite networks do not see jumps.
+    """
 
     def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
-        """The standard deviation and its reciprocal."""
         return deviation(variance)
 
     def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
-        """Twice a step, less one."""
+        # The sign is twice a step, minus one.
         _, step = arc_cosine(pair, left, right)
         return Moments(4 * step - 1, jnp.zeros_like(step))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """One, but zero for zero."""
         return jnp.where(variance > 0, 1, jnp.asarray(0, variance.dtype))

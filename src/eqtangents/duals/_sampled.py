@@ -1,4 +1,4 @@
-"""Elementwise functions, by their values."""
+"""Elementwise functions, evaluated at many points in NumPy."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-_SIZE = 8192  # of what is evaluated at once, so that it compiles once
+_AT_ONCE = 8192  # points of one evaluation: always as many, so that it compiles once
 
 
 def slope(fn: Callable) -> Callable:
@@ -16,15 +16,15 @@ def slope(fn: Callable) -> Callable:
     return lambda x: jax.jvp(fn, (x,), (jnp.ones_like(x),))[1]
 
 
-class Sampled:
-    """An elementwise function and its slope, of arrays of NumPy.
+class SampledFunction:
+    """An elementwise function and its slope, from arrays of NumPy to arrays of NumPy.
 
-    In double precision, whatever the default of JAX is, if the function can be
-    evaluated in that.
+    They are evaluated in double precision, whatever JAX's default is, if the function
+    can be evaluated in double precision at all.
     """
 
     def __init__(self, fn: Callable):
-        """Evaluate nothing yet."""
+        """Keep the function; nothing is evaluated yet."""
         self._both = jax.jit(lambda x: jax.jvp(fn, (x,), (jnp.ones_like(x),)))
         self._double = True
 
@@ -33,9 +33,10 @@ class Sampled:
     ) -> tuple[Float[np.ndarray, "*s"], Float[np.ndarray, "*s"]]:
         """Values and slopes.
 
-        Raises what NumPy raises if they depend on values that are being traced.
+        **Raises:** `jax.errors.TracerArrayConversionError` if they depend on values
+        that are being traced.
         """
-        parts = np.array_split(x.ravel(), range(_SIZE, x.size, _SIZE))
+        parts = np.array_split(x.ravel(), range(_AT_ONCE, x.size, _AT_ONCE))
         values, slopes = zip(*map(self._evaluated, parts), strict=True)
         return (
             np.concatenate(values).reshape(x.shape),
@@ -43,7 +44,7 @@ class Sampled:
         )
 
     def _evaluated(self, x: Float[np.ndarray, " n"]) -> list[np.ndarray]:
-        padded = np.resize(x, _SIZE)
+        padded = np.resize(x, _AT_ONCE)
         if self._double:
             try:
                 # Arrays in the function may be of single precision.
@@ -51,7 +52,7 @@ class Sampled:
                     return self._as_numpy(padded, x.size)
             except jax.errors.TracerArrayConversionError:
                 raise
-            except Exception:  # whatever arrays of another type in the function raise
+            except Exception:  # arrays of another type in the function may raise any
                 self._double = False
         return self._as_numpy(padded, x.size)
 

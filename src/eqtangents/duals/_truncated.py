@@ -3,12 +3,12 @@ r"""Truncated moments of two correlated standard normal variables.
 $$M_{mn}(h, k, \rho) = \mathbb{E} (X - h)_+^m (Y - k)_+^n, \qquad h, k \ge 0$$
 
 with $x_+^0$ a step and, below, $x_+^{-1}$ its derivative, a delta function. $M_{00}$ is
-a probability, by Owen's function (Owen 1956)
+a probability, which follows from Owen's function (Owen 1956)
 
 $$T(h, a) = \frac{1}{2\pi} \int_0^a \frac{e^{-h^2 (1 + x^2) / 2}}{1 + x^2} dx.$$
 
-Its integrand is smooth for $|a| \le 1$, as $a$ can always be made: a few nodes suffice
-at all correlations, also where $X$ and $Y$ nearly coincide. Write $c_m$ for $m$, but 1
+Other $a$ reduce to $|a| \le 1$, where the integrand is smooth: a few nodes suffice at
+all correlations, even where $X$ and $Y$ nearly coincide. Write $c_m$ for $m$, but 1
 for $m = 0$. The other moments follow by Stein's lemma,
 
 $$M_{mn} = c_{m-1} M_{m-2,\, n} + c_n \rho M_{m-1,\, n-1} - h M_{m-1,\, n},$$
@@ -30,15 +30,15 @@ from jaxtyping import Array, Float
 from eqtangents.duals._elementary import reciprocal, safe_sqrt, valued
 
 
-FARTHEST = 40.0  # standard deviations: in any precision there is nothing beyond
-# Gauss-Legendre nodes on [-1, 1] for even functions, of which half are needed.
-_NODES = {np.dtype(np.float32): 10, np.dtype(np.float64): 20}
-# Moments by their indices, each from -1.
-Moments: TypeAlias = dict[tuple[int, int], Float[Array, "..."]]
+FARTHEST = 40.0  # standard deviations, beyond which any density rounds to zero
+# Gauss-Legendre nodes on [-1, 1]. The integrand is even, so that half are evaluated.
+_OWEN_NODES = {np.dtype(np.float32): 10, np.dtype(np.float64): 20}
+# The moments `M[m, n]` by their indices, each from -1.
+JointMoments: TypeAlias = dict[tuple[int, int], Float[Array, "..."]]
 
 
 class _Differences(NamedTuple):
-    """Of a correlation to 1 and to -1: `1 - correlation`, and `1 + correlation`."""
+    """The distances of a correlation from 1 and from -1."""
 
     to_one: Float[Array, "..."]
     to_minus_one: Float[Array, "..."]
@@ -54,8 +54,8 @@ def tail(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return 0.5 * lax.erfc(x * (1 / math.sqrt(2)))
 
 
-def factor(n: int) -> int:
-    """Of the derivative of the power `n`: that of a step is a delta function."""
+def power_factor(n: int) -> int:
+    """The factor `c_n` in the derivative of `x**n`: a step becomes a delta function."""
     return max(n, 1)
 
 
@@ -65,7 +65,7 @@ def truncated_moments(
     r"""$\mathbb{E} (X - h)_+^m$ for $m$ from -1, a delta function, to a degree."""
     moments = {-1: density(h), 0: tail(h)}
     for m in range(1, degree + 1):
-        moments[m] = factor(m - 1) * moments[m - 2] - h * moments[m - 1]
+        moments[m] = power_factor(m - 1) * moments[m - 2] - h * moments[m - 1]
     return moments
 
 
@@ -76,25 +76,25 @@ def joint_moments(
     k: Float[Array, "*s"],
     correlation: Float[Array, "*s"],
     deficit: Float[Array, "*s"],
-) -> Moments:
+) -> JointMoments:
     """The moments up to a degree in either variable, by their indices from 0.
 
-    The deficit, `1 - |correlation|`, is given besides: near zero it may be known to
-    more digits. It follows from the correlation, so that no derivative is its own.
+    The deficit, `1 - |correlation|`, is given as well, since near zero it may be known
+    to more digits. It is a function of the correlation: its tangent is not used.
     """
-    moments = _edges(degree, h, k, correlation, deficit)
+    moments = _edge_moments(degree, h, k, correlation, deficit)
     moments[0, 0] = _both_above(h, k, _differences(correlation, deficit))
     for m in range(degree + 1):
         for n in range(degree + 1):
             if m > 0:
                 moments[m, n] = (
-                    factor(m - 1) * moments[m - 2, n]
-                    + factor(n) * correlation * moments[m - 1, n - 1]
+                    power_factor(m - 1) * moments[m - 2, n]
+                    + power_factor(n) * correlation * moments[m - 1, n - 1]
                     - h * moments[m - 1, n]
                 )
             elif n > 0:
                 moments[0, n] = (
-                    factor(n - 1) * moments[0, n - 2]
+                    power_factor(n - 1) * moments[0, n - 2]
                     + correlation * moments[-1, n - 1]
                     - k * moments[0, n - 1]
                 )
@@ -104,26 +104,26 @@ def joint_moments(
 @joint_moments.defjvp
 def _joint_moments_jvp(
     degree: int, primals: tuple, tangents: tuple
-) -> tuple[Moments, Moments]:
+) -> tuple[JointMoments, JointMoments]:
     d_h, d_k, d_correlation, _ = tangents
     moments = joint_moments(degree, *primals)
-    below = _edges(degree, *primals) | moments
+    below = _edge_moments(degree, *primals) | moments
     return moments, {
-        (m, n): factor(m) * factor(n) * below[m - 1, n - 1] * d_correlation
-        - factor(m) * below[m - 1, n] * d_h
-        - factor(n) * below[m, n - 1] * d_k
+        (m, n): power_factor(m) * power_factor(n) * below[m - 1, n - 1] * d_correlation
+        - power_factor(m) * below[m - 1, n] * d_h
+        - power_factor(n) * below[m, n - 1] * d_k
         for m, n in moments
     }
 
 
-def _edges(
+def _edge_moments(
     degree: int,
     h: Float[Array, "*s"],
     k: Float[Array, "*s"],
     correlation: Float[Array, "*s"],
     deficit: Float[Array, "*s"],
-) -> Moments:
-    """The moments of which one index or both are -1."""
+) -> JointMoments:
+    """The moments with one index or both equal to -1."""
     differences = _differences(correlation, deficit)
     on_h = _on_edge(degree, h, k, differences)
     on_k = _on_edge(degree, k, h, differences)
@@ -137,13 +137,13 @@ def _on_edge(
     k: Float[Array, "*s"],
     differences: _Differences,
 ) -> list[Float[Array, "*s"]]:
-    """Moments of `Y - k` where `X = h`, times the density of that, from -1 on.
+    """Moments of `Y - k` given `X = h`, times the density of `X` at `h`, from -1 on.
 
-    There `Y - k` has the mean `-gap` and the standard deviation `root`.
+    Given `X = h`, `Y - k` has the mean `-gap` and the standard deviation `root`.
     """
     gap, root = _gap_and_root(h, k, differences)
     inverse = reciprocal(root)
-    scaled = _scaled(gap, root)
+    scaled = _gap_in_roots(gap, root)
     above, at_zero = tail(scaled), density(scaled) * inverse
     square = root * root
     moments = [at_zero, above, square * at_zero - gap * above]
@@ -156,7 +156,7 @@ def _on_edge(
 def _differences(
     correlation: Float[Array, "*s"], deficit: Float[Array, "*s"]
 ) -> _Differences:
-    """Of which the smaller is the deficit, whose digits subtracting may have lost."""
+    """Both distances; the smaller is the deficit, to which subtracting lost digits."""
     deficit = lax.stop_gradient(deficit)
     opposite = correlation < 0
     return _Differences(
@@ -173,8 +173,10 @@ def _gap_and_root(
     return (k - h) + to_one * h, safe_sqrt(to_one * to_minus_one)
 
 
-def _scaled(gap: Float[Array, "*s"], root: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`gap / root`, or as far as it gets."""
+def _gap_in_roots(
+    gap: Float[Array, "*s"], root: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    """`gap / root`, at most `FARTHEST` in size where the root is zero."""
     ratio = gap * reciprocal(root)
     return jnp.where(root > 0, ratio, jnp.sign(gap) * FARTHEST)
 
@@ -183,7 +185,7 @@ def _both_above(
     h: Float[Array, "*s"], k: Float[Array, "*s"], differences: _Differences
 ) -> Float[Array, "*s"]:
     """The probability of `X > h` and `Y > k`."""
-    # At zero, where the ratio of the two is lost, the same as right above.
+    # Zero bounds are moved to a tiny one, since Owen's function takes their ratio.
     h, k = (jnp.maximum(bound, jnp.asarray(1e-15, bound.dtype)) for bound in (h, k))
     outside = _owen(h, *_gap_and_root(h, k, differences))
     outside += _owen(k, *_gap_and_root(k, h, differences))
@@ -195,13 +197,14 @@ def _owen(
 ) -> Float[Array, "*s"]:
     """`T(h, gap / (h root))`.
 
-    By `T(h, a) + T(a h, 1 / a)`, which is known, if the second argument exceeds one.
+    If the second argument `a` exceeds one, `T(a h, 1 / a)` is integrated instead, since
+    the sum of the two is known in closed form.
     """
     size, other = jnp.abs(gap), h * root
     steep = size > other
     small, large = (jnp.where(steep, a, b) for a, b in ((other, size), (size, other)))
     slope = small * reciprocal(large)
-    far = jnp.minimum(jnp.abs(_scaled(gap, root)), FARTHEST)
+    far = jnp.minimum(jnp.abs(_gap_in_roots(gap, root)), FARTHEST)
     integral = _owen_integral(jnp.where(steep, far, h), slope)
     near, beyond = tail(h), tail(far)
     whole = 0.5 * (near + beyond) - near * beyond
@@ -210,7 +213,7 @@ def _owen(
 
 def _owen_integral(h: Float[Array, "*s"], a: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`T(h, a)` for `a` from 0 to 1, by quadrature."""
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES[np.dtype(a.dtype)])
+    nodes, weights = np.polynomial.legendre.leggauss(_OWEN_NODES[np.dtype(a.dtype)])
     half_square, square = -0.5 * h * h, a * a
     total = jnp.zeros_like(a)
     for node, weight in zip(nodes, weights, strict=True):

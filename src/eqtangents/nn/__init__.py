@@ -29,7 +29,10 @@ from eqtangents.nn._conv import Conv as Conv
 from eqtangents.nn._conv_local import ConvLocal as ConvLocal
 from eqtangents.nn._conv_transpose import ConvTranspose as ConvTranspose
 from eqtangents.nn._dropout import Dropout as Dropout
-from eqtangents.nn._elementwise import Elementwise as Elementwise
+from eqtangents.nn._elementwise import (
+    Elementwise as Elementwise,
+    FromDual as FromDual,
+)
 from eqtangents.nn._expanded import (
     Elu as Elu,
     Gelu as Gelu,

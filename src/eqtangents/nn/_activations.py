@@ -1,4 +1,4 @@
-"""What nonlinearities share."""
+"""The abstract class of all nonlinearities."""
 
 import abc
 
@@ -11,7 +11,7 @@ from eqtangents.covariance import (
     TrainedGains,
     mapped_examples,
 )
-from eqtangents.duals import AbstractDual, ReluDual
+from eqtangents.duals import AbstractDual, LinearDual
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
@@ -25,10 +25,13 @@ class AbstractActivation(AbstractParameterless):
     r"""A function of each channel at each position.
 
     $K' = \mathbb{E}\, f(u) f(v)$ and $T' = T\; \mathbb{E}\, f'(u) f'(v)$ for centred
-    Gaussian $(u, v)$ whose covariances are those of the input. The input of the network
-    is no random variable: to it, the function is applied as it is. A function that is a
-    line through zero, by slopes that are equal Python numbers, is linear: as a `Scale`,
-    it needs no Gaussian input and keeps what is Gaussian so.
+    Gaussian $(u, v)$ with the covariances of the input. The input of the network is no
+    random variable: to it, the function is applied as it is. A function whose
+    dual is a `LinearDual` is linear: as a `Scale`, it needs no Gaussian input and keeps
+    what is Gaussian so.
+
+    A subclass gives `dual` and `function`, which must agree: `testing.check_dual` tries
+    that. The rest is here.
     """
 
     @property
@@ -41,24 +44,21 @@ class AbstractActivation(AbstractParameterless):
         """The function itself, entry by entry."""
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         value, extras = unwrap(x)
         return extras.rewrap(self.function(value), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Apply the dual, if the input is Gaussian."""
         covariance = one_input(self, covariance)
         if covariance.examples is not None:
             return mapped_examples(covariance, self.function)
         dual = self.dual
-        slope = _slope_of_line(dual)
-        if slope is not None:
-            return Scaled(covariance, slope)
+        if isinstance(dual, LinearDual):
+            return Scaled(covariance, dual.slope)
         if not covariance.outline.gaussian:
             raise LayerError(
                 self,
-                "needs a Gaussian input for its kernel (or that of the network "
-                "itself), but nothing with weights stands between it and another "
+                "needs a Gaussian input for its kernel (or the input of the "
+                "network), but nothing with weights stands between it and another "
                 "nonlinearity, a `Flatten`, a pooled or joined input, a product or a "
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )
@@ -67,7 +67,7 @@ class AbstractActivation(AbstractParameterless):
         if covariance.outline.has_trained_gains and not (
             isinstance(covariance, TrainedGains)
             and not covariance.upstream.outline.has_trained_gains
-            and isinstance(dual, ReluDual)
+            and dual.homogeneous
         ):
             raise LayerError(
                 self,
@@ -76,12 +76,3 @@ class AbstractActivation(AbstractParameterless):
                 "between the two, or use `use_weight=False`.",
             )
         return Nonlinear(covariance, dual)
-
-
-def _slope_of_line(dual: AbstractDual) -> float | None:
-    """The slope of a function that is known to be a line through zero."""
-    if not isinstance(dual, ReluDual):
-        return None
-    below, above = dual.negative_slope, dual.positive_slope
-    concrete = isinstance(below, float | int) and isinstance(above, float | int)
-    return float(below) if concrete and below == above else None

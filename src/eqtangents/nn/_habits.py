@@ -49,11 +49,12 @@ _RENAMED = {
     ("epsilon", "variance_epsilon"): ("eps",),
     ("elementwise_affine", "affine", "channelwise_affine"): ("use_weight",),
     ("n_rep", "times", "n_layers", "num_layers", "n_branches", "num_branches"): ("n",),
-    ("f", "func", "function", "activation", "nngp_fn"): ("fn",),
+    ("f", "func", "function", "activation"): ("fn",),
     ("order", "power", "n", "deg"): ("degree",),
     ("coef", "coefs", "coeffs"): ("coefficients",),
     ("idx",): ("index",),
     ("size", "target_shape"): ("shape",),
+    ("nngp_fn",): ("dual",),
     ("d_nngp_fn", "d_nngp"): ("dual_derivative",),
     ("pattern", "graph", "edges"): ("adjacency",),
     ("x", "inputs", "values", "data"): ("value",),
@@ -81,6 +82,10 @@ _SAID = {
     ("dimension_numbers", "channel_axis", "batch_axis"): _AXES,
     ("keep_rate", "keep_prob"): (
         "`p` is the probability of dropping a value: one less that of keeping it."
+    ),
+    ("dual", "dual_derivative", "nngp_fn", "d_nngp_fn", "d_nngp"): (
+        "A nonlinearity by its dual is `nn.FromDual(dual)`, with `dual_derivative` and "
+        "`fn` if there are any."
     ),
     ("window_init", "w_init", "b_init"): (
         "Parameters are normally distributed, of standard deviations `weight_std` and "

@@ -14,7 +14,7 @@ from eqtangents.nn._rectifiers import ABRelu, Relu, Sign
 from eqtangents.nn._smooth import Cos, Erf, Exp, Sin
 
 
-_KNOWN: dict[Callable, AbstractActivation] = {
+_LAYER_OF_FUNCTION: dict[Callable, AbstractActivation] = {
     jax.nn.relu: Relu(),
     jax.nn.relu6: Relu6(),
     jax.nn.hard_tanh: HardTanh(),
@@ -48,11 +48,11 @@ _KNOWN: dict[Callable, AbstractActivation] = {
 
 
 def known_activation(fn: Callable) -> AbstractActivation | None:
-    """The layer that a function is, told by its identity."""
+    """The layer that a function is, recognised by its identity."""
     # By the very object: equal ones of other types may be anything.
     if not isinstance(fn, Hashable) or isinstance(fn, AbstractActivation):
         return None
     try:
-        return _KNOWN.get(fn)
+        return _LAYER_OF_FUNCTION.get(fn)
     except TypeError:  # it holds what cannot be hashed
         return None

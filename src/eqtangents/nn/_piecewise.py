@@ -8,36 +8,39 @@ from eqtangents.nn._activations import AbstractActivation
 
 
 class HardTanh(AbstractActivation):
-    r"""$\max(-1, \min(x, 1))$.
+    r"""$f(x) = \max(-1, \min(x, 1))$.
 
-    Its kernel is a closed form, by bivariate normal probabilities.
+    With $f(x) = x + (-1 - x)_+ - (x - 1)_+$, the kernel is a sum of truncated moments,
+    which are bivariate normal probabilities and densities. $T'$ is the probability that
+    neither input is cut off, times $T$.
+
+    **Source:** truncated moments by Owen 1956; see `PiecewisePolynomialDual`.
     """
 
     @property
     def dual(self) -> PiecewisePolynomialDual:
-        """The line, less what is beyond its ends."""
-        ends = Break(-1.0, (0.0, 1.0)), Break(1.0, (0.0, -1.0))
-        return PiecewisePolynomialDual(PiecewisePolynomial((0.0, 1.0), ends))
+        breaks = Break(-1.0, (0.0, 1.0)), Break(1.0, (0.0, -1.0))
+        return PiecewisePolynomialDual(PiecewisePolynomial((0.0, 1.0), breaks))
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The input, cut off."""
         return jax.nn.hard_tanh(x)
 
 
 class Relu6(AbstractActivation):
-    r"""$\min(\max(x, 0), 6)$.
+    r"""$f(x) = \min(\max(x, 0), 6)$.
 
-    Its kernel is a closed form, by bivariate normal probabilities.
+    With $f(x) = x_+ - (x - 6)_+$,
+    $K' = \sum_{ij} w_i w_j\, \mathbb{E} (u - t_i)_+ (v - t_j)_+$ for $w = (1, -1)$ and
+    $t = (0, 6)$, which are bivariate normal probabilities and densities. $T'$ is the
+    probability that neither input is cut off, times $T$.
 
     **Source:** Krizhevsky 2010, Convolutional deep belief networks on CIFAR-10.
     """
 
     @property
     def dual(self) -> PiecewisePolynomialDual:
-        """A rectifier, less what is beyond 6."""
-        ends = Break(0.0, (0.0, 1.0)), Break(6.0, (0.0, -1.0))
-        return PiecewisePolynomialDual(PiecewisePolynomial((0.0,), ends))
+        breaks = Break(0.0, (0.0, 1.0)), Break(6.0, (0.0, -1.0))
+        return PiecewisePolynomialDual(PiecewisePolynomial((0.0,), breaks))
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The positive part, cut off."""
         return jax.nn.relu6(x)

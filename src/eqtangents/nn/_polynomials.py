@@ -21,7 +21,7 @@ def _are_numbers(x: Any) -> bool:
     return is_real(x) and np.ndim(x) == 1
 
 
-_COEFFICIENTS = "be a sequence of numbers, from that of the constant upwards"
+_COEFFICIENTS = "be a sequence of numbers, from the constant upwards"
 Coefficients: TypeAlias = Annotated[
     Sequence[Scalar] | Float[Array, " terms"],
     Rule(
@@ -34,7 +34,7 @@ Coefficients: TypeAlias = Annotated[
 
 
 class Polynomial(AbstractActivation):
-    r"""$\sum_m c_m x^m$.
+    r"""$f(x) = \sum_m c_m x^m$.
 
     $K' = \sum_l p_l(v)\, p_l(v')\, k^l$ with
     $p_l(v) = \sum_i c_{l + 2i} \frac{(l + 2i)!}{2^i\, i!\, \sqrt{l!}} v^i$.
@@ -45,17 +45,15 @@ class Polynomial(AbstractActivation):
     coefficients: tuple[Scalar, ...] | Float[Array, " terms"]
 
     def __init__(self, coefficients: Coefficients):
-        """Set the coefficients, from that of the constant upwards."""
+        """Set the coefficients, from the constant upwards."""
         is_array = isinstance(coefficients, jax.Array)
         self.coefficients = coefficients if is_array else tuple(coefficients)
 
     @property
     def dual(self) -> PolynomialDual:
-        """A power series in the covariance."""
         return PolynomialDual(self.coefficients)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The polynomial, by Horner's rule."""
         total = jnp.zeros_like(x)
         for coefficient in self.coefficients[::-1]:
             total = total * x + jnp.asarray(coefficient, x.dtype)
@@ -63,7 +61,13 @@ class Polynomial(AbstractActivation):
 
 
 class Monomial(AbstractActivation):
-    r"""$x^n$, a `Polynomial` of one term."""
+    r"""$f(x) = x^n$, a `Polynomial` of one term.
+
+    $$K' = \sum_i \frac{(n!)^2\, (v v')^i\, k^{n - 2i}}{4^i\, (i!)^2\, (n - 2i)!},
+    \qquad T' = T\, \frac{\partial K'}{\partial k}$$
+
+    **Source:** Mehler's formula; Daniely et al. 2016, arXiv:1602.05897, section 4.2.
+    """
 
     degree: CountOrZero = eqx.field(static=True)
 
@@ -73,18 +77,19 @@ class Monomial(AbstractActivation):
 
     @property
     def dual(self) -> PolynomialDual:
-        """A power series in the covariance."""
         return PolynomialDual((0.0,) * self.degree + (1.0,))
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A power."""
         return x**self.degree
 
 
 class Hermite(AbstractActivation):
     r"""$h_n = \mathrm{He}_n / \sqrt{n!}$, a normalised Hermite polynomial.
 
-    $K' = k^n$ for variances of 1; the kernel is right for any.
+    $$K' = \sum_i \frac{n!}{(n - 2i)!} \frac{((v - 1)(v' - 1))^i}{4^i\, (i!)^2}\,
+    k^{n - 2i}, \qquad T' = T\, \frac{\partial K'}{\partial k}$$
+
+    At variances of 1 it is $K' = k^n$.
 
     **Source:** Mehler's formula, and the derivatives of Hermite polynomials.
     """
@@ -97,11 +102,9 @@ class Hermite(AbstractActivation):
 
     @property
     def dual(self) -> HermiteDual:
-        """A power series in the covariance."""
         return HermiteDual(self.degree)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The polynomial, by its recurrence."""
         below, value = jnp.zeros_like(x), jnp.ones_like(x)
         for n in range(self.degree):
             raised = x * value - math.sqrt(n) * below

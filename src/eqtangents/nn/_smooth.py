@@ -15,17 +15,19 @@ from eqtangents.duals import (
     GaussianDual,
     RbfDual,
     SineDual,
+    constants,
 )
 from eqtangents.nn._activations import AbstractActivation
 from eqtangents.nn._layer import LayerError
 
 
-def _constants(x: Float[Array, "..."], *values: Scalar) -> list[Float[Array, ""]]:
-    return [jnp.asarray(value, x.dtype) for value in values]
-
-
 class Erf(AbstractActivation):
-    r"""The error function, $a\, \mathrm{erf}(b x) + c$.
+    r"""The error function, $f(x) = a\, \mathrm{erf}(b x) + c$.
+
+    $$K' = \frac{2 a^2}{\pi} \arcsin \frac{2 b^2 k}{e e'} + c^2, \qquad
+    T' = \frac{4 a^2 b^2}{\pi} \frac{T}{\sqrt{e^2 e'^2 - 4 b^4 k^2}}$$
+
+    with $e = \sqrt{1 + 2 b^2 v}$.
 
     **Source:** Williams 1997, "Computing with infinite networks", eq. 11.
     """
@@ -40,37 +42,39 @@ class Erf(AbstractActivation):
 
     @property
     def dual(self) -> ErfDual:
-        """Arcsine kernel."""
         return ErfDual(self.a, self.b, self.c)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """The error function."""
-        a, b, c = _constants(x, self.a, self.b, self.c)
+        a, b, c = constants(x, self.a, self.b, self.c)
         return a * erf(b * x) + c
-
-
-class SigmoidLike(AbstractActivation):
-    r"""$\frac{1}{2} (1 + \mathrm{erf}(x / 2.402\ldots))$.
-
-    Of the error functions the closest to the logistic sigmoid on $[-5, 5]$, in least
-    squares. `Sigmoid` is the logistic one, whose kernel is an expansion.
-    """
-
-    @property
-    def dual(self) -> ErfDual:
-        """Arcsine kernel."""
-        return ErfDual(0.5, 1 / _SIGMOID_WIDTH, 0.5)
-
-    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """An error function between 0 and 1."""
-        return 0.5 * erf(x / _SIGMOID_WIDTH) + 0.5
 
 
 _SIGMOID_WIDTH = 2.4020563531719796
 
 
+class SigmoidLike(AbstractActivation):
+    r"""$f(x) = \frac{1}{2} (1 + \mathrm{erf}(b x))$ with $b = 1 / 2.402$.
+
+    $K' = \frac{1}{2\pi} \arcsin \frac{2 b^2 k}{e e'} + \frac{1}{4}$ with
+    $e = \sqrt{1 + 2 b^2 v}$, as for `Erf`. Among error functions this one is the
+    closest to the logistic sigmoid on $[-5, 5]$, in least squares. `Sigmoid` is the
+    logistic one, whose kernel is an expansion.
+    """
+
+    @property
+    def dual(self) -> ErfDual:
+        return ErfDual(0.5, 1 / _SIGMOID_WIDTH, 0.5)
+
+    def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        return 0.5 * erf(x / _SIGMOID_WIDTH) + 0.5
+
+
 class Sin(AbstractActivation):
-    r"""$a \sin(b x + c)$.
+    r"""$f(x) = a \sin(b x + c)$.
+
+    $K' = \frac{a^2}{2} (S_- - S_+)$ and $T' = \frac{a^2 b^2}{2} (S_- + S_+)\, T$ with
+    $S_- = e^{-b^2 ((v + v') / 2 - k)}$ and
+    $S_+ = \cos(2c)\, e^{-b^2 ((v + v') / 2 + k)}$.
 
     **Source:** Louart et al. 2018, arXiv:1702.05419, table 1.
     """
@@ -85,19 +89,21 @@ class Sin(AbstractActivation):
 
     @property
     def dual(self) -> SineDual:
-        """Exponentials."""
         return SineDual(self.a, self.b, self.c)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A sine wave."""
-        a, b, c = _constants(x, self.a, self.b, self.c)
+        a, b, c = constants(x, self.a, self.b, self.c)
         return a * jnp.sin(b * x + c)
 
 
 class Cos(AbstractActivation):
-    r"""$a \cos(b x + c)$, a sine ahead by a quarter of its period.
+    r"""$f(x) = a \cos(b x + c)$, a sine ahead by a quarter of its period.
 
-    **Source:** as of `Sin`.
+    $K' = \frac{a^2}{2} (S_- + S_+)$ and $T' = \frac{a^2 b^2}{2} (S_- - S_+)\, T$ with
+    $S_- = e^{-b^2 ((v + v') / 2 - k)}$ and
+    $S_+ = \cos(2c)\, e^{-b^2 ((v + v') / 2 + k)}$.
+
+    **Source:** Louart et al. 2018, arXiv:1702.05419, table 1.
     """
 
     a: Scalar
@@ -110,20 +116,18 @@ class Cos(AbstractActivation):
 
     @property
     def dual(self) -> SineDual:
-        """Exponentials."""
         return SineDual(self.a, self.b, self.c + math.pi / 2)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A cosine wave."""
-        a, b, c = _constants(x, self.a, self.b, self.c)
+        a, b, c = constants(x, self.a, self.b, self.c)
         return a * jnp.cos(b * x + c)
 
 
 class Rbf(AbstractActivation):
-    r"""$\sqrt{2} \sin(\sqrt{2\gamma}\, x + \pi / 4)$.
+    r"""$f(x) = \sqrt{2} \sin(\sqrt{2\gamma}\, x + \pi / 4)$.
 
-    Its kernel is the squared exponential, $K' = e^{-\gamma (v + v' - 2k)}$, of the
-    distance between the inputs.
+    Its kernel is the squared exponential of the distance between the inputs,
+    $K' = e^{-\gamma (v + v' - 2k)}$, and $T' = 2 \gamma K' T$.
 
     **Source:** Rahimi & Recht 2007, "Random features for large-scale kernel machines".
     """
@@ -136,17 +140,18 @@ class Rbf(AbstractActivation):
 
     @property
     def dual(self) -> RbfDual:
-        """A squared exponential."""
         return RbfDual(self.gamma)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A sine wave of random phase, in effect."""
-        (gamma,) = _constants(x, self.gamma)
+        (gamma,) = constants(x, self.gamma)
         return math.sqrt(2) * jnp.sin(jnp.sqrt(2 * gamma) * x + math.pi / 4)
 
 
 class Gaussian(AbstractActivation):
-    r"""$a\, e^{b x^2}$.
+    r"""$f(x) = a\, e^{b x^2}$.
+
+    $K' = a^2 / \sqrt{D}$ and $T' = 4 a^2 b^2 k\, D^{-3/2}\, T$ with
+    $D = (1 - 2 b v)(1 - 2 b v') - 4 b^2 k^2$.
 
     For positive `b` the kernel is finite only while $4 b v < 1$ for all variances.
 
@@ -162,17 +167,17 @@ class Gaussian(AbstractActivation):
 
     @property
     def dual(self) -> GaussianDual:
-        """The inverse root of a determinant."""
         return GaussianDual(self.a, self.b)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A bell curve."""
-        a, b = _constants(x, self.a, self.b)
+        a, b = constants(x, self.a, self.b)
         return a * jnp.exp(b * x * x)
 
 
 class Exp(AbstractActivation):
-    r"""$a\, e^{b x}$, whose kernel is $K' = a^2 e^{b^2 (k + (v + v') / 2)}$.
+    r"""$f(x) = a\, e^{b x}$.
+
+    $K' = a^2 e^{b^2 (k + (v + v') / 2)}$ and $T' = b^2 K' T$.
 
     **Source:** the mean of a log-normal variable.
     """
@@ -186,20 +191,18 @@ class Exp(AbstractActivation):
 
     @property
     def dual(self) -> ExpDual:
-        """An exponential."""
         return ExpDual(self.a, self.b)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """An exponential."""
-        a, b = _constants(x, self.a, self.b)
+        a, b = constants(x, self.a, self.b)
         return a * jnp.exp(b * x)
 
 
 class ExpNormalized(AbstractActivation):
     r"""The kernel $K' = s s' e^{\gamma (\rho + h)}$ with $\rho = k / (s s')$.
 
-    It is defined by its kernel. The finite network has no such function, which would
-    depend on the variance of its own input.
+    $T' = \gamma e^{\gamma (\rho + h)}\, T$. It is defined by its kernel. The finite
+    network has no such function, which would depend on the variance of its own input.
 
     **Source:** Shankar et al. 2020, arXiv:2003.02237, section 4.
     """
@@ -213,11 +216,9 @@ class ExpNormalized(AbstractActivation):
 
     @property
     def dual(self) -> ExpNormalizedDual:
-        """An exponential of the correlation."""
         return ExpNormalizedDual(self.gamma, self.shift)
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Raise: there is none."""
         raise LayerError(
             self,
             "is defined by its kernel and is no function, so that it exists in "
@@ -227,16 +228,19 @@ class ExpNormalized(AbstractActivation):
 
 
 class Gabor(AbstractActivation):
-    r"""$e^{-x^2} \sin x$.
+    r"""$f(x) = e^{-x^2} \sin x$.
+
+    $$K' = \frac{e^{2k / d} - 1}{2 \sqrt{d}}
+    \exp\big({-\tfrac{1}{d} (\tfrac{v + v'}{2} + 2 (v v' - k^2) + k)}\big)$$
+
+    with $d = (1 + 2 v)(1 + 2 v') - 4 k^2$, and $T' = T\, \partial K' / \partial k$.
 
     **Source:** the kernel of `Sin` under a Gaussian that $e^{-u^2 - v^2}$ has narrowed.
     """
 
     @property
     def dual(self) -> GaborDual:
-        """That of sines, for other variances."""
         return GaborDual()
 
     def function(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """A wave packet."""
         return jnp.exp(-x * x) * jnp.sin(x)
