@@ -134,6 +134,26 @@ def test_inputs_at_special_points(name):
         np.testing.assert_allclose(exact, rows.T, rtol=0, atol=atol)
 
 
+BENT_AT_ZERO = {
+    *("abs", "ab relu", "leaky relu", "relu", "sign", "step"),
+    "exp normalized",  # its own size is that of the input
+}
+
+
+@pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in BENT_AT_ZERO])
+def test_inputs_of_zero_without_biases(name):
+    """There the covariance has the slope `f'(0) E f'(v)`, and no correlation."""
+    layer = ACTIVATIONS[name][0]()
+    zero, v = jnp.zeros((), DTYPE), jnp.asarray(1.7, DTYPE)
+    z = np.linspace(-9, 9, 100_001)
+    weights = np.exp(-z * z / 2) / np.exp(-z * z / 2).sum()
+    at = jax.vmap(jax.grad(layer.function))(jnp.asarray(v**0.5 * z, DTYPE))
+    exact = jax.grad(layer.function)(zero) * (at @ weights)
+    slopes = jax.grad(lambda k: layer.dual(k, zero, v)[0])(zero)
+    swapped = jax.grad(lambda k: layer.dual(k, v, zero)[0])(zero)
+    np.testing.assert_allclose((slopes, swapped), (exact, exact), rtol=2e-4, atol=1e-6)
+
+
 NETWORKS = {
     "convolutions": lambda w: [
         nn.Conv(2, 3, padding="SAME", weight_std=w),

@@ -141,7 +141,8 @@ class ExpandedDual(AbstractDual):
         )
         if not self.expansion.jumps and not self.expansion.kinks:
             distance = self._distance(pair, left, right)
-            return Moments(value, derivative, distance=distance)
+            moments = Moments(value, derivative, distance=distance)
+            return moments.sloped_at_zero(pair, left.deviation, right.deviation)
 
         rectifier, step = arc_cosine(pair, left.deviation, right.deviation)
         size = left.deviation.std * right.deviation.std

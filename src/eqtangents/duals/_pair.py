@@ -86,6 +86,20 @@ class Moments(NamedTuple):
     gap: Float[Array, "..."] | None = None
     distance: Float[Array, "..."] | None = None
 
+    def sloped_at_zero(
+        self, pair: Pair, left: Deviation, right: Deviation
+    ) -> "Moments":
+        r"""The same, with $\partial\, \mathbb{E} f f / \partial k = \mathbb{E} f' f'$.
+
+        Where an input is zero there is no correlation, and a function of it does not
+        know that slope. The value stays as it is.
+        """
+        shape = self.value.shape
+        zero = jnp.broadcast_to((left.std == 0) | (right.std == 0), shape)
+        line = self.derivative * (pair.cov - lax.stop_gradient(pair.cov))
+        line = jnp.where(zero, line, jnp.zeros_like(line))
+        return self._replace(value=self.value + line)
+
     def gap_between(
         self, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Float[Array, "..."] | None:

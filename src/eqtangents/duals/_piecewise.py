@@ -161,7 +161,10 @@ class PiecewisePolynomialDual(AbstractDual):
             max(len(one.weights) for one in self.function.breaks) - 1,
         )
         functions = self.function, self.function.slope()
-        return Moments(*map(pairs.expectation, functions))
+        moments = Moments(*map(pairs.expectation, functions))
+        if any(one.at == 0 for one in self.function.breaks):
+            return moments
+        return moments.sloped_at_zero(pair, *pairs.deviations)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         truncations = self.prepare(variance)
@@ -189,9 +192,9 @@ class _PairProducts:
         degree: int,
     ):
         self.left, self.right = left, right
-        deviations = [Deviation(one.std, one.reciprocal) for one in (left, right)]
-        self.correlation = pair.correlation(*deviations)
-        self.deficit = pair.deficit(*deviations)
+        self.deviations = [Deviation(end.std, end.reciprocal) for end in (left, right)]
+        self.correlation = pair.correlation(*self.deviations)
+        self.deficit = pair.deficit(*self.deviations)
         self.degree, self.known = degree, {}
 
     def expectation(self, f: PiecewisePolynomial) -> Float[Array, "*s"]:
