@@ -37,9 +37,11 @@ BELOW = {
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "trees"],
-    "linearization": ["series", "parameters"],
+    "hidden": [],
+    "linearization": ["series", "parameters", "hidden"],
     "empirical": ["jaxpr", "kernel_pair", "parameters"],
-    "monte_carlo": ["empirical", "nn"],
+    "sampling": ["empirical", "nn"],
+    "monte_carlo": ["sampling"],
     "testing": ["monte_carlo", "predict"],
 }
 CATCH_ALL = {"utils", "util", "misc", "common", "helpers"}

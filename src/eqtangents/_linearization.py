@@ -1,16 +1,18 @@
 """Networks replaced by their Taylor polynomials in the parameters."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Inexact, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eqtangents._arguments import checked_integer, described
+from eqtangents._hidden import hidden, revealed
+from eqtangents._jaxpr import Untraced
 from eqtangents._parameters import (
+    Model,
     Trainable,
     call,
     check_called,
@@ -23,9 +25,6 @@ from eqtangents._parameters import (
 )
 from eqtangents._series import taylor
 from eqtangents._trees import One, Params, difference
-
-
-Model = TypeVar("Model", bound=Callable[..., Any])
 
 
 class TaylorModel(eqx.Module, Generic[Model]):
@@ -45,7 +44,7 @@ class TaylorModel(eqx.Module, Generic[Model]):
     @property
     def model(self) -> Model:
         """The module itself, not expanded, with the parameters as they are now."""
-        center = _released(self.center)
+        center = revealed(self.center)
         return eqx.combine(_placed(self.params, center), center)
 
     @overload
@@ -54,7 +53,7 @@ class TaylorModel(eqx.Module, Generic[Model]):
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the polynomial; arguments are those of the module."""
-        center = _released(self.center)
+        center = revealed(self.center)
         moving = _placed(self.params, center)
         start, rest = eqx.partition(center, marked(moving))
         given = [node for node in (*args, *kwargs.values()) if is_state(node)]
@@ -64,9 +63,9 @@ class TaylorModel(eqx.Module, Generic[Model]):
 
         def outputs(params: PyTree[Array]) -> Any:
             whole = eqx.combine(params, rest)
-            return call(whole, _released(self.state), *args, **kwargs)
+            return call(whole, revealed(self.state), *args, **kwargs)
 
-        return _expanded(outputs, start, moving, self.order)
+        return _taylor_polynomial(outputs, start, moving, self.order)
 
 
 class TaylorFunction(eqx.Module):
@@ -91,7 +90,7 @@ class TaylorFunction(eqx.Module):
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
         """Evaluate the polynomial; arguments are those of the function."""
-        start, rest = _released(self.start), _released(self.rest)
+        start, rest = revealed(self.start), revealed(self.rest)
         try:
             moving = eqx.filter(params, marked(start))
         except ValueError:
@@ -103,9 +102,9 @@ class TaylorFunction(eqx.Module):
 
         def outputs(moved: PyTree[Array]) -> Any:
             whole = eqx.combine(moved, rest)
-            return call(self.function, _released(self.state), whole, *args, **kwargs)
+            return call(self.function, revealed(self.state), whole, *args, **kwargs)
 
-        return _expanded(outputs, start, moving, self.order)
+        return _taylor_polynomial(outputs, start, moving, self.order)
 
 
 @overload
@@ -224,9 +223,9 @@ def taylorize(
     start = params_of(whole, trainable)
     check_trained(model, params, start)
     if params is None:
-        return TaylorModel(start, _fixed(model), _fixed(state), order)
+        return TaylorModel(start, hidden(model), hidden(state), order)
     rest = eqx.filter(params, marked(start), inverse=True)
-    return TaylorFunction(model, _fixed(start), _fixed(rest), _fixed(state), order)
+    return TaylorFunction(model, hidden(start), hidden(rest), hidden(state), order)
 
 
 def _placed(params: PyTree, tree: PyTree) -> PyTree:
@@ -245,7 +244,7 @@ def _placed(params: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, [leaf for _, leaf in leaves])
 
 
-def _expanded(
+def _taylor_polynomial(
     outputs: Callable[[PyTree[Array]], Any],
     start: PyTree[Array],
     params: PyTree[Array],
@@ -266,53 +265,10 @@ def _expanded(
                 "at the point of expansion. Change values alone."
             )
     step = jax.tree.map(lambda a, b: a - b, params, start)
-    static = []
 
-    def arrays(params: PyTree[Array]) -> PyTree[Array]:
+    def arrays(params: PyTree[Array]) -> tuple[PyTree[Array], Untraced]:
         found, rest = eqx.partition(outputs(params), eqx.is_array)
-        static.append(rest)
-        return found
+        return found, Untraced(rest)
 
-    found = taylor(arrays, start, step, order)
-    return eqx.combine(found, static[0])
-
-
-class _Bits(eqx.Module):
-    """An array stored as integers.
-
-    What trains, decays, averages or casts a network selects its floating-point leaves,
-    and would find the point of expansion too: a stopped gradient does not stop those.
-    """
-
-    parts: tuple[UInt[Array, "..."], ...]
-    dtype: Any = eqx.field(static=True)
-
-    def __init__(self, value: Inexact[Array, "..."]):
-        """Store a floating-point or complex array."""
-        value = jnp.asarray(value)
-        self.dtype = value.dtype
-        pair = (value.real, value.imag) if jnp.iscomplexobj(value) else (value,)
-        self.parts = tuple(
-            lax.bitcast_convert_type(part, f"uint{8 * part.dtype.itemsize}")
-            for part in pair
-        )
-
-    @property
-    def value(self) -> Inexact[Array, "..."]:
-        """The array."""
-        if not jnp.issubdtype(self.dtype, jnp.complexfloating):
-            return lax.bitcast_convert_type(self.parts[0], self.dtype)
-        real = jnp.finfo(self.dtype).dtype
-        return lax.complex(*(lax.bitcast_convert_type(p, real) for p in self.parts))
-
-
-def _is_bits(node: Any) -> bool:
-    return isinstance(node, _Bits)
-
-
-def _fixed(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: _Bits(x) if eqx.is_inexact_array(x) else x, tree)
-
-
-def _released(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x.value if _is_bits(x) else x, tree, is_leaf=_is_bits)
+    found, rest = taylor(arrays, start, step, order)
+    return eqx.combine(found, rest.value)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,8 @@ from eqtangents._trees import Params
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal
 
+
+Model = TypeVar("Model", bound=Callable[..., Any])
 
 # Which arrays are parameters: a test of leaves, or a tree of booleans with the
 # structure of module or parameters, or a prefix of it. `None` is the default.
@@ -34,7 +36,7 @@ def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
     that fits.
     """
     if trainable is None:
-        chosen = eqx.filter(whole, _drawn(whole))
+        chosen = eqx.filter(whole, _not_hyperparameters(whole))
     else:
         _check_trainable(whole, trainable)
         chosen = eqx.filter(whole, trainable)
@@ -66,17 +68,17 @@ def _check_trainable(whole: PyTree, trainable: Trainable) -> None:
         ) from None
 
 
-def _drawn(tree: PyTree) -> PyTree[bool]:
+def _not_hyperparameters(tree: PyTree) -> PyTree[bool]:
     """Which leaves are not hyperparameters of layers of `eqtangents.nn`."""
     return jax.tree.map(
-        lambda node: _drawn_of(node) if isinstance(node, AbstractLayer) else True,
+        lambda node: _marked_fields(node) if isinstance(node, AbstractLayer) else True,
         tree,
         is_leaf=lambda node: isinstance(node, AbstractLayer),
     )
 
 
-def _drawn_of(module: eqx.Module) -> eqx.Module:
-    """The same within a layer, field by field."""
+def _marked_fields(module: eqx.Module) -> eqx.Module:
+    """Which leaves of a layer are not its hyperparameters, field by field."""
     fields, treedef = jax.tree_util.tree_flatten_with_path(
         module, is_leaf=lambda node: node is not module
     )
@@ -86,7 +88,7 @@ def _drawn_of(module: eqx.Module) -> eqx.Module:
         if name in given:
             return jax.tree.map(lambda _: False, value)
         return jax.tree.map(
-            lambda node: _drawn_of(node) if isinstance(node, eqx.Module) else True,
+            lambda node: _marked_fields(node) if isinstance(node, eqx.Module) else True,
             value,
             is_leaf=lambda node: isinstance(node, eqx.Module),
         )
