@@ -178,6 +178,8 @@ def test_nngp_alone_has_no_derivatives():
 
     def operations(kernels):
         args = (nn.Sequential(layers), x, None, keys, None, kernels, (None, ()))
-        return kernels_of_samples.lower(*args).compile().compiled.cost_analysis()["flops"]
+        return (
+            kernels_of_samples.lower(*args).compile().compiled.cost_analysis()["flops"]
+        )
 
     assert operations("both") > 20 * operations("nngp")

@@ -27,7 +27,7 @@ from eqtangents.empirical._ntk import (
     empirical_ntk_by_leaf as empirical_ntk_by_leaf,
 )
 from eqtangents.empirical._operator import NTKOperator as NTKOperator
-from eqtangents.empirical._primitives import Rule as Rule, structured as structured
+from eqtangents.empirical._primitives import structured as structured
 from eqtangents.empirical._views import (
     Dependence as Dependence,
     Factor as Factor,

@@ -1,5 +1,6 @@
 """Structure rules of primitives that map an axis by a matrix, often rows of it."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,8 +57,8 @@ def _slice_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
 def _split_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
     if (view := only_first(args)) is None:
         return None
-    axis, sizes = eqn.params["axis"], eqn.params["sizes"]
-    stops = map(int, np.cumsum(sizes))
+    axis, sizes = eqn.params["axis"], list(map(int, eqn.params["sizes"]))
+    stops = itertools.accumulate(sizes)
     return [
         view.mapped(
             lambda part, start=stop - size, stop=stop: _some_rows(
