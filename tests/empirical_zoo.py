@@ -640,6 +640,7 @@ add("one_by_one", lambda w, x: w @ x, (1, 1), (1,))
 add("large_rank", lambda w, x: jnp.tanh(w[None, :, None] * x), (2,), (2, 2, 2))
 
 # Primitives that nothing above reaches before data do.
+add("divided_each", lambda w, x: w / (2 + x**2), V)
 add("copied", lambda w, x: jnp.copy(w) @ x, W)
 # Signs are exact in half precision.
 add(

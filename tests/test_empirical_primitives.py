@@ -49,7 +49,7 @@ UNAPPLIED_CASES = {
     "pad": "padded",
     "select_n": "selected",
     "mul": "elementwise",
-    "div": "divided_by_data",
+    "div": "divided_each",
     "dot_general": "matvec",
     "conv_general_dilated": "conv",
 }

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from eqtangents.empirical._views import (
@@ -13,6 +12,7 @@ from eqtangents.empirical._views import (
     Label,
     Part,
     Root,
+    Value,
     View,
 )
 
@@ -36,7 +36,7 @@ class Crossing:
 
     def enter(
         self, argument: Argument, *, scanned: bool
-    ) -> Callable[[ArrayLike], Argument]:
+    ) -> Callable[[Value], Argument]:
         """What makes an argument of one iteration of its value there."""
         if not isinstance(argument, View):
             return lambda value: value

@@ -8,7 +8,6 @@ import numpy as np
 from jax import lax
 from jax.extend import core
 from jax.extend.core import primitives
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from eqtangents._jaxpr import shape_of
@@ -19,6 +18,7 @@ from eqtangents.empirical._views import (
     Dependences,
     Label,
     Part,
+    Value,
     View,
     new_labels,
     value_of,
@@ -86,7 +86,8 @@ def _times_number_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependen
 @structured(lax.div_p)
 def _over_number_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
     """A view over a number."""
-    view, number = only_first(args), value_of(args[1])
+    view = only_first(args)
+    number: Any = value_of(args[1])
     if view is None or jnp.ndim(number):
         return None
     return [view.mapped(lambda part: part.times(1 / number))]
@@ -97,7 +98,7 @@ def _over_number_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependenc
 
 def _product_rule(
     args: Sequence[Argument],
-    parts_of: Callable[[View, ArrayLike, int], Sequence[Part]],
+    parts_of: Callable[[View, Value, int], Sequence[Part]],
 ) -> list[Dependence]:
     """Each argument in turn is linear, and the other one a factor."""
     parts = []
@@ -120,7 +121,8 @@ def _multiply_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
 
 @structured(lax.div_p, unapplied=True)
 def _divide_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
-    view, other = only_first(args), value_of(args[1])
+    view = only_first(args)
+    other: Any = value_of(args[1])
     if view is None or view.shape != jnp.shape(other):
         return None
     divided = lambda part: part.times(1 / other, part.labels)
@@ -145,7 +147,7 @@ def _select_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
 def _dot_general_rule(eqn: core.JaxprEqn, args: Sequence[Argument]) -> Dependences:
     contracting, batch = eqn.params["dimension_numbers"]
 
-    def parts(view: View, other: ArrayLike, side: int) -> list[Part]:
+    def parts(view: View, other: Value, side: int) -> list[Part]:
         axes = (*contracting[side], *batch[side])
         shared = dict(
             zip((*contracting[1 - side], *batch[1 - side]), axes, strict=True)

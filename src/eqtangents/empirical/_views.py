@@ -32,6 +32,8 @@ class Label:
 
 
 Labels: TypeAlias = tuple[Label, ...]
+# Numbers of 16 bits are scalars of NumPy's that JAX's own type leaves out.
+Value: TypeAlias = ArrayLike | np.generic
 
 
 def new_labels(shape: Sequence[int]) -> Labels:
@@ -55,7 +57,7 @@ class Factor:
     factor that has left the trace it came from is known by its shape alone.
     """
 
-    array: ArrayLike | jax.ShapeDtypeStruct
+    array: Value | jax.ShapeDtypeStruct
     labels: Labels
 
     @property
@@ -98,7 +100,7 @@ class Part:
         """The part of a value with these axes instead."""
         return dataclasses.replace(self, labels=tuple(labels))
 
-    def times(self, array: ArrayLike, labels: Sequence[Label] = ()) -> "Part":
+    def times(self, array: Value, labels: Sequence[Label] = ()) -> "Part":
         """The part with one more factor; scalars are multiplied into one."""
         factors = self.factors
         if not labels:
@@ -110,7 +112,7 @@ class Part:
         factors = (*factors, Factor(array, tuple(labels)))
         return dataclasses.replace(self, factors=factors)
 
-    def along(self, axis: int, matrix: ArrayLike) -> "Part":
+    def along(self, axis: int, matrix: Value) -> "Part":
         """The part of the value that is multiplied by a matrix along one axis."""
         new, old = Label(jnp.shape(matrix)[0]), self.labels[axis]
         labels = (*self.labels[:axis], new, *self.labels[axis + 1 :])
@@ -160,7 +162,7 @@ class Dependence:
 class View:
     """A value of a network that is linear in parameters, up to an additive constant."""
 
-    value: ArrayLike
+    value: Value
     dependence: Dependence
 
     @property
@@ -194,11 +196,11 @@ class View:
         )
 
 
-Argument: TypeAlias = View | ArrayLike
+Argument: TypeAlias = View | Value
 Dependences: TypeAlias = Sequence[Dependence] | None
 
 
-def value_of(argument: Argument) -> ArrayLike:
+def value_of(argument: Argument) -> Value:
     """The value, whether or not it is known how it depends on parameters."""
     return argument.value if isinstance(argument, View) else argument
 
