@@ -15,7 +15,7 @@ from eqtangents.empirical import structured
 from eqtangents.empirical._analyse import analyse
 from eqtangents.empirical._batches import example_of
 from eqtangents.empirical._network import Network
-from eqtangents.empirical._primitives import RULES, UNAPPLIED_RULES
+from eqtangents.empirical._primitives import STRUCTURE_RULES, UNAPPLIED_RULES
 from precision import by_precision
 
 
@@ -54,7 +54,7 @@ UNAPPLIED_CASES = {
     "conv_general_dilated": "conv",
 }
 TABLES = {
-    "RULES": (RULES, CASES),
+    "RULES": (STRUCTURE_RULES, CASES),
     "UNAPPLIED_RULES": (UNAPPLIED_RULES, UNAPPLIED_CASES),
 }
 EVERY = [(table, name) for table, (_, cases) in TABLES.items() for name in cases]
@@ -68,7 +68,7 @@ def recipe_of(call, params, x):
 
 
 def test_keys_are_primitives():
-    for table in (RULES, UNAPPLIED_RULES, _series._RULES):
+    for table in (STRUCTURE_RULES, UNAPPLIED_RULES, _series._SERIES_RULES):
         assert table
         assert all(isinstance(primitive, core.Primitive) for primitive in table)
 
@@ -100,7 +100,7 @@ def test_every_rule_is_used(table, name, monkeypatch, getkey):
 @pytest.fixture
 def rule_of_tan(monkeypatch):
     """Take back what a test registers for a primitive."""
-    monkeypatch.setitem(RULES, lax.tan_p, lambda eqn, args: None)
+    monkeypatch.setitem(STRUCTURE_RULES, lax.tan_p, lambda eqn, args: None)
 
 
 def test_a_users_rule_is_followed(rule_of_tan, getkey):

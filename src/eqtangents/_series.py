@@ -33,14 +33,14 @@ SeriesRule: TypeAlias = Callable[
     [core.JaxprEqn, Sequence[Series], int], Sequence[Series]
 ]
 
-_RULES: dict[core.Primitive, SeriesRule] = {}
+_SERIES_RULES: dict[core.Primitive, SeriesRule] = {}
 
 
 def _expands(*given: core.Primitive) -> Callable[[SeriesRule], SeriesRule]:
     """Register the rule of these primitives, as a decorator."""
 
     def register(rule: SeriesRule) -> SeriesRule:
-        _RULES.update(dict.fromkeys(given, rule))
+        _SERIES_RULES.update(dict.fromkeys(given, rule))
         return rule
 
     return register
@@ -65,7 +65,7 @@ def taylor(
         for x, step in steps
     ]
     outputs = _on_series(*jaxpr_and_consts(closed), inputs, order)
-    return jax.tree.unflatten(jax.tree.structure(shape), map(_total, outputs))
+    return jax.tree.unflatten(jax.tree.structure(shape), map(_sum_of_terms, outputs))
 
 
 def _moves(x: Any) -> bool:
@@ -99,7 +99,7 @@ def _on_series(
         if all(map(_is_constant, args)):
             outputs = list(map(constant, bind(eqn, *(a[0] for a in args))))
         else:
-            rule = _RULES.get(eqn.primitive, _by_derivative)
+            rule = _SERIES_RULES.get(eqn.primitive, _by_derivative)
             outputs = rule(eqn, args, order)
         env.write(eqn.outvars, outputs)
     return env.read(jaxpr.outvars, constant)
@@ -183,7 +183,7 @@ def _antiderivative(series: Series) -> Series:
     return tuple(None if s is None else s / (k + 1) for k, s in enumerate(series))
 
 
-def _total(terms: Sequence[Any]) -> Any:
+def _sum_of_terms(terms: Sequence[Any]) -> Any:
     found = [term for term in terms if term is not None]
     return functools.reduce(jnp.add, found) if found else None
 
@@ -200,7 +200,8 @@ def _bilinear(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Se
     a, b = args
     return [
         tuple(
-            _total([at(a[i], b[k - i]) for i in range(k + 1)]) for k in range(order + 1)
+            _sum_of_terms([at(a[i], b[k - i]) for i in range(k + 1)])
+            for k in range(order + 1)
         )
     ]
 
@@ -216,7 +217,7 @@ def _quotient(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Se
             for i, y_i in enumerate(y)
             if y_i is not None and b[k - i] is not None
         ]
-        total = _total([a[k], *(-product for product in products)])
+        total = _sum_of_terms([a[k], *(-product for product in products)])
         y.append(None if total is None else total / b[0])
     return [tuple(y)]
 

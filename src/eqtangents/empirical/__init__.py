@@ -34,8 +34,8 @@ from eqtangents.empirical._views import (
     Label as Label,
     Part as Part,
     Root as Root,
+    RowRange as RowRange,
     View as View,
-    Window as Window,
     new_labels as new_labels,
     value_of as value_of,
 )

@@ -87,6 +87,6 @@ def _disjoint(part1: Part, part2: Part) -> bool:
     return any(
         one.label is other.label
         and (one.stop <= other.start or other.stop <= one.start)
-        for one in part1.windows
-        for other in part2.windows
+        for one in part1.ranges
+        for other in part2.ranges
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eqtangents.empirical._analyse import Recipe
 from eqtangents.empirical._batches import size_of
-from eqtangents.empirical._contraction import LeafKernels, kernels
+from eqtangents.empirical._contraction import LeafKernels, contracted_kernels
 from eqtangents.empirical._network import Network
 from eqtangents.empirical._pairing import Pairing, RowCounts
 from eqtangents.empirical._rows import JacobianRows, jacobian_rows
@@ -84,7 +84,7 @@ def _tiled(
         both = rows(x, slice(None), slice(None))
         rows1 = both if x2 is None else jax.tree.map(lambda a: a[:n1], both)
         rows2 = both if x2 is None else jax.tree.map(lambda a: a[n1:], both)
-        return kernels(recipe, rows1, rows2)
+        return contracted_kernels(recipe, rows1, rows2)
     tiles1, tiles2 = (_cut_into_tiles(n, free, tile) for n in (n1, n2))
 
     def against_all(tile1: tuple[Array, ...]) -> LeafKernels:
@@ -93,7 +93,9 @@ def _tiled(
 
         def entry(tile2: tuple[Array, ...]) -> LeafKernels:
             _, *which2 = tile2
-            return kernels(recipe, rows1, rows(x1 if x2 is None else x2, *which2))
+            return contracted_kernels(
+                recipe, rows1, rows(x1 if x2 is None else x2, *which2)
+            )
 
         def entry_above(tile2: tuple[Array, ...]) -> LeafKernels:
             zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(entry, tile2))

@@ -40,7 +40,9 @@ _ROW_AXES = (("i", "d", "t", "f"), ("j", "d", "t", "g"))
 _KERNEL_AXES = ("i", "j", "d", "f", "g")
 
 
-def kernels(recipe: Recipe, rows1: JacobianRows, rows2: JacobianRows) -> LeafKernels:
+def contracted_kernels(
+    recipe: Recipe, rows1: JacobianRows, rows2: JacobianRows
+) -> LeafKernels:
     """Contract rows of two batches."""
     found: LeafKernels = {}
     for root, u, v in recipe.pairs():

@@ -62,7 +62,7 @@ def tangent_contributions(
 ) -> PyTree[Contributions]:
     """Contributions to the kernel of each output."""
     shapes, treedef = _output_structs(network, x1)
-    costs = _costs(network, x1, x2)
+    costs = _costs_of(network, x1, x2)
     found = []
     for i, shape in enumerate(shapes):
         paired = options.pairing(shape.shape)
@@ -104,7 +104,7 @@ def explanations(
 ) -> PyTree[Explanation]:
     """The ways to each output's kernel, and the choice among them."""
     shapes, treedef = _output_structs(network, x1)
-    costs = _costs(network, x1, x2)
+    costs = _costs_of(network, x1, x2)
     found = []
     for shape in shapes:
         ways = _ways(costs, x1, x2, options.pairing(shape.shape), options)
@@ -113,7 +113,7 @@ def explanations(
     return treedef.unflatten(found)
 
 
-def _costs(network: Network, x1: PyTree[Array], x2: PyTree[Array] | None) -> Costs:
+def _costs_of(network: Network, x1: PyTree[Array], x2: PyTree[Array] | None) -> Costs:
     return Costs(network, example_of(x1), symmetric=x2 is None)
 
 

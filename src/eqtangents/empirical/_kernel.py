@@ -13,7 +13,7 @@ from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._batches import checked_batches
 from eqtangents.empirical._choice import Implementation
 from eqtangents.empirical._evaluate import output_products
-from eqtangents.empirical._network import check_network
+from eqtangents.empirical._network import check_model
 from eqtangents.empirical._ntk import empirical_ntk
 from eqtangents.empirical._options import OutputOptions, WayOptions, checked_options
 
@@ -52,7 +52,7 @@ def empirical_nngp(
     of `eqtangents.nngp`. Arguments, result and errors are those of
     `eqtangents.empirical_ntk`.
     """
-    check_network(model, params, state, x1)
+    check_model(model, params, state, x1)
     whole, function = (model, None) if params is None else (params, model)
     options = checked_options(trace_axes, diagonal_axes)
     return output_products((whole, function, state), *checked_batches(x1, x2), options)

@@ -72,11 +72,11 @@ class Crossing:
             else Factor(next(stacked), (lead, *factor.labels))
             for factor in part.factors
         ]
-        windows = [window for window in part.windows if window.label in root.labels]
+        ranges = [rows for rows in part.ranges if rows.label in root.labels]
         return Part(
             root,
             (lead, *part.labels),
             (*outer.factors, *factors),
-            (*outer.windows, *windows),
+            (*outer.ranges, *ranges),
             outer.entry,
         )

@@ -18,8 +18,8 @@ from eqtangents.empirical._views import (
     Dependence,
     Dependences,
     Part,
+    RowRange,
     View,
-    Window,
     new_labels,
     value_of,
 )
@@ -31,8 +31,8 @@ def _some_rows(part: Part, axis: int, start: int, stop: int, stride: int) -> Par
     if (start, stop, stride) == (0, old.size, 1):
         return part
     if old in part.root.labels:
-        windows = (*part.windows, Window(old, start, stop))
-        part = Part(part.root, part.labels, part.factors, windows, part.entry)
+        ranges = (*part.ranges, RowRange(old, start, stop))
+        part = Part(part.root, part.labels, part.factors, ranges, part.entry)
     return part.along(axis, np.eye(old.size)[start:stop:stride])
 
 

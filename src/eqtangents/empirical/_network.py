@@ -81,7 +81,7 @@ class Network(eqx.Module):
         return jax.tree.map(_as_floating, eqx.filter(found, eqx.is_array_like))
 
 
-def check_network(
+def check_model(
     model: Any, params: PyTree | None, state: eqx.nn.State | None, x1: PyTree
 ) -> None:
     """Raise unless these are a network, its parameters and state as they are taken.

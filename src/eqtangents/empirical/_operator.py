@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from eqtangents._parameters import Trainable
 from eqtangents._trees import Batch, Params, Tree
 from eqtangents.empirical._batches import checked_batches, example_of, size_of
-from eqtangents.empirical._network import Network, check_network, differentiable
+from eqtangents.empirical._network import Network, check_model, differentiable
 
 
 class NTKOperator(lx.AbstractLinearOperator):
@@ -63,7 +63,7 @@ class NTKOperator(lx.AbstractLinearOperator):
         **Raises:** `ValueError` if there is nothing to train, or the batches do not fit
         each other; `TypeError` if an argument is of another kind.
         """
-        check_network(model, params, state, x1)
+        check_model(model, params, state, x1)
         self.network = Network(model, params, trainable, state)
         self.x1, self.x2 = checked_batches(x1, x2)
 

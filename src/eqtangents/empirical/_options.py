@@ -11,7 +11,7 @@ from eqtangents._trees import Batch, Params
 from eqtangents.empirical._batches import checked_axes, checked_batches
 from eqtangents.empirical._choice import Implementation
 from eqtangents.empirical._evaluate import KernelOptions
-from eqtangents.empirical._network import Network, check_network
+from eqtangents.empirical._network import Network, check_model
 
 
 class OutputOptions(TypedDict, total=False):
@@ -44,7 +44,7 @@ def checked_network(
     state: eqx.nn.State | None,
 ) -> tuple[Network, Batch, Batch | None]:
     """The network and both batches, checked."""
-    check_network(model, params, state, x1)
+    check_model(model, params, state, x1)
     network = Network(model, params, trainable, state)
     return network, *checked_batches(x1, x2)
 

@@ -21,15 +21,15 @@ from eqtangents.empirical._views import (
 )
 
 
-Rule: TypeAlias = Callable[[core.JaxprEqn, Sequence[Argument]], Dependences]
+StructureRule: TypeAlias = Callable[[core.JaxprEqn, Sequence[Argument]], Dependences]
 
-RULES: dict[core.Primitive, Rule] = {}
-UNAPPLIED_RULES: dict[core.Primitive, Rule] = {}
+STRUCTURE_RULES: dict[core.Primitive, StructureRule] = {}
+UNAPPLIED_RULES: dict[core.Primitive, StructureRule] = {}
 
 
 def structured(
     *primitives: core.Primitive, unapplied: bool = False
-) -> Callable[[Rule], Rule]:
+) -> Callable[[StructureRule], StructureRule]:
     """Register how results of primitives depend on parameters, as a decorator.
 
     ```python
@@ -54,15 +54,15 @@ def structured(
     knows none: then the arguments are differentiated in as they stand.
     """
 
-    def register(rule: Rule) -> Rule:
-        rules = UNAPPLIED_RULES if unapplied else RULES
+    def register(rule: StructureRule) -> StructureRule:
+        rules = UNAPPLIED_RULES if unapplied else STRUCTURE_RULES
         rules.update(dict.fromkeys(primitives, rule))
         return rule
 
     return register
 
 
-def follow(
+def follow_equation(
     eqn: core.JaxprEqn,
     args: Sequence[Argument],
     tapped: Callable[[Argument], Array],
@@ -71,7 +71,7 @@ def follow(
 
     **Returns:** `None` if no rule knows it for arguments like these.
     """
-    rule = RULES.get(eqn.primitive)
+    rule = STRUCTURE_RULES.get(eqn.primitive)
     found = None if rule is None else rule(eqn, args)
     if found is None and eqn.primitive in UNAPPLIED_RULES:
         args = [

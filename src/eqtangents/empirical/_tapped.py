@@ -24,7 +24,7 @@ from eqtangents._jaxpr import (
     staged,
 )
 from eqtangents.empirical._loops import Crossing
-from eqtangents.empirical._primitives import follow
+from eqtangents.empirical._primitives import follow_equation
 from eqtangents.empirical._views import (
     Argument,
     Dependence,
@@ -127,7 +127,7 @@ class TappedRun:
                 return self.run(*jaxpr_and_consts(inner), args)
             if eqn.primitive is lax.scan_p:
                 return self._scan(eqn, args)
-            results = follow(eqn, args, self.tapped)
+            results = follow_equation(eqn, args, self.tapped)
             if results is not None:
                 return results
         return bind(eqn, *map(self.tapped, args))

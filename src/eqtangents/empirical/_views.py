@@ -74,7 +74,7 @@ class Factor:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Window:
+class RowRange:
     """Rows `start` to `stop` of a root, along one of its axes."""
 
     label: Label
@@ -93,7 +93,7 @@ class Part:
     root: Root
     labels: Labels
     factors: tuple[Factor, ...] = ()
-    windows: tuple[Window, ...] = ()  # the value reads no other rows of the root
+    ranges: tuple[RowRange, ...] = ()  # the value reads no other rows of the root
     entry: int | None = None  # the argument by which it entered the enclosing loop
 
     def relabelled(self, labels: Sequence[Label]) -> "Part":
@@ -126,7 +126,7 @@ class Part:
             for labels in (self.root.labels, self.labels)
         )
         scaled = all(not factor.labels for factor in self.factors)
-        return scaled and not self.windows and own == here
+        return scaled and not self.ranges and own == here
 
     def completed(self) -> "Part":
         """The part with ones along axes of the root that nothing depends on."""
