@@ -62,7 +62,7 @@ class Untraced(eqx.Module):
 
     @property
     def value(self) -> Any:
-        """What is known."""
+        """The value that was put in."""
         return self._box.value
 
 
@@ -74,7 +74,7 @@ class _Box:
 
 
 class Environment:
-    """What the variables of one program are bound to."""
+    """The values that variables of one program are bound to."""
 
     def __init__(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]):
         """Bind the program's constants and arguments."""
@@ -109,7 +109,7 @@ def shape_of(atom: core.Var | core.Literal) -> tuple[int, ...]:
 def bind(eqn: core.JaxprEqn, *args: Any) -> list[Any]:
     """Apply one equation, its custom derivatives and all.
 
-    A variable that it reads twice has one value: that of the last of its arguments.
+    A variable that it reads twice takes the value of the last of its arguments.
     """
     variables = {}
     for atom, arg in zip(eqn.invars, args, strict=True):

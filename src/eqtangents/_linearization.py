@@ -31,8 +31,8 @@ class TaylorModel(eqx.Module, Generic[Model]):
     """A module replaced by its Taylor polynomial in its parameters.
 
     It is called as the module was, but without the state, if that was given. The
-    parameters, `params`, move: optimisers train them as they would train those of the
-    module. The point of expansion, the state and all other leaves stay, and are held
+    parameters, `params`, move: optimisers train them as they would train the module's
+    own. The point of expansion, the state and all other leaves stay, and are held
     where no optimiser, weight decay or cast finds them.
     """
 
@@ -52,7 +52,7 @@ class TaylorModel(eqx.Module, Generic[Model]):
     @overload
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the polynomial; arguments are those of the module."""
+        """Evaluate the polynomial; it takes the arguments of the module."""
         center = revealed(self.center)
         moving = _placed(self.params, center)
         start, rest = eqx.partition(center, marked(moving))
@@ -89,7 +89,7 @@ class TaylorFunction(eqx.Module):
     @overload
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the polynomial; arguments are those of the function."""
+        """Evaluate the polynomial; it takes the arguments of the function."""
         start, rest = revealed(self.start), revealed(self.rest)
         try:
             moving = eqx.filter(params, marked(start))
@@ -136,9 +136,9 @@ def linearize(
     + \partial_\theta f_{\theta_0}(x)\,(\theta - \theta_0)$$
 
     Trained on the squared error, it follows its neural tangent kernel exactly, at any
-    width. Arguments, result and errors are those of `eqtangents.taylorize`.
+    width. Arguments, result and errors are as in `eqtangents.taylorize`.
 
-    **Cost:** about twice that of the network.
+    **Cost:** about twice the cost of the network.
 
     **Source:** Lee et al. 2019, arXiv:1902.06720.
     """
@@ -188,9 +188,9 @@ def taylorize(
         arrays are; all others stay fixed. By default all are but hyperparameters of
         layers of `eqtangents.nn`, such as a `weight_std` that is an array;
         `eqx.is_inexact_array` picks these too.
-    - `state`: of a model with state, that of its layers, as came from
+    - `state`: the state of the model's layers, as it came from
         `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, with
-        this state always, and what it makes of the state is dropped.
+        this state always, and the new state that it returns is dropped.
 
     **Returns:** a `TaylorModel` that is called as the module is, and holds the
     parameters that move; for a function a `TaylorFunction`, called as the function is.
@@ -198,7 +198,7 @@ def taylorize(
 
     ```python
     tangent = eqt.linearize(model)
-    outputs = jax.vmap(tangent)(xs)  # those of the model, until `tangent` is trained
+    outputs = jax.vmap(tangent)(xs)  # as of the model, until `tangent` is trained
     ```
 
     **Raises:** `ValueError` if the order is negative, if there is nothing to train, if

@@ -22,6 +22,9 @@ from eqtangents.empirical._batches import checked_axes, checked_batches
 from eqtangents.nn import Graph, Masked
 
 
+_AT_LEAST = (2, "A standard error needs at least 2 samples.")
+
+
 class SamplingOptions(TypedDict, total=False):
     """Which outputs are compared, and how the samples are taken."""
 
@@ -103,8 +106,8 @@ def monte_carlo(
         module, initialised, or a pair of a module and its state, as from
         `eqx.nn.make_with_state`.
     - `x1`, `x2`: batches, as for `eqtangents.kernel` or `eqtangents.empirical_ntk`;
-        `None` for `x1` again, in the same passes: what a `Dropout` drops is drawn once
-        for each example of a batch.
+        `None` for `x1` again, in the same passes: the values that a `Dropout` drops are
+        drawn once for each example of a batch.
     - `key`: draws the parameters. The same key gives the same samples, whatever the
         batch size.
     - `n_samples`: how many networks to draw, at least 2.
@@ -202,8 +205,8 @@ def running_monte_carlo(
 ) -> Iterator[Estimate[Any]]:
     """Estimates after some numbers of samples, the later ones from all before.
 
-    Arguments and errors are those of `eqtangents.monte_carlo`, but for `n_samples`: at
-    which numbers of samples to give an estimate, in any order.
+    Arguments and errors are as in `eqtangents.monte_carlo`, but `n_samples` are several
+    numbers of samples at which to give an estimate, in any order.
     """
     check_net(net, x1, key)
     x1, x2 = checked_batches(x1, x2)
@@ -236,6 +239,3 @@ def running_monte_carlo(
         net, x1, x2, keys, trainable, kernels, axes
     )
     return running_estimates(sampled, key, counts, size, mesh, progress)
-
-
-_AT_LEAST = (2, "A standard error needs at least 2 samples.")

@@ -29,8 +29,8 @@ def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
     """The parameters among the leaves of a tree, with `None` in place of the others.
 
     By default they are its floating-point and complex arrays, but for hyperparameters
-    of layers of `eqtangents.nn`: fields that may be Python numbers, or functions. These
-    are what a kernel of infinite width takes as given.
+    of layers of `eqtangents.nn`: fields that may be Python numbers, or functions. A
+    kernel of infinite width takes these as given.
 
     **Raises:** `TypeError` or `ValueError` if `trainable` is neither a test nor a tree
     that fits.
@@ -44,7 +44,7 @@ def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
 
 
 def marked(params: PyTree[Array]) -> PyTree[bool]:
-    """True where there is a parameter, false at `None`."""
+    """A tree that is true at each parameter, and false at `None`."""
     return jax.tree.map(
         lambda leaf: leaf is not None, params, is_leaf=lambda leaf: leaf is None
     )
@@ -152,7 +152,7 @@ def check_called(
 
 
 def _instead_of(model: Any, params: PyTree | None, inputs: PyTree) -> str:
-    """What to write in place of what cannot be called."""
+    """The advice about a model that cannot be called."""
     if is_network(inputs):
         return "`model` and `x1` seem to be swapped: the network comes first."
     if is_network(params):
@@ -173,7 +173,7 @@ def is_network(value: Any) -> bool:
 
 
 def check_trained(model: Any, params: PyTree | None, found: PyTree[Array]) -> None:
-    """Raise `ValueError` if there are no parameters among what was found."""
+    """Raise `ValueError` if no parameters were found."""
     if not jax.tree.leaves(found):
         raise _nothing_trainable(model, params)
 
@@ -215,7 +215,7 @@ def needs_state(model: Any) -> bool:
 
 
 def missing_state(model: Any) -> ValueError:
-    """What to say of a model whose state was not given."""
+    """The error about a model whose state was not given."""
     return ValueError(
         f"`model` is {described(model)} with layers that keep state, as "
         "`eqx.nn.BatchNorm` does, but no state came with it. Pass `state=state`, of "

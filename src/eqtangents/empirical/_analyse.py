@@ -56,8 +56,8 @@ def analyse(
 
     - `network`: the traced network, a function of `leaves` and `example`.
     - `leaves`, `example`: the parameters, and one example; shapes suffice.
-    - `dense`: which of the leaves to keep whole. If that is all of them, the rows are
-        those of the Jacobian.
+    - `dense`: which of the leaves to keep whole. If all of them are, the cotangents are
+        the rows of the Jacobian.
     """
     jaxpr, consts = jaxpr_and_consts(network.closed)
 
@@ -74,7 +74,7 @@ def analyse(
         factors, noted = run.noted()
         return (outputs, factors), noted
 
-    # Which taps there are is known only after a first pass.
+    # A first pass finds out which taps are needed.
     _, (_, taps) = staged(tapped, leaves, example, None)
     program, (uses, taps) = staged(tapped, leaves, example, list(taps))
     uses = tuple(Use(use.part.completed(), use.tap) for use in uses)

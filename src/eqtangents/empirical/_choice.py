@@ -1,4 +1,4 @@
-"""Which way to a tangent kernel is cheapest."""
+"""The ways to a tangent kernel, and the choice of the cheapest."""
 
 import dataclasses
 from typing import Literal, TypeAlias
@@ -11,14 +11,14 @@ from eqtangents.empirical._pairing import RowCounts
 
 Implementation: TypeAlias = Literal["auto", "structured", "jacobian", "vector_products"]
 
-# What a kernel may take unless it is given a chunk size.
+# The memory that a kernel may take unless it is given a chunk size.
 BUDGET_BYTES = 2**31
 _MAX_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way to compute a kernel, and what it costs."""
+    """One way to compute a kernel, and its cost."""
 
     name: str
     recipe: Recipe

@@ -143,7 +143,7 @@ def _untiled(
     free: int,
     tile: RowCounts,
 ) -> Float[Array, "n1 n2 d free free"]:
-    """The kernel of which these are the tiles, without rows that are there twice."""
+    """Put the tiles of a kernel together, and drop rows that occur twice."""
     b1, b2, e1, e2, d, f1, f2 = tiles.shape
     outs = -(-free // tile.free)
     a1, a2 = b1 // outs, b2 // outs

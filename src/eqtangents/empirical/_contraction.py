@@ -14,7 +14,7 @@ from eqtangents.empirical._rows import JacobianRows, shapes_of_rows
 from eqtangents.empirical._views import Factor, Labels, Part, Root
 
 
-# What each leaf contributes to a kernel, with axes `n1 n2 diagonal free1 free2`.
+# The contribution of each leaf to a kernel, with axes `n1 n2 diagonal free1 free2`.
 LeafKernels: TypeAlias = dict[int, Array]
 
 
@@ -22,13 +22,12 @@ class Factorised(NamedTuple):
     """Rows of the Jacobian for one use of a parameter, in factors."""
 
     part: Part
-    cotangents: Any  # axes: examples, diagonal, traced, free, and those of the value
-    # Their axes are those of their labels, after examples if these differ.
-    factors: Sequence[Factor]
+    cotangents: Any  # axes: examples, diagonal, traced, free, then the value's axes
+    factors: Sequence[Factor]  # one that is not shared has the examples in front
 
 
 class ContractionPath(NamedTuple):
-    """An order of contraction, and what it needs."""
+    """An order of contraction, its operations and its memory."""
 
     pairs: Sequence[tuple[int, ...]]
     flops: float

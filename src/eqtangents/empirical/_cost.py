@@ -1,4 +1,4 @@
-"""What computing a tangent kernel costs, from shapes alone."""
+"""Costs of computing a tangent kernel, from shapes alone."""
 
 import dataclasses
 import functools
@@ -144,6 +144,6 @@ class Costs:
         return Cost(flops, moved, held, COLUMN_FLOP_TIME)
 
     def _rows(self, counts1: RowCounts, counts2: RowCounts) -> int:
-        """How many rows of Jacobians, with those of `x1` alone if it has no partner."""
+        """How many rows of Jacobians are needed: of `x1` alone if it has no partner."""
         rows = counts1.examples * counts1.outputs
         return rows if self.symmetric else rows + counts2.examples * counts2.outputs

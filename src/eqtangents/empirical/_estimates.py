@@ -57,7 +57,7 @@ def estimate_diagonal(
 
     $$\operatorname{diag} A = \mathbb{E}\, z \odot A z$$
 
-    Arguments and errors are those of `eqtangents.estimate_trace`.
+    Arguments and errors are as in `eqtangents.estimate_trace`.
 
     **Source:** Bekas et al. 2007.
     """
@@ -76,7 +76,7 @@ def estimate_effective_rank(
     $$(\operatorname{tr} A)^2 / \operatorname{tr} A^2$$
 
     from the same products for both traces; the error is propagated to first order.
-    Arguments and errors are those of `eqtangents.estimate_trace`.
+    Arguments and errors are as in `eqtangents.estimate_trace`.
     """
 
     def one(z: PyTree[Array], product: PyTree[Array]) -> tuple[Array, Array]:

@@ -29,7 +29,7 @@ from eqtangents.empirical._pairing import Pairing, pairing
 
 
 class Contributions(eqx.Module):
-    """What parameters contribute to a kernel: by leaf, if that is known."""
+    """The contributions of parameters to a kernel: one a leaf, if these are known."""
 
     arrays: list[Array]
 
@@ -81,7 +81,7 @@ def output_products(
     x2: PyTree[Array] | None,
     options: KernelOptions,
 ) -> PyTree[Array]:
-    """Products of outputs; `whole` is what `outputs_of_one` takes before an example."""
+    """Products of outputs; `whole` has the arguments of `outputs_of_one` but one."""
     function = jax.vmap(lambda example: outputs_of_one(*whole, example))
     outputs1 = function(x1)
     outputs2 = outputs1 if x2 is None else function(x2)

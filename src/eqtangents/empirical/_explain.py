@@ -1,4 +1,4 @@
-"""How a tangent kernel would be computed, and what it would cost."""
+"""An explanation of how a tangent kernel would be computed, and at which cost."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Unpack, overload
@@ -41,13 +41,13 @@ def explain_empirical_ntk(
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
 ) -> Tree[Explanation]:
-    """How `eqtangents.empirical_ntk` would compute a kernel, and what it would cost.
+    """Explain how `eqtangents.empirical_ntk` would compute a kernel, and the cost.
 
     Costs are estimated from shapes: floating-point operations and bytes moved, taken
     together as a time at 8 operations to the byte; operations of vector products, which
     work on one column at a time, count four times. Nothing is compiled or run.
 
-    Arguments and errors are those of `eqtangents.empirical_ntk`.
+    Arguments and errors are as in `eqtangents.empirical_ntk`.
 
     **Returns:** an `Explanation` to print; for several outputs a tree of them.
     """

@@ -49,7 +49,7 @@ def empirical_nngp(
     $$K_{iajb} = f_a(x_i)\, \overline{f_b(x'_j)}$$
 
     Averaged over random networks, or many outputs (by `trace_axes`), it is an estimate
-    of `eqtangents.nngp`. Arguments, result and errors are those of
+    of `eqtangents.nngp`. Arguments, result and errors are as in
     `eqtangents.empirical_ntk`.
     """
     check_model(model, params, state, x1)
@@ -89,7 +89,7 @@ def empirical_kernel(
 ) -> Tree[Kernel]:
     """Both kernels of one network, at the parameters it has.
 
-    Arguments and errors are those of `eqtangents.empirical_ntk`.
+    Arguments and errors are as in `eqtangents.empirical_ntk`.
 
     **Returns:** an `eqtangents.Kernel`, as predictors take it; for several outputs a
     tree of them.

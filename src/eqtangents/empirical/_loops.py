@@ -26,7 +26,7 @@ class _Outside(NamedTuple):
 
 
 class Crossing:
-    """The border of one loop, and what has crossed it."""
+    """The border of one loop, and the parts that have crossed it."""
 
     def __init__(self, length: int):
         """Take a loop of so many iterations."""
@@ -37,7 +37,7 @@ class Crossing:
     def enter(
         self, argument: Argument, *, scanned: bool
     ) -> Callable[[Value], Argument]:
-        """What makes an argument of one iteration of its value there."""
+        """How to make an argument of one iteration from its value there."""
         if not isinstance(argument, View):
             return lambda value: value
         parts = []

@@ -63,7 +63,7 @@ def empirical_ntk(
 
     - `model`: a module that maps one example; or, if `params` are given, a function
         `f(params, example)`. It is mapped over the examples of a batch. A function
-        that mixes the rows of a batch cannot be told from one of single examples: for
+        that mixes the rows of a batch looks like a function of single examples: for
         it, take the whole batch as one example, `x[None]`.
     - `x1`, `x2`: batches, with a leading axis of examples: arrays, or trees of them (an
         example with its random key, say). Without `x2`, of `x1` with itself.
@@ -75,12 +75,12 @@ def empirical_ntk(
         `eqtangents.nn`, such as a `weight_std` that is an array, in which
         `eqtangents.ntk` does not differentiate either; `eqx.is_inexact_array` picks
         these too.
-    - `state`: of a model with state, that of its layers, as came from
+    - `state`: the state of the model's layers, as it came from
         `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, and
-        what it makes of the state is dropped.
+        the new state that it returns is dropped.
     - `trace_axes`: axes of one example's output over which to average the diagonal; the
         kernel does not have them. By default the first one, the channels, if there is
-        one that is not diagonal: what approaches `eqtangents.ntk` for wide networks.
+        one that is not diagonal: this kernel approaches `eqtangents.ntk` with width.
         `()` for all pairs of outputs.
     - `diagonal_axes`: axes of which only equal indices are compared.
     - `implementation`: how. `"jacobian"` contracts Jacobians; `"structured"` uses how
@@ -150,9 +150,9 @@ def empirical_ntk_by_leaf(
     diagonal_axes: int | Sequence[int] = (),
     chunk_size: int | None = None,
 ) -> Any:
-    """What each parameter contributes to the neural tangent kernel, in one pass.
+    """The contribution of each parameter to the tangent kernel, in one pass.
 
-    Arguments and errors are those of `eqtangents.empirical_ntk`.
+    Arguments and errors are as in `eqtangents.empirical_ntk`.
 
     **Returns:** a tree with the structure of the parameters, a kernel (for several
     outputs a tree of them) for each. A layer's is the sum over its leaves.

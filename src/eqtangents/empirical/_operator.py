@@ -195,7 +195,7 @@ def _materialise(operator: NTKOperator) -> lx.AbstractLinearOperator:
 
 
 def _cut(matrix: Array, axis: int, parts: list[jax.ShapeDtypeStruct]) -> list[Array]:
-    """Along an axis, what belongs to each part."""
+    """Cut a matrix along an axis into the blocks of each part."""
     ends = np.cumsum([math.prod(part.shape) for part in parts])
     return jnp.split(matrix, ends[:-1], axis)
 

@@ -1,4 +1,4 @@
-"""Which outputs are compared with which."""
+"""How the outputs of two examples are compared: diagonally, traced, or in full."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 
 class RowCounts(NamedTuple):
-    """How many rows of a Jacobian there are: examples, and outputs of each.
+    """The number of rows of a Jacobian: examples, and outputs of each.
 
     Outputs count by how they are paired with outputs of the other side: a kernel is
     diagonal in `diagonal` ones, traced over `traced`, and full in `free` ones.

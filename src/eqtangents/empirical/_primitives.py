@@ -41,17 +41,20 @@ def structured(
 
     **Arguments:**
 
-    - `primitives`: whose equations the rule is for. A later rule replaces an earlier
-        one; a network that has been compiled before keeps the rules it had.
-    - `unapplied`: whether the rule is for parameters alone that have not met data, so
-        that it may multiply them by data itself. A value that has met data is then
+    - `primitives`: the primitives of `jax.lax` or `jax.extend.core.primitives` that the
+        rule is for. A later rule replaces an earlier one; a network that has been
+        compiled before keeps the rules it had.
+    - `unapplied`: whether the rule is asked only for parameters that have not met data,
+        so that it may multiply them by data itself. A value that has met data is then
         differentiated in as it stands. A primitive may have a rule of either kind: the
         one for all values is asked first.
 
-    The rule is called with the equation, a `jax.extend.core.JaxprEqn`, and its
-    arguments. At least one of them is a `View`, a value that is linear in parameters;
-    the others are arrays. It returns a `Dependence` for each result, or `None` where it
-    knows none: then the arguments are differentiated in as they stand.
+    The rule takes an equation, a `jax.extend.core.JaxprEqn`, and its arguments. At least
+    one of them is a `View`, a value that is linear in parameters; the others are arrays.
+    It returns a `Dependence` for each result. If it returns `None`, the arguments are
+    differentiated in as they stand.
+
+    **Source:** Novak et al. 2022, arXiv:2206.08720, for rules of this kind.
     """
 
     def register(rule: StructureRule) -> StructureRule:

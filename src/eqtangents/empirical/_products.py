@@ -210,7 +210,10 @@ def _patches(
     size_out: list[int],
     params: dict[str, Any],
 ) -> Float[Array, "..."]:
-    """What each entry of a window reads: `(*window, batch, channels, *size_out)`."""
+    """The data that each entry of a window reads.
+
+    The axes are `(*window, batch, channels, *size_out)`.
+    """
     padding = zip(params["padding"], params["lhs_dilation"], strict=True)
     config = [(0, 0, 0)] * 2 + [(low, high, d - 1) for (low, high), d in padding]
     data = lax.pad(data, jnp.zeros((), data.dtype), config)

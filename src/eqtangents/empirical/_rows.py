@@ -14,8 +14,8 @@ from eqtangents.empirical._pairing import RowCounts
 class JacobianRows(NamedTuple):
     """Rows of a Jacobian, or their shapes; `jax.vmap` puts examples in front.
 
-    Cotangents have one entry for each tap, with axes for diagonal, traced and free
-    outputs, then those of the value. Factors have one entry for each use, the arrays
+    Cotangents have one entry for each tap: first axes for diagonal, traced and free
+    outputs, then the axes of the value. Factors have one entry for each use, the arrays
     that depend on the example.
     """
 

@@ -37,13 +37,13 @@ from eqtangents.empirical._views import (
 )
 
 
-# Run as if their programs stood in their place. What a checkpoint saves is dwarfed by
-# the cotangents, one for each output, that are needed of every layer at once.
+# Their programs are run in place. The memory that a checkpoint saves is dwarfed by the
+# cotangents, one for each output, that are needed of every layer at once.
 _IN_PLACE = {primitives.jit_p, primitives.closed_call_p, primitives.remat_p}
 
 
 class Noted(NamedTuple):
-    """Where parameters enter a program, and the taps there, without arrays."""
+    """The places where parameters enter a program, and its taps, without arrays."""
 
     uses: tuple[Use, ...]
     taps: tuple[jax.ShapeDtypeStruct, ...]
