@@ -1,5 +1,6 @@
 """Rules are keyed by primitives, each is used, and users can add their own."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -16,6 +17,7 @@ from eqtangents.empirical._analyse import analyse
 from eqtangents.empirical._batches import example_of
 from eqtangents.empirical._network import Network
 from eqtangents.empirical._primitives import STRUCTURE_RULES, UNAPPLIED_RULES
+from eqtangents.empirical._rows import jacobian_rows
 from precision import by_precision
 
 
@@ -95,6 +97,28 @@ def test_every_rule_is_used(table, name, monkeypatch, getkey):
     function = ZOO[cases[name]]
     recipe_of(function.call, *function.draw(getkey(), 2))
     assert any(answer is not None for answer in answers)
+
+
+def test_a_network_is_analysed_once(getkey):
+    calls = []
+
+    def call(w, x):
+        calls.append(x)
+        return lax.scan(lambda c, v: (jnp.tanh(v @ c), None), x, w)[0]
+
+    w, x = jr.normal(getkey(), (2, 3, 3)), jr.normal(getkey(), (4, 3))
+    network = Network(call, w)
+    recipe = recipe_of(call, w, x)
+    assert len(calls) == 1
+    seeds = jnp.eye(3).reshape(1, 1, 3, 3)
+    one = jacobian_rows(recipe, network.leaves, x[0], 0, seeds)
+    other = jacobian_rows(recipe, network.leaves, x[1], 0, seeds)
+    assert len(calls) == 1  # rows only evaluate the recipe's program
+    assert [c.shape for c in one.cotangents] == [(1, 1, 3, 2, 3)]
+    assert not np.allclose(one.cotangents[0], other.cotangents[0])
+    arrays = [f.array for use in recipe.uses for f in use.part.factors]
+    # Arrays of the trace have left it as shapes.
+    assert not any(isinstance(array, jax.Array) for array in arrays)
 
 
 @pytest.fixture

@@ -49,10 +49,10 @@ def structured(
         differentiated in as it stands. A primitive may have a rule of either kind: the
         one for all values is asked first.
 
-    The rule takes an equation, a `jax.extend.core.JaxprEqn`, and its arguments. At least
-    one of them is a `View`, a value that is linear in parameters; the others are arrays.
-    It returns a `Dependence` for each result. If it returns `None`, the arguments are
-    differentiated in as they stand.
+    The rule takes an equation, a `jax.extend.core.JaxprEqn`, and its arguments. At
+    least one of them is a `View`, a value that is linear in parameters; the others are
+    arrays. It returns a `Dependence` for each result. If it returns `None`, the
+    arguments are differentiated in as they stand.
 
     **Source:** Novak et al. 2022, arXiv:2206.08720, for rules of this kind.
     """
