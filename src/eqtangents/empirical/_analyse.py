@@ -50,7 +50,7 @@ class Recipe:
 def analyse(
     network: Program, leaves: list[Array], example: PyTree, dense: frozenset[int]
 ) -> Recipe:
-    """Find where parameters enter a network, and stage the program that tells how.
+    """Find where parameters enter a network, and stage a program that computes rows.
 
     **Arguments:**
 
