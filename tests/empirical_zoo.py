@@ -639,6 +639,21 @@ add("empty_input", lambda w, x: jnp.sum(w @ x[0, 0]), W, (1, 1, 3))
 add("one_by_one", lambda w, x: w @ x, (1, 1), (1,))
 add("large_rank", lambda w, x: jnp.tanh(w[None, :, None] * x), (2,), (2, 2, 2))
 
+# Primitives that nothing above reaches before data do.
+add("divided_each", lambda w, x: w / (2 + x**2), V)
+add("copied", lambda w, x: jnp.copy(w) @ x, W)
+# Signs are exact in half precision.
+add(
+    "converted",
+    lambda w, x: w.astype(jnp.float16).astype(x.dtype) * jnp.sign(x),
+    V,
+)
+add(
+    "gradient_summed",
+    lambda w, x: jax.grad(lambda v: jnp.sum(w * v) + jnp.sum(w * v * x))(x),
+    V,
+)
+
 
 def outputs_of(function, params, x):
     """The number of outputs for one example."""

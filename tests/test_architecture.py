@@ -43,9 +43,11 @@ BELOW = {
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "trees"],
-    "linearization": ["series", "parameters"],
+    "hidden": [],
+    "linearization": ["series", "parameters", "hidden"],
     "empirical": ["jaxpr", "kernel_pair", "parameters"],
-    "monte_carlo": ["empirical", "nn"],
+    "sampling": ["empirical", "nn"],
+    "monte_carlo": ["sampling"],
     "testing": ["monte_carlo", "predict"],
 }
 # Names that mean different things in different files, and why each may: a layer and its

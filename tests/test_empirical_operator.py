@@ -10,7 +10,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn, predict
-from eqtangents._monte_carlo import _sampled
+from eqtangents._sampling import kernels_of_samples
 from precision import by_precision
 
 
@@ -178,6 +178,8 @@ def test_nngp_alone_has_no_derivatives():
 
     def operations(kernels):
         args = (nn.Sequential(layers), x, None, keys, None, kernels, (None, ()))
-        return _sampled.lower(*args).compile().compiled.cost_analysis()["flops"]
+        return (
+            kernels_of_samples.lower(*args).compile().compiled.cost_analysis()["flops"]
+        )
 
     assert operations("both") > 20 * operations("nngp")

@@ -11,11 +11,12 @@ import pytest
 
 import eqtangents as eqt
 from empirical_zoo import ZOO
+from eqtangents._jaxpr import traced
+from eqtangents.empirical._analyse import analyse
 from eqtangents.empirical._batches import example_of
 from eqtangents.empirical._compute import from_rows
 from eqtangents.empirical._network import Network
 from eqtangents.empirical._pairing import pairing
-from eqtangents.empirical._structure import Structure
 from precision import by_precision
 
 
@@ -59,12 +60,13 @@ def brute_force(call, params, x1, x2):
 
 def by_structure(call, params, x1, x2):
     """With the structure of all parameters used, whether that is cheap or not."""
-    network = Network(call, params)
-    structure = Structure(network, example_of(x1), frozenset())
+    network, example = Network(call, params), example_of(x1)
+    program = traced(network, network.leaves, example)
+    recipe = analyse(program, network.leaves, example, frozenset())
     kernels = []
-    for i, output in enumerate(structure.outputs):
+    for i, output in enumerate(recipe.outputs):
         found = pairing(output.shape, (), ())
-        terms = from_rows(structure, network.leaves, x1, x2, i, found, 1000)
+        terms = from_rows(recipe, network.leaves, x1, x2, i, found, 1000)
         zero = jnp.zeros((N1, N2, *output.shape, *output.shape), output.dtype)
         kernels.append(sum(map(found.assembled, terms.values()), start=zero))
     return kernels

@@ -1,6 +1,13 @@
 """Neural networks of finite and infinite width, on JAX and Equinox."""
 
-from eqtangents import duals as duals, nn as nn, predict as predict
+from importlib import metadata as _metadata
+
+from eqtangents import (
+    duals as duals,
+    empirical as empirical,
+    nn as nn,
+    predict as predict,
+)
 from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._kernel import (
     Kernel as Kernel,
@@ -34,3 +41,9 @@ from eqtangents.empirical import (
     estimate_trace as estimate_trace,
     explain_empirical_ntk as explain_empirical_ntk,
 )
+
+
+try:
+    __version__ = _metadata.version("eqtangents")
+except _metadata.PackageNotFoundError:  # sources that are not installed
+    __version__ = "unknown"

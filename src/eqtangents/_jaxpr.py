@@ -1,13 +1,80 @@
 """Reading programs that JAX has traced, one equation at a time."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
+import equinox as eqx
+import jax
 from jax.extend import core
+from jaxtyping import PyTree
+
+
+Static = TypeVar("Static")
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A function that has been traced: calling it runs no more of its Python."""
+
+    closed: core.ClosedJaxpr
+    outputs: PyTree[jax.ShapeDtypeStruct]
+
+    def __call__(self, *args: PyTree) -> PyTree:
+        """Evaluate the program; arguments have the structure it was traced with."""
+        results = core.jaxpr_as_fun(self.closed)(*jax.tree.leaves(args))
+        return jax.tree.unflatten(jax.tree.structure(self.outputs), results)
+
+
+def traced(function: Callable[..., PyTree], *args: PyTree) -> Program:
+    """Trace a function of arrays, given some or their shapes."""
+    return Program(*jax.make_jaxpr(function, return_shape=True)(*args))
+
+
+def staged(
+    function: Callable[..., tuple[PyTree, Static]], *args: PyTree
+) -> tuple[Program, Static]:
+    """Trace a function of arrays that returns arrays, and something known by then.
+
+    **Returns:** the program, which returns the arrays, and what is known. It leaves the
+    trace as part of the results' structure, so that it is there also when JAX takes the
+    trace from a cache; nothing is assigned on the side. It must hold no array of the
+    trace.
+    """
+
+    def with_static(*args: PyTree) -> tuple[PyTree, Untraced]:
+        arrays, static = function(*args)
+        return arrays, Untraced(static)
+
+    program = traced(with_static, *args)
+    arrays, static = program.outputs
+    return Program(program.closed, arrays), static.value
+
+
+class Untraced(eqx.Module):
+    """A node of a tree that has no arrays, but something known while tracing."""
+
+    _box: "_Box" = eqx.field(static=True)
+
+    def __init__(self, value: Any):
+        """Put this in a box: JAX compares structures, and need not look inside."""
+        self._box = _Box(value)
+
+    @property
+    def value(self) -> Any:
+        """The value that was put in."""
+        return self._box.value
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Box:
+    """Anything, compared by identity."""
+
+    value: Any
 
 
 class Environment:
-    """What the variables of one program are bound to."""
+    """The values that variables of one program are bound to."""
 
     def __init__(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]):
         """Bind the program's constants and arguments."""
@@ -35,14 +102,14 @@ def jaxpr_and_consts(jaxpr: Any) -> tuple[core.Jaxpr, Sequence[Any]]:
 
 
 def shape_of(atom: core.Var | core.Literal) -> tuple[int, ...]:
-    """The shape of a value; of what is no array, that of a number."""
+    """The shape of a value; one that is no array counts as a number."""
     return getattr(atom.aval, "shape", ())
 
 
 def bind(eqn: core.JaxprEqn, *args: Any) -> list[Any]:
     """Apply one equation, its custom derivatives and all.
 
-    A variable that it reads twice has one value: that of the last of its arguments.
+    A variable that it reads twice takes the value of the last of its arguments.
     """
     variables = {}
     for atom, arg in zip(eqn.invars, args, strict=True):
@@ -68,8 +135,8 @@ def live(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:
 def scan_sizes(eqn: core.JaxprEqn) -> tuple[int, int]:
     """How many inputs of a scan are constants, and how many are carried.
 
-    Told by rank, because versions of JAX store it differently: what is scanned over has
-    one axis more outside of the loop than inside.
+    The ranks tell, because versions of JAX store the numbers differently: an array that
+    is scanned over has one axis more outside of the loop than inside.
     """
     body, _ = jaxpr_and_consts(eqn.params["jaxpr"])
 

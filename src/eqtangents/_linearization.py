@@ -1,16 +1,18 @@
 """Networks replaced by their Taylor polynomials in the parameters."""
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Inexact, PRNGKeyArray, PyTree, UInt
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from eqtangents._arguments import checked_integer, described
+from eqtangents._hidden import hidden, revealed
+from eqtangents._jaxpr import Untraced
 from eqtangents._parameters import (
+    Model,
     Trainable,
     call,
     check_called,
@@ -25,15 +27,12 @@ from eqtangents._series import taylor
 from eqtangents._trees import One, Params, difference
 
 
-Model = TypeVar("Model", bound=Callable[..., Any])
-
-
 class TaylorModel(eqx.Module, Generic[Model]):
     """A module replaced by its Taylor polynomial in its parameters.
 
     It is called as the module was, but without the state, if that was given. The
-    parameters, `params`, move: optimisers train them as they would train those of the
-    module. The point of expansion, the state and all other leaves stay, and are held
+    parameters, `params`, move: optimisers train them as they would train the module's
+    own. The point of expansion, the state and all other leaves stay, and are held
     where no optimiser, weight decay or cast finds them.
     """
 
@@ -45,7 +44,7 @@ class TaylorModel(eqx.Module, Generic[Model]):
     @property
     def model(self) -> Model:
         """The module itself, not expanded, with the parameters as they are now."""
-        center = _released(self.center)
+        center = revealed(self.center)
         return eqx.combine(_placed(self.params, center), center)
 
     @overload
@@ -53,8 +52,8 @@ class TaylorModel(eqx.Module, Generic[Model]):
     @overload
     def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the polynomial; arguments are those of the module."""
-        center = _released(self.center)
+        """Evaluate the polynomial; it takes the arguments of the module."""
+        center = revealed(self.center)
         moving = _placed(self.params, center)
         start, rest = eqx.partition(center, marked(moving))
         given = [node for node in (*args, *kwargs.values()) if is_state(node)]
@@ -64,9 +63,9 @@ class TaylorModel(eqx.Module, Generic[Model]):
 
         def outputs(params: PyTree[Array]) -> Any:
             whole = eqx.combine(params, rest)
-            return call(whole, _released(self.state), *args, **kwargs)
+            return call(whole, revealed(self.state), *args, **kwargs)
 
-        return _expanded(outputs, start, moving, self.order)
+        return _taylor_polynomial(outputs, start, moving, self.order)
 
 
 class TaylorFunction(eqx.Module):
@@ -90,8 +89,8 @@ class TaylorFunction(eqx.Module):
     @overload
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any: ...
     def __call__(self, params: Params, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate the polynomial; arguments are those of the function."""
-        start, rest = _released(self.start), _released(self.rest)
+        """Evaluate the polynomial; it takes the arguments of the function."""
+        start, rest = revealed(self.start), revealed(self.rest)
         try:
             moving = eqx.filter(params, marked(start))
         except ValueError:
@@ -103,9 +102,9 @@ class TaylorFunction(eqx.Module):
 
         def outputs(moved: PyTree[Array]) -> Any:
             whole = eqx.combine(moved, rest)
-            return call(self.function, _released(self.state), whole, *args, **kwargs)
+            return call(self.function, revealed(self.state), whole, *args, **kwargs)
 
-        return _expanded(outputs, start, moving, self.order)
+        return _taylor_polynomial(outputs, start, moving, self.order)
 
 
 @overload
@@ -137,9 +136,9 @@ def linearize(
     + \partial_\theta f_{\theta_0}(x)\,(\theta - \theta_0)$$
 
     Trained on the squared error, it follows its neural tangent kernel exactly, at any
-    width. Arguments, result and errors are those of `eqtangents.taylorize`.
+    width. Arguments, result and errors are as in `eqtangents.taylorize`.
 
-    **Cost:** about twice that of the network.
+    **Cost:** about twice the cost of the network.
 
     **Source:** Lee et al. 2019, arXiv:1902.06720.
     """
@@ -189,9 +188,9 @@ def taylorize(
         arrays are; all others stay fixed. By default all are but hyperparameters of
         layers of `eqtangents.nn`, such as a `weight_std` that is an array;
         `eqx.is_inexact_array` picks these too.
-    - `state`: of a model with state, that of its layers, as came from
+    - `state`: the state of the model's layers, as it came from
         `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, with
-        this state always, and what it makes of the state is dropped.
+        this state always, and the new state that it returns is dropped.
 
     **Returns:** a `TaylorModel` that is called as the module is, and holds the
     parameters that move; for a function a `TaylorFunction`, called as the function is.
@@ -199,7 +198,7 @@ def taylorize(
 
     ```python
     tangent = eqt.linearize(model)
-    outputs = jax.vmap(tangent)(xs)  # those of the model, until `tangent` is trained
+    outputs = jax.vmap(tangent)(xs)  # as of the model, until `tangent` is trained
     ```
 
     **Raises:** `ValueError` if the order is negative, if there is nothing to train, if
@@ -224,9 +223,9 @@ def taylorize(
     start = params_of(whole, trainable)
     check_trained(model, params, start)
     if params is None:
-        return TaylorModel(start, _fixed(model), _fixed(state), order)
+        return TaylorModel(start, hidden(model), hidden(state), order)
     rest = eqx.filter(params, marked(start), inverse=True)
-    return TaylorFunction(model, _fixed(start), _fixed(rest), _fixed(state), order)
+    return TaylorFunction(model, hidden(start), hidden(rest), hidden(state), order)
 
 
 def _placed(params: PyTree, tree: PyTree) -> PyTree:
@@ -245,7 +244,7 @@ def _placed(params: PyTree, tree: PyTree) -> PyTree:
     return jax.tree.unflatten(structure, [leaf for _, leaf in leaves])
 
 
-def _expanded(
+def _taylor_polynomial(
     outputs: Callable[[PyTree[Array]], Any],
     start: PyTree[Array],
     params: PyTree[Array],
@@ -266,53 +265,10 @@ def _expanded(
                 "at the point of expansion. Change values alone."
             )
     step = jax.tree.map(lambda a, b: a - b, params, start)
-    static = []
 
-    def arrays(params: PyTree[Array]) -> PyTree[Array]:
+    def arrays(params: PyTree[Array]) -> tuple[PyTree[Array], Untraced]:
         found, rest = eqx.partition(outputs(params), eqx.is_array)
-        static.append(rest)
-        return found
+        return found, Untraced(rest)
 
-    found = taylor(arrays, start, step, order)
-    return eqx.combine(found, static[0])
-
-
-class _Bits(eqx.Module):
-    """An array stored as integers.
-
-    What trains, decays, averages or casts a network selects its floating-point leaves,
-    and would find the point of expansion too: a stopped gradient does not stop those.
-    """
-
-    parts: tuple[UInt[Array, "..."], ...]
-    dtype: Any = eqx.field(static=True)
-
-    def __init__(self, value: Inexact[Array, "..."]):
-        """Store a floating-point or complex array."""
-        value = jnp.asarray(value)
-        self.dtype = value.dtype
-        pair = (value.real, value.imag) if jnp.iscomplexobj(value) else (value,)
-        self.parts = tuple(
-            lax.bitcast_convert_type(part, f"uint{8 * part.dtype.itemsize}")
-            for part in pair
-        )
-
-    @property
-    def value(self) -> Inexact[Array, "..."]:
-        """The array."""
-        if not jnp.issubdtype(self.dtype, jnp.complexfloating):
-            return lax.bitcast_convert_type(self.parts[0], self.dtype)
-        real = jnp.finfo(self.dtype).dtype
-        return lax.complex(*(lax.bitcast_convert_type(p, real) for p in self.parts))
-
-
-def _is_bits(node: Any) -> bool:
-    return isinstance(node, _Bits)
-
-
-def _fixed(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: _Bits(x) if eqx.is_inexact_array(x) else x, tree)
-
-
-def _released(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x.value if _is_bits(x) else x, tree, is_leaf=_is_bits)
+    found, rest = taylor(arrays, start, step, order)
+    return eqx.combine(found, rest.value)

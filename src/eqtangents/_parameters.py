@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Callable
-from typing import Any, NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,6 +18,8 @@ from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal
 
 
+Model = TypeVar("Model", bound=Callable[..., Any])
+
 # Which arrays are parameters: a test of leaves, or a tree of booleans with the
 # structure of module or parameters, or a prefix of it. `None` is the default.
 Trainable: TypeAlias = Callable[[Any], bool] | Params | None
@@ -27,14 +29,14 @@ def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
     """The parameters among the leaves of a tree, with `None` in place of the others.
 
     By default they are its floating-point and complex arrays, but for hyperparameters
-    of layers of `eqtangents.nn`: fields that may be Python numbers, or functions. These
-    are what a kernel of infinite width takes as given.
+    of layers of `eqtangents.nn`: fields that may be Python numbers, or functions. A
+    kernel of infinite width takes these as given.
 
     **Raises:** `TypeError` or `ValueError` if `trainable` is neither a test nor a tree
     that fits.
     """
     if trainable is None:
-        chosen = eqx.filter(whole, _drawn(whole))
+        chosen = eqx.filter(whole, _not_hyperparameters(whole))
     else:
         _check_trainable(whole, trainable)
         chosen = eqx.filter(whole, trainable)
@@ -42,7 +44,7 @@ def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
 
 
 def marked(params: PyTree[Array]) -> PyTree[bool]:
-    """True where there is a parameter, false at `None`."""
+    """A tree that is true at each parameter, and false at `None`."""
     return jax.tree.map(
         lambda leaf: leaf is not None, params, is_leaf=lambda leaf: leaf is None
     )
@@ -66,17 +68,17 @@ def _check_trainable(whole: PyTree, trainable: Trainable) -> None:
         ) from None
 
 
-def _drawn(tree: PyTree) -> PyTree[bool]:
+def _not_hyperparameters(tree: PyTree) -> PyTree[bool]:
     """Which leaves are not hyperparameters of layers of `eqtangents.nn`."""
     return jax.tree.map(
-        lambda node: _drawn_of(node) if isinstance(node, AbstractLayer) else True,
+        lambda node: _marked_fields(node) if isinstance(node, AbstractLayer) else True,
         tree,
         is_leaf=lambda node: isinstance(node, AbstractLayer),
     )
 
 
-def _drawn_of(module: eqx.Module) -> eqx.Module:
-    """The same within a layer, field by field."""
+def _marked_fields(module: eqx.Module) -> eqx.Module:
+    """Which leaves of a layer are not its hyperparameters, field by field."""
     fields, treedef = jax.tree_util.tree_flatten_with_path(
         module, is_leaf=lambda node: node is not module
     )
@@ -86,7 +88,7 @@ def _drawn_of(module: eqx.Module) -> eqx.Module:
         if name in given:
             return jax.tree.map(lambda _: False, value)
         return jax.tree.map(
-            lambda node: _drawn_of(node) if isinstance(node, eqx.Module) else True,
+            lambda node: _marked_fields(node) if isinstance(node, eqx.Module) else True,
             value,
             is_leaf=lambda node: isinstance(node, eqx.Module),
         )
@@ -150,7 +152,7 @@ def check_called(
 
 
 def _instead_of(model: Any, params: PyTree | None, inputs: PyTree) -> str:
-    """What to write in place of what cannot be called."""
+    """The advice about a model that cannot be called."""
     if is_network(inputs):
         return "`model` and `x1` seem to be swapped: the network comes first."
     if is_network(params):
@@ -171,7 +173,7 @@ def is_network(value: Any) -> bool:
 
 
 def check_trained(model: Any, params: PyTree | None, found: PyTree[Array]) -> None:
-    """Raise `ValueError` if there are no parameters among what was found."""
+    """Raise `ValueError` if no parameters were found."""
     if not jax.tree.leaves(found):
         raise _nothing_trainable(model, params)
 
@@ -213,7 +215,7 @@ def needs_state(model: Any) -> bool:
 
 
 def missing_state(model: Any) -> ValueError:
-    """What to say of a model whose state was not given."""
+    """The error about a model whose state was not given."""
     return ValueError(
         f"`model` is {described(model)} with layers that keep state, as "
         "`eqx.nn.BatchNorm` does, but no state came with it. Pass `state=state`, of "

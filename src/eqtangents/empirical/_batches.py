@@ -14,20 +14,20 @@ from eqtangents._trees import Batch, difference
 
 
 def checked_batches(x1: Batch, x2: Batch | None) -> tuple[Batch, Batch | None]:
-    """Both as arrays of JAX.
+    """Both batches as arrays of JAX.
 
     **Raises:** `TypeError` if they have no arrays, `ValueError` unless they are batches
     of examples of the same shapes and types.
     """
-    x1 = _checked("x1", x1)
+    x1 = _checked_batch("x1", x1)
     if x2 is None:
         return x1, None
-    x2 = _checked("x2", x2)
+    x2 = _checked_batch("x2", x2)
     _check_alike(x1, x2)
     return x1, x2
 
 
-def _checked(name: str, x: Batch) -> Batch:
+def _checked_batch(name: str, x: Batch) -> Batch:
     leaves = jax.tree.leaves(x)
     if is_typed_key(x) or not leaves or not all(map(_is_array, leaves)):
         raise TypeError(_not_arrays(name, x, leaves))
@@ -48,7 +48,7 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _not_arrays(name: str, x: Any, leaves: list[Any]) -> str:
-    """What to say of what came in place of a batch."""
+    """The message about something that came in place of a batch."""
     came = f"`{name}` is {described(x)}, but must be a batch: "
     if is_network(x):
         return came + (

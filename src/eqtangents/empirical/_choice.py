@@ -1,32 +1,27 @@
-"""Which way to a tangent kernel is cheapest."""
+"""The ways to a tangent kernel, and the choice of the cheapest."""
 
 import dataclasses
 from typing import Literal, TypeAlias
 
-from jaxtyping import Array, PyTree
-
-from eqtangents.empirical._batches import example_of, size_of
+from eqtangents.empirical._analyse import Recipe
 from eqtangents.empirical._compute import tile_of
-from eqtangents.empirical._contraction import Rows
 from eqtangents.empirical._cost import Cost, Costs
-from eqtangents.empirical._network import Network
-from eqtangents.empirical._pairing import Pairing
-from eqtangents.empirical._structure import Structure
+from eqtangents.empirical._pairing import RowCounts
 
 
 Implementation: TypeAlias = Literal["auto", "structured", "jacobian", "vector_products"]
 
-# What a kernel may take unless it is given a chunk size.
+# The memory that a kernel may take unless it is given a chunk size.
 BUDGET_BYTES = 2**31
 _MAX_BATCH = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """One way to compute a kernel, and what it costs."""
+    """One way to compute a kernel, and its cost."""
 
     name: str
-    structure: Structure
+    recipe: Recipe
     chunk_size: int  # rows of either side, or columns, at a time
     cost: Cost
 
@@ -51,7 +46,7 @@ class Explanation:
                 f"{way.chunk_size:8}"
             )
         (way,) = (way for way in self.candidates if way.name == "structured")
-        dense = way.structure.dense
+        dense = way.recipe.dense
         lines.append("structured: the way each parameter is treated")
         for i, name in enumerate(self.names):
             lines.append(f"  {'Jacobian ' if i in dense else 'structure'} {name}")
@@ -59,24 +54,17 @@ class Explanation:
 
 
 def candidates(
-    network: Network,
-    x1: PyTree[Array],
-    x2: PyTree[Array] | None,
-    pairing: Pairing,
-    chunk_size: int | None,
+    costs: Costs, counts1: RowCounts, counts2: RowCounts, chunk_size: int | None
 ) -> list[Candidate]:
-    """All ways, cheapest first."""
-    costs = Costs(network, example_of(x1), symmetric=x2 is None)
-    n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
-    rows1, rows2 = pairing.rows(n1), pairing.rows(n2)
+    """All ways to a kernel with these rows and columns, cheapest first."""
     everything = frozenset(range(len(costs.sizes)))
-    cheap = costs.cheapest_dense(rows1, rows2)
+    cheap = costs.cheapest_dense(counts1, counts2)
     found = [
-        _rows_candidate("structured", costs, cheap, rows1, rows2, chunk_size),
-        _rows_candidate("jacobian", costs, everything, rows1, rows2, chunk_size),
+        _rows_candidate("structured", costs, cheap, counts1, counts2, chunk_size),
+        _rows_candidate("jacobian", costs, everything, counts1, counts2, chunk_size),
     ]
     if not costs.work.has_custom_vjp:
-        found.append(_products_candidate(costs, rows1, rows2, chunk_size))
+        found.append(_products_candidate(costs, counts1, counts2, chunk_size))
     return sorted(found, key=lambda candidate: candidate.cost.time)
 
 
@@ -99,32 +87,32 @@ def _rows_candidate(
     name: str,
     costs: Costs,
     dense: frozenset[int],
-    rows1: Rows,
-    rows2: Rows,
+    counts1: RowCounts,
+    counts2: RowCounts,
     chunk_size: int | None,
 ) -> Candidate:
-    structure = Structure(costs.network, costs.example, dense)
+    recipe = costs.recipe(dense)
 
     def cost_of(size: int) -> Cost:
-        tiles = (tile_of(rows, size) for rows in (rows1, rows2))
-        return costs.of_rows(structure, *tiles)
+        tiles = (tile_of(counts, size) for counts in (counts1, counts2))
+        return costs.of_rows(recipe, *tiles)
 
-    size = max(rows1.examples, rows2.examples) * rows1.outputs
+    size = max(counts1.examples, counts2.examples) * counts1.outputs
     if chunk_size is None:
         while size > 1 and cost_of(size).peak > BUDGET_BYTES:
             size = -(-size // 2)
     else:
         size = min(size, chunk_size)
-    cost = costs.of_rows(structure, rows1, rows2)
+    cost = costs.of_rows(recipe, counts1, counts2)
     cost = dataclasses.replace(cost, peak=cost_of(size).peak)
-    return Candidate(name, structure, size, cost)
+    return Candidate(name, recipe, size, cost)
 
 
 def _products_candidate(
-    costs: Costs, rows1: Rows, rows2: Rows, chunk_size: int | None
+    costs: Costs, counts1: RowCounts, counts2: RowCounts, chunk_size: int | None
 ) -> Candidate:
-    one = costs.of_products(rows1, rows2, 1).peak
+    one = costs.of_products(counts1, counts2, 1).peak
     size = chunk_size or max(1, min(_MAX_BATCH, int(BUDGET_BYTES // max(one, 1))))
-    size = max(1, min(size, rows2.outputs))
-    cost = costs.of_products(rows1, rows2, size)
-    return Candidate("vector_products", costs.whole, size, cost)
+    size = max(1, min(size, counts2.outputs))
+    cost = costs.of_products(counts1, counts2, size)
+    return Candidate("vector_products", costs.structured, size, cost)

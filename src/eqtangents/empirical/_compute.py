@@ -1,7 +1,7 @@
 """The two ways to a tangent kernel: rows of a Jacobian, or products with columns."""
 
 import functools
-from typing import Any, TypeAlias
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,109 +9,111 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from eqtangents.empirical._analyse import Recipe
 from eqtangents.empirical._batches import size_of
-from eqtangents.empirical._contraction import Rows
+from eqtangents.empirical._contraction import LeafKernels, contracted_kernels
 from eqtangents.empirical._network import Network
-from eqtangents.empirical._pairing import Pairing
-from eqtangents.empirical._structure import Structure
+from eqtangents.empirical._pairing import Pairing, RowCounts
+from eqtangents.empirical._rows import JacobianRows, jacobian_rows
 
 
-# Contributions of leaves to a kernel, each with axes `n1 n2 diagonal free1 free2`.
-Terms: TypeAlias = dict[int, Array]
-
-
-def tile_of(rows: Rows, chunk_size: int) -> Rows:
+def tile_of(counts: RowCounts, chunk_size: int) -> RowCounts:
     """As many of these rows as may be held at a time, whole examples if possible."""
-    n, diagonal, traced, free = rows
+    n, diagonal, traced, free = counts
     if diagonal * traced > chunk_size:
         diagonal = traced = 1
     paired = max(diagonal * traced, 1)
     tile_free = min(free, max(1, chunk_size // paired))
     tile = max(1, chunk_size // (paired * max(tile_free, 1)))
-    return Rows(min(n, tile), diagonal, traced, tile_free)
+    return RowCounts(min(n, tile), diagonal, traced, tile_free)
 
 
 def from_rows(
-    structure: Structure,
+    recipe: Recipe,
     leaves: list[Array],
     x1: PyTree[Array],
     x2: PyTree[Array] | None,
     output: int,
     pairing: Pairing,
     chunk_size: int,
-) -> Terms:
+) -> LeafKernels:
     """Contract rows of the Jacobian, at most so many of either batch at a time."""
     n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
-    seeds = pairing.seeds(structure.outputs[output].dtype)
-    tile = tile_of(pairing.rows(max(n1, n2)), chunk_size)
-    kernels = functools.partial(_tiled, structure, leaves, x1, x2, output, tile)
+    seeds = pairing.seeds(recipe.outputs[output].dtype)
+    tile = tile_of(pairing.counts(max(n1, n2)), chunk_size)
+    tiled = functools.partial(_tiled, recipe, leaves, x1, x2, output, tile)
     if seeds.shape[:2] == (tile.diagonal, tile.traced):
-        return kernels(seeds)
+        return tiled(seeds)
     # One paired output at a time.
     diagonal, traced, *rest = seeds.shape
-    found = lax.map(kernels, seeds.reshape(diagonal * traced, 1, 1, *rest))
+    found = lax.map(tiled, seeds.reshape(diagonal * traced, 1, 1, *rest))
 
-    def joined(terms: Array) -> Array:
-        terms = jnp.moveaxis(terms[:, :, :, 0], 0, 2)
-        terms = terms.reshape(n1, n2, diagonal, traced, *terms.shape[3:])
-        return jnp.sum(terms, axis=3)
+    def over_traced(kernel: Array) -> Array:
+        # (paired, n1, n2, 1, free, free) -> (n1, n2, diagonal, traced, free, free)
+        kernel = jnp.moveaxis(kernel[:, :, :, 0], 0, 2)
+        kernel = kernel.reshape(n1, n2, diagonal, traced, *kernel.shape[3:])
+        return jnp.sum(kernel, axis=3)
 
-    return jax.tree.map(joined, found)
+    return jax.tree.map(over_traced, found)
 
 
 def _tiled(
-    structure: Structure,
+    recipe: Recipe,
     leaves: list[Array],
     x1: PyTree[Array],
     x2: PyTree[Array] | None,
     output: int,
-    tile: Rows,
+    tile: RowCounts,
     seeds: Float[Array, "diagonal traced free *output"],
-) -> Terms:
-    """Tile by tile; of a batch with itself, the upper triangle of tiles."""
+) -> LeafKernels:
+    """Contract rows tile by tile; without `x2`, the upper triangle of tiles."""
     n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
     free = seeds.shape[2]
 
-    def rows(x: PyTree[Array], examples: Any, outputs: Any) -> Any:
+    def rows(x: PyTree[Array], examples: Any, outputs: Any) -> JacobianRows:
         some = jax.tree.map(lambda leaf: leaf[examples], x)
         few = seeds[:, :, outputs]
-        return jax.vmap(lambda one: structure.rows(leaves, one, output, few))(some)
+        return jax.vmap(lambda one: jacobian_rows(recipe, leaves, one, output, few))(
+            some
+        )
 
     whole = tile.examples >= max(n1, n2) and tile.free == free
     if whole or 0 in (n1, n2, *seeds.shape):
         # In one pass: parameters are read once for both batches.
-        x = x1 if x2 is None else jax.tree.map(_end_to_end, x1, x2)
+        x = x1 if x2 is None else jax.tree.map(_concatenated, x1, x2)
         both = rows(x, slice(None), slice(None))
         rows1 = both if x2 is None else jax.tree.map(lambda a: a[:n1], both)
         rows2 = both if x2 is None else jax.tree.map(lambda a: a[n1:], both)
-        return structure.kernels(rows1, rows2)
-    blocks1, blocks2 = (_blocks(n, free, tile) for n in (n1, n2))
+        return contracted_kernels(recipe, rows1, rows2)
+    tiles1, tiles2 = (_cut_into_tiles(n, free, tile) for n in (n1, n2))
 
-    def against_all(block1: tuple[Array, ...]) -> Terms:
-        number1, *which1 = block1
+    def against_all(tile1: tuple[Array, ...]) -> LeafKernels:
+        number1, *which1 = tile1
         rows1 = rows(x1, *which1)
 
-        def entry(block2: tuple[Array, ...]) -> Terms:
-            _, *which2 = block2
-            return structure.kernels(rows1, rows(x1 if x2 is None else x2, *which2))
+        def entry(tile2: tuple[Array, ...]) -> LeafKernels:
+            _, *which2 = tile2
+            return contracted_kernels(
+                recipe, rows1, rows(x1 if x2 is None else x2, *which2)
+            )
 
-        def entry_above(block2: tuple[Array, ...]) -> Terms:
-            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(entry, block2))
-            return lax.cond(number1 <= block2[0], entry, lambda _: zeros, block2)
+        def entry_above(tile2: tuple[Array, ...]) -> LeafKernels:
+            zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(entry, tile2))
+            return lax.cond(number1 <= tile2[0], entry, lambda _: zeros, tile2)
 
-        return lax.map(entry_above if x2 is None else entry, blocks2)
+        return lax.map(entry_above if x2 is None else entry, tiles2)
 
-    found = lax.map(against_all, blocks1)
+    found = lax.map(against_all, tiles1)
     if x2 is None:
-        found = jax.tree.map(_mirrored, found)
-    return jax.tree.map(lambda terms: _joined(terms, n1, n2, free, tile), found)
+        found = jax.tree.map(_symmetric, found)
+    return jax.tree.map(lambda tiles: _untiled(tiles, n1, n2, free, tile), found)
 
 
-def _end_to_end(a: Array, b: Array) -> Array:
+def _concatenated(a: Array, b: Array) -> Array:
     return jnp.concatenate([a, b])
 
 
-def _blocks(n: int, free: int, tile: Rows) -> tuple[Any, Any, Any]:
+def _cut_into_tiles(n: int, free: int, tile: RowCounts) -> tuple[Any, Any, Any]:
     """Number, examples and free outputs of each tile; the last ones repeat."""
 
     def cut(total: int, size: int) -> np.ndarray:
@@ -127,25 +129,30 @@ def _blocks(n: int, free: int, tile: Rows) -> tuple[Any, Any, Any]:
     )
 
 
-def _mirrored(terms: Float[Array, "b b e e d f f"]) -> Float[Array, "b b e e d f f"]:
-    """Tiles below the diagonal, from those above."""
-    above = np.triu(np.ones(terms.shape[:2], bool))[..., None, None, None, None, None]
-    return jnp.where(above, terms, terms.transpose(1, 0, 3, 2, 4, 6, 5))
+def _symmetric(tiles: Float[Array, "b b e e d f f"]) -> Float[Array, "b b e e d f f"]:
+    """All tiles, of which those below the diagonal mirror those above."""
+    above = np.triu(np.ones(tiles.shape[:2], bool))[..., None, None, None, None, None]
+    # (b1, b2, e1, e2, d, f1, f2) -> (b2, b1, e2, e1, d, f2, f1)
+    return jnp.where(above, tiles, tiles.transpose(1, 0, 3, 2, 4, 6, 5))
 
 
-def _joined(
-    terms: Float[Array, "b1 b2 e1 e2 d f1 f2"], n1: int, n2: int, free: int, tile: Rows
+def _untiled(
+    tiles: Float[Array, "b1 b2 e1 e2 d f1 f2"],
+    n1: int,
+    n2: int,
+    free: int,
+    tile: RowCounts,
 ) -> Float[Array, "n1 n2 d free free"]:
-    """Tiles put together, without what is there twice."""
-    _, _, e1, e2, d, f1, f2 = terms.shape
-    outputs = -(-free // tile.free)
-    terms = terms.reshape(
-        -1, outputs, terms.shape[1] // outputs, outputs, e1, e2, d, f1, f2
-    )
-    terms = terms.transpose(0, 4, 2, 5, 6, 1, 7, 3, 8)
-    a1, _, a2, *_ = terms.shape
-    terms = terms.reshape(a1 * e1, a2 * e2, d, outputs * f1, outputs * f2)
-    return terms[:n1, :n2, :, :free, :free]
+    """Put the tiles of a kernel together, and drop rows that occur twice."""
+    b1, b2, e1, e2, d, f1, f2 = tiles.shape
+    outs = -(-free // tile.free)
+    a1, a2 = b1 // outs, b2 // outs
+    # Tile `b` has examples `a` and outputs `out`: with axes `e` and `f` within it,
+    # (a1, out1, a2, out2, e1, e2, d, f1, f2) -> (a1, e1, a2, e2, d, out1, f1, out2, f2)
+    tiles = tiles.reshape(a1, outs, a2, outs, e1, e2, d, f1, f2)
+    tiles = tiles.transpose(0, 4, 2, 5, 6, 1, 7, 3, 8)
+    kernel = tiles.reshape(a1 * e1, a2 * e2, d, outs * f1, outs * f2)
+    return kernel[:n1, :n2, :, :free, :free]
 
 
 def from_products(
@@ -158,17 +165,17 @@ def from_products(
 ) -> Float[Array, "n1 n2 diagonal free1 free2"]:
     """Multiply the kernel with each column of the identity, some at a time."""
     leaves, n1 = network.leaves, size_of(x1)
-    dtype = jax.eval_shape(lambda: _output(network, leaves, x1, output)).dtype
+    dtype = jax.eval_shape(lambda: _one_output(network, leaves, x1, output)).dtype
     seeds = pairing.seeds(dtype)
     diagonal, traced, free = seeds.shape[:3]
     if 0 in (n1, size_of(x2), *seeds.shape):
         return jnp.zeros((n1, size_of(x2), diagonal, free, free), dtype)
     seeds = seeds.reshape(diagonal * traced, *seeds.shape[2:])
-    _, forward = jax.linearize(lambda l: _output(network, l, x1, output), leaves)
+    _, forward = jax.linearize(lambda l: _one_output(network, l, x1, output), leaves)
 
     def of_example(one: PyTree[Array]) -> Array:
         batch = jax.tree.map(lambda leaf: leaf[None], one)
-        _, pullback = jax.vjp(lambda l: _output(network, l, batch, output), leaves)
+        _, pullback = jax.vjp(lambda l: _one_output(network, l, batch, output), leaves)
 
         def column(which: tuple[Array, Array]) -> Array:
             paired, own = which
@@ -184,7 +191,7 @@ def from_products(
     return jnp.sum(found, axis=2).transpose(3, 0, 1, 4, 2)
 
 
-def _output(
+def _one_output(
     network: Network, leaves: list[Array], x: PyTree[Array], output: int
 ) -> Array:
     """One output for a batch."""

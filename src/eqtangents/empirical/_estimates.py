@@ -15,14 +15,14 @@ from eqtangents._arguments import check_key, checked_integer, described
 from eqtangents._trees import Tree
 
 
-Mean = TypeVar("Mean", covariant=True)
+Averaged = TypeVar("Averaged", covariant=True)
 
 
-class Estimate(eqx.Module, Generic[Mean]):
+class Estimate(eqx.Module, Generic[Averaged]):
     """A mean over random samples, and its standard error, of the same form."""
 
-    mean: Mean
-    standard_error: Mean
+    mean: Averaged
+    standard_error: Averaged
 
 
 def estimate_trace(
@@ -57,7 +57,7 @@ def estimate_diagonal(
 
     $$\operatorname{diag} A = \mathbb{E}\, z \odot A z$$
 
-    Arguments and errors are those of `eqtangents.estimate_trace`.
+    Arguments and errors are as in `eqtangents.estimate_trace`.
 
     **Source:** Bekas et al. 2007.
     """
@@ -76,13 +76,13 @@ def estimate_effective_rank(
     $$(\operatorname{tr} A)^2 / \operatorname{tr} A^2$$
 
     from the same products for both traces; the error is propagated to first order.
-    Arguments and errors are those of `eqtangents.estimate_trace`.
+    Arguments and errors are as in `eqtangents.estimate_trace`.
     """
 
     def one(z: PyTree[Array], product: PyTree[Array]) -> tuple[Array, Array]:
         return _dot(z, product), _dot(product, product)
 
-    traces, squares = _samples(one, operator, key, n_samples)
+    traces, squares = _sampled_products(one, operator, key, n_samples)
     trace, square = jnp.mean(traces), jnp.mean(squares)
     rank = trace**2 / square
     # The derivative of the ratio in both means, along each sample.
@@ -97,14 +97,14 @@ def _dot(a: PyTree[Array], b: PyTree[Array]) -> Array:
 def _estimate(
     function: Callable, operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n: int
 ) -> Estimate[PyTree[Array]]:
-    samples = _samples(function, operator, key, n)
+    samples = _sampled_products(function, operator, key, n)
     return Estimate(
         jax.tree.map(lambda s: jnp.mean(s, axis=0), samples),
         jax.tree.map(lambda s: jnp.std(s, axis=0, ddof=1) / n**0.5, samples),
     )
 
 
-def _samples(
+def _sampled_products(
     function: Callable, operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n: int
 ) -> PyTree[Array]:
     """`function(z, operator z)` for vectors of random signs, checked."""
@@ -122,11 +122,11 @@ def _samples(
         )
     check_key("`key`", key)
     n = checked_integer("n_samples", n, 2, "A standard error needs at least 2 samples.")
-    return _drawn(function, operator, key, n)
+    return _mapped_over_signs(function, operator, key, n)
 
 
 @eqx.filter_jit
-def _drawn(
+def _mapped_over_signs(
     function: Callable, operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n: int
 ) -> PyTree[Array]:
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), operator.in_structure())

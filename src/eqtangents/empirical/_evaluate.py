@@ -18,17 +18,18 @@ from eqtangents.empirical._choice import (
     chosen,
 )
 from eqtangents.empirical._compute import from_products, from_rows
+from eqtangents.empirical._cost import Costs
 from eqtangents.empirical._network import (
     Network,
-    differentiated,
-    outputs,
+    differentiable,
+    outputs_of_one,
     parameter_names,
 )
 from eqtangents.empirical._pairing import Pairing, pairing
 
 
-class Terms(eqx.Module):
-    """What parts of the parameters contribute to a kernel."""
+class Contributions(eqx.Module):
+    """The contributions of parameters to a kernel: one a leaf, if these are known."""
 
     arrays: list[Array]
 
@@ -38,8 +39,8 @@ class Terms(eqx.Module):
         return reduce(operator.add, self.arrays)
 
 
-class Options(eqx.Module):
-    """What of the outputs a kernel compares, and how it is computed."""
+class KernelOptions(eqx.Module):
+    """Which outputs a kernel compares, and how it is computed."""
 
     trace_axes: tuple[int, ...] | None = eqx.field(static=True)
     diagonal_axes: tuple[int, ...] = eqx.field(static=True)
@@ -47,38 +48,41 @@ class Options(eqx.Module):
     chunk_size: int | None = eqx.field(static=True, default=None)
 
     def pairing(self, shape: tuple[int, ...]) -> Pairing:
-        """The same for an output of some shape."""
+        """How the axes of an output of some shape are compared."""
         return pairing(shape, self.trace_axes, self.diagonal_axes)
 
 
 @eqx.filter_jit
-@differentiated()
-def tangent_terms(
-    network: Network, x1: PyTree[Array], x2: PyTree[Array] | None, options: Options
-) -> PyTree[Terms]:
-    """Contributions to the kernel of each output, by parameter where they are known."""
-    shapes, treedef = _shapes(network, x1)
+@differentiable()
+def tangent_contributions(
+    network: Network,
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    options: KernelOptions,
+) -> PyTree[Contributions]:
+    """Contributions to the kernel of each output."""
+    shapes, treedef = _output_structs(network, x1)
+    costs = _costs_of(network, x1, x2)
     found = []
     for i, shape in enumerate(shapes):
         paired = options.pairing(shape.shape)
-        ways = candidates(network, x1, x2, paired, options.chunk_size)
+        ways = _ways(costs, x1, x2, paired, options)
         way = chosen(ways, options.implementation)
         terms = _computed(network, x1, x2, i, paired, way)
-        found.append(
-            Terms([paired.assembled(term).astype(shape.dtype) for term in terms])
-        )
+        arrays = [paired.assembled(term).astype(shape.dtype) for term in terms]
+        found.append(Contributions(arrays))
     return treedef.unflatten(found)
 
 
 @eqx.filter_jit
-def products(
+def output_products(
     whole: tuple[Any, Any, Any],
     x1: PyTree[Array],
     x2: PyTree[Array] | None,
-    options: Options,
+    options: KernelOptions,
 ) -> PyTree[Array]:
-    """Products of outputs; `whole` is what `outputs` takes before an example."""
-    function = jax.vmap(lambda example: outputs(*whole, example))
+    """Products of outputs; `whole` has the arguments of `outputs_of_one` but one."""
+    function = jax.vmap(lambda example: outputs_of_one(*whole, example))
     outputs1 = function(x1)
     outputs2 = outputs1 if x2 is None else function(x2)
 
@@ -91,19 +95,39 @@ def products(
     return jax.tree.map(of, outputs1, outputs2)
 
 
-@differentiated()
+@differentiable()
 def explanations(
-    network: Network, x1: PyTree[Array], x2: PyTree[Array] | None, options: Options
+    network: Network,
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    options: KernelOptions,
 ) -> PyTree[Explanation]:
     """The ways to each output's kernel, and the choice among them."""
-    shapes, treedef = _shapes(network, x1)
+    shapes, treedef = _output_structs(network, x1)
+    costs = _costs_of(network, x1, x2)
     found = []
     for shape in shapes:
-        paired = options.pairing(shape.shape)
-        ways = candidates(network, x1, x2, paired, options.chunk_size)
+        ways = _ways(costs, x1, x2, options.pairing(shape.shape), options)
         way = chosen(ways, options.implementation)
         found.append(Explanation(parameter_names(network), ways, way))
     return treedef.unflatten(found)
+
+
+def _costs_of(network: Network, x1: PyTree[Array], x2: PyTree[Array] | None) -> Costs:
+    return Costs(network, example_of(x1), symmetric=x2 is None)
+
+
+def _ways(
+    costs: Costs,
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    paired: Pairing,
+    options: KernelOptions,
+) -> list[Candidate]:
+    """All ways to the kernel of one output, cheapest first."""
+    n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
+    counts = paired.counts(n1), paired.counts(n2)
+    return candidates(costs, *counts, options.chunk_size)
 
 
 def _computed(
@@ -114,14 +138,14 @@ def _computed(
     paired: Pairing,
     way: Candidate,
 ) -> list[Array]:
+    """The terms of a kernel, one for each leaf if they are computed apart."""
     size = way.chunk_size
     if way.name == "vector_products":
         other = x1 if x2 is None else x2
         return [from_products(network, x1, other, output, paired, size)]
-    structure, leaves = way.structure, network.leaves
-    parts = from_rows(structure, leaves, x1, x2, output, paired, size)
+    parts = from_rows(way.recipe, network.leaves, x1, x2, output, paired, size)
     n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
-    _, d, _, f = paired.rows(n1)
+    _, d, _, f = paired.counts(n1)
     terms: dict[int, Array] = {}
     for part, owner in enumerate(network.owner):
         term = parts.get(part, jnp.zeros((n1, n2, d, f, f)))
@@ -129,12 +153,12 @@ def _computed(
     return list(terms.values())
 
 
-def is_terms(node: Any) -> bool:
+def is_contributions(node: Any) -> bool:
     """Whether this is the kernel of one output."""
-    return isinstance(node, Terms)
+    return isinstance(node, Contributions)
 
 
-def _shapes(
+def _output_structs(
     network: Network, x1: PyTree[Array]
 ) -> tuple[list[jax.ShapeDtypeStruct], Any]:
     """Shapes of the outputs for one example."""

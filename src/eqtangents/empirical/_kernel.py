@@ -1,190 +1,21 @@
-"""Kernels of networks at the parameters they have."""
+"""Products of the outputs of a network, and both kernels at the parameters it has."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import Any, Unpack, overload
 
 import equinox as eqx
 import jax
 from jaxtyping import Array
 
-from eqtangents._arguments import checked_choice, checked_integer
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
 from eqtangents._trees import Batch, One, Params, Tree
-from eqtangents.empirical._batches import checked_axes, checked_batches
-from eqtangents.empirical._choice import Explanation, Implementation
-from eqtangents.empirical._evaluate import (
-    Options,
-    explanations,
-    is_terms,
-    products,
-    tangent_terms,
-)
-from eqtangents.empirical._network import Network, checked
-
-
-class _Outputs(TypedDict, total=False):
-    """Which outputs are compared, and the state of the layers."""
-
-    state: eqx.nn.State | None
-    trace_axes: int | Sequence[int] | None
-    diagonal_axes: int | Sequence[int]
-
-
-class _Parts(_Outputs, total=False):
-    """What is differentiated in, and how much at a time."""
-
-    trainable: Trainable
-    chunk_size: int | None
-
-
-class _Ways(_Parts, total=False):
-    """And how."""
-
-    implementation: Implementation
-
-
-Model = TypeVar("Model", bound=Callable[..., Any])
-Whole = TypeVar("Whole")
-
-
-@overload
-def empirical_ntk(
-    model: Callable[..., Any],
-    x1: One,
-    x2: One | None = None,
-    params: Params | None = None,
-    **options: Unpack[_Ways],
-) -> Array: ...
-@overload
-def empirical_ntk(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None = None,
-    params: Params | None = None,
-    **options: Unpack[_Ways],
-) -> Tree[Array]: ...
-def empirical_ntk(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None = None,
-    params: Params | None = None,
-    *,
-    trainable: Trainable = None,
-    state: eqx.nn.State | None = None,
-    trace_axes: int | Sequence[int] | None = None,
-    diagonal_axes: int | Sequence[int] = (),
-    implementation: Implementation = "auto",
-    chunk_size: int | None = None,
-) -> Tree[Array]:
-    r"""The neural tangent kernel of one network, at the parameters it has.
-
-    $$\Theta_{iajb} = \sum_p \partial_{\theta_p} f_a(x_i)\,
-    \partial_{\theta_p} f_b(x'_j)$$
-
-    **Arguments:**
-
-    - `model`: a module that maps one example; or, if `params` are given, a function
-        `f(params, example)`. It is mapped over the examples of a batch. A function
-        that mixes the rows of a batch cannot be told from one of single examples: for
-        it, take the whole batch as one example, `x[None]`.
-    - `x1`, `x2`: batches, with a leading axis of examples: arrays, or trees of them (an
-        example with its random key, say). Without `x2`, of `x1` with itself.
-    - `params`: the parameters of a function, a tree. A complex one counts as two real
-        ones.
-    - `trainable`: which leaves of the module, or of `params`, are differentiated in: a
-        test of leaves, or a tree of booleans. Of those it picks, floating-point and
-        complex arrays are. By default all are but hyperparameters of layers of
-        `eqtangents.nn`, such as a `weight_std` that is an array, in which
-        `eqtangents.ntk` does not differentiate either; `eqx.is_inexact_array` picks
-        these too.
-    - `state`: of a model with state, that of its layers, as came from
-        `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, and
-        what it makes of the state is dropped.
-    - `trace_axes`: axes of one example's output over which to average the diagonal; the
-        kernel does not have them. By default the first one, the channels, if there is
-        one that is not diagonal: what approaches `eqtangents.ntk` for wide networks.
-        `()` for all pairs of outputs.
-    - `diagonal_axes`: axes of which only equal indices are compared.
-    - `implementation`: how. `"jacobian"` contracts Jacobians; `"structured"` uses how
-        parameters enter, layer by layer where that is cheaper; `"vector_products"`
-        multiplies the kernel with all columns of the identity; `"auto"` takes the one
-        with the least estimated time that fits in memory, see
-        `eqtangents.explain_empirical_ntk`.
-    - `chunk_size`: how many rows of the Jacobian (an output of an example each) of
-        either batch, or columns of the kernel, to treat at a time. Without, as many as
-        are estimated to take 2 GiB.
-
-    **Returns:** an array with axes `(n1, n2, *diagonal, *outputs1, *outputs2)`, outputs
-    without traced and diagonal axes; for several outputs a tree of them, each output
-    with itself.
-
-    **Raises:** `ValueError` if there is nothing to train, a model has state that is not
-    given, the batches do not fit each other, an axis does not exist or is named twice,
-    the outputs are complex, or the network has a loop without derivative; `TypeError`
-    if an argument is of another kind.
-
-    **Cost:** see `eqtangents.explain_empirical_ntk`.
-
-    **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2022,
-    arXiv:2206.08720.
-    """
-    options = _options(trace_axes, diagonal_axes, implementation, chunk_size)
-    found = tangent_terms(*_taken(model, x1, x2, params, trainable, state), options)
-    return jax.tree.map(lambda terms: terms.total, found, is_leaf=is_terms)
-
-
-@overload
-def empirical_ntk_by_leaf(
-    model: Model,
-    x1: Batch,
-    x2: Batch | None = None,
-    params: None = None,
-    **options: Unpack[_Parts],
-) -> Model: ...
-@overload
-def empirical_ntk_by_leaf(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None,
-    params: Whole,
-    **options: Unpack[_Parts],
-) -> Whole: ...
-@overload
-def empirical_ntk_by_leaf(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None = None,
-    *,
-    params: Whole,
-    **options: Unpack[_Parts],
-) -> Whole: ...
-def empirical_ntk_by_leaf(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None = None,
-    params: Params | None = None,
-    *,
-    trainable: Trainable = None,
-    state: eqx.nn.State | None = None,
-    trace_axes: int | Sequence[int] | None = None,
-    diagonal_axes: int | Sequence[int] = (),
-    chunk_size: int | None = None,
-) -> Any:
-    """What each parameter contributes to the neural tangent kernel, in one pass.
-
-    Arguments and errors are those of `eqtangents.empirical_ntk`.
-
-    **Returns:** a tree with the structure of the parameters, a kernel (for several
-    outputs a tree of them) for each. A layer's is the sum over its leaves.
-    """
-    options = _options(trace_axes, diagonal_axes, "structured", chunk_size)
-    network, x1, x2 = _taken(model, x1, x2, params, trainable, state)
-    found = tangent_terms(network, x1, x2, options)
-    outputs, treedef = jax.tree.flatten(found, is_leaf=is_terms)
-    by_leaf = zip(*(terms.arrays for terms in outputs), strict=True)
-    leaves = [jax.tree.unflatten(treedef, kernels) for kernels in by_leaf]
-    return jax.tree.unflatten(jax.tree.structure(network.params), leaves)
+from eqtangents.empirical._batches import checked_batches
+from eqtangents.empirical._choice import Implementation
+from eqtangents.empirical._evaluate import output_products
+from eqtangents.empirical._network import check_model
+from eqtangents.empirical._ntk import empirical_ntk
+from eqtangents.empirical._options import OutputOptions, WayOptions, checked_options
 
 
 @overload
@@ -193,7 +24,7 @@ def empirical_nngp(
     x1: One,
     x2: One | None = None,
     params: Params | None = None,
-    **options: Unpack[_Outputs],
+    **options: Unpack[OutputOptions],
 ) -> Array: ...
 @overload
 def empirical_nngp(
@@ -201,7 +32,7 @@ def empirical_nngp(
     x1: Batch,
     x2: Batch | None = None,
     params: Params | None = None,
-    **options: Unpack[_Outputs],
+    **options: Unpack[OutputOptions],
 ) -> Tree[Array]: ...
 def empirical_nngp(
     model: Callable[..., Any],
@@ -218,13 +49,13 @@ def empirical_nngp(
     $$K_{iajb} = f_a(x_i)\, \overline{f_b(x'_j)}$$
 
     Averaged over random networks, or many outputs (by `trace_axes`), it is an estimate
-    of `eqtangents.nngp`. Arguments, result and errors are those of
+    of `eqtangents.nngp`. Arguments, result and errors are as in
     `eqtangents.empirical_ntk`.
     """
-    checked(model, params, state, x1)
+    check_model(model, params, state, x1)
     whole, function = (model, None) if params is None else (params, model)
-    options = _options(trace_axes, diagonal_axes)
-    return products((whole, function, state), *checked_batches(x1, x2), options)
+    options = checked_options(trace_axes, diagonal_axes)
+    return output_products((whole, function, state), *checked_batches(x1, x2), options)
 
 
 @overload
@@ -233,7 +64,7 @@ def empirical_kernel(
     x1: One,
     x2: One | None = None,
     params: Params | None = None,
-    **options: Unpack[_Ways],
+    **options: Unpack[WayOptions],
 ) -> Kernel: ...
 @overload
 def empirical_kernel(
@@ -241,7 +72,7 @@ def empirical_kernel(
     x1: Batch,
     x2: Batch | None = None,
     params: Params | None = None,
-    **options: Unpack[_Ways],
+    **options: Unpack[WayOptions],
 ) -> Tree[Kernel]: ...
 def empirical_kernel(
     model: Callable[..., Any],
@@ -258,12 +89,12 @@ def empirical_kernel(
 ) -> Tree[Kernel]:
     """Both kernels of one network, at the parameters it has.
 
-    Arguments and errors are those of `eqtangents.empirical_ntk`.
+    Arguments and errors are as in `eqtangents.empirical_ntk`.
 
     **Returns:** an `eqtangents.Kernel`, as predictors take it; for several outputs a
     tree of them.
     """
-    outputs: _Outputs = {
+    outputs: OutputOptions = {
         "state": state,
         "trace_axes": trace_axes,
         "diagonal_axes": diagonal_axes,
@@ -280,83 +111,3 @@ def empirical_kernel(
     )
     nngp = empirical_nngp(model, x1, x2, params, **outputs)
     return jax.tree.map(Kernel, nngp, ntk)
-
-
-@overload
-def explain_empirical_ntk(
-    model: Callable[..., Any],
-    x1: One,
-    x2: One | None = None,
-    params: Params | None = None,
-    **options: Unpack[_Ways],
-) -> Explanation: ...
-@overload
-def explain_empirical_ntk(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None = None,
-    params: Params | None = None,
-    **options: Unpack[_Ways],
-) -> Tree[Explanation]: ...
-def explain_empirical_ntk(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None = None,
-    params: Params | None = None,
-    *,
-    trainable: Trainable = None,
-    state: eqx.nn.State | None = None,
-    trace_axes: int | Sequence[int] | None = None,
-    diagonal_axes: int | Sequence[int] = (),
-    implementation: Implementation = "auto",
-    chunk_size: int | None = None,
-) -> Tree[Explanation]:
-    """How `eqtangents.empirical_ntk` would compute a kernel, and what it would cost.
-
-    Costs are estimated from shapes: floating-point operations and bytes moved, taken
-    together as a time at 8 operations to the byte; operations of vector products, which
-    work on one column at a time, count four times. Nothing is compiled or run.
-
-    Arguments and errors are those of `eqtangents.empirical_ntk`.
-
-    **Returns:** an `Explanation` to print; for several outputs a tree of them.
-    """
-    options = _options(trace_axes, diagonal_axes, implementation, chunk_size)
-    return explanations(*_taken(model, x1, x2, params, trainable, state), options)
-
-
-def _taken(
-    model: Callable[..., Any],
-    x1: Batch,
-    x2: Batch | None,
-    params: Params | None,
-    trainable: Trainable,
-    state: eqx.nn.State | None,
-) -> tuple[Network, Batch, Batch | None]:
-    """The network and both batches, checked."""
-    checked(model, params, state, x1)
-    network = Network(model, params, trainable, state)
-    return network, *checked_batches(x1, x2)
-
-
-def _options(
-    trace_axes: int | Sequence[int] | None,
-    diagonal_axes: int | Sequence[int],
-    implementation: Implementation = "auto",
-    chunk_size: int | None = None,
-) -> Options:
-    """All options, checked."""
-    implementation = checked_choice(
-        "implementation", implementation, get_args(Implementation)
-    )
-    if chunk_size is not None:
-        chunk_size = checked_integer(
-            "chunk_size",
-            chunk_size,
-            1,
-            "So many rows of the Jacobian are computed at a time: leave it out to have "
-            "it chosen.",
-        )
-    traced = checked_axes("trace_axes", trace_axes)
-    diagonal = checked_axes("diagonal_axes", diagonal_axes)
-    return Options(traced, diagonal or (), implementation, chunk_size)

@@ -23,7 +23,7 @@ from eqtangents.nn._inputs import is_signal, values_of
 
 
 class Network(eqx.Module):
-    """What a kernel is that of: real parameters, and how they act on one example."""
+    """A network as a function of its real parameters and one example."""
 
     params: PyTree[Array]
     rest: PyTree
@@ -37,7 +37,7 @@ class Network(eqx.Module):
         trainable: Trainable = None,
         state: eqx.nn.State | None = None,
     ):
-        """Tell parameters from the rest, of a model that has been checked.
+        """Take the parameters out of a model that has been checked.
 
         **Raises:** `ValueError` if there are none.
         """
@@ -56,13 +56,14 @@ class Network(eqx.Module):
     @property
     def leaves(self) -> list[Array]:
         """Parameters as real arrays; a complex one is two."""
-        return [part for leaf in jax.tree.leaves(self.params) for part in _parts(leaf)]
+        leaves = jax.tree.leaves(self.params)
+        return [part for leaf in leaves for part in _real_parts(leaf)]
 
     @property
     def owner(self) -> list[int]:
-        """For each real array, which leaf it is of."""
+        """For each real array, the number of its leaf."""
         leaves = jax.tree.leaves(self.params)
-        return [i for i, leaf in enumerate(leaves) for _ in _parts(leaf)]
+        return [i for i, leaf in enumerate(leaves) for _ in _real_parts(leaf)]
 
     def __call__(self, leaves: list[Array], example: PyTree) -> PyTree[Array]:
         """Outputs for one example, as floating-point arrays."""
@@ -76,11 +77,11 @@ class Network(eqx.Module):
             self.params,
         )
         whole = eqx.combine(params, self.rest)
-        found = outputs(whole, self.function, self.state, example)
+        found = outputs_of_one(whole, self.function, self.state, example)
         return jax.tree.map(_as_floating, eqx.filter(found, eqx.is_array_like))
 
 
-def checked(
+def check_model(
     model: Any, params: PyTree | None, state: eqx.nn.State | None, x1: PyTree
 ) -> None:
     """Raise unless these are a network, its parameters and state as they are taken.
@@ -95,13 +96,13 @@ def checked(
         )
 
 
-def outputs(
+def outputs_of_one(
     whole: PyTree,
     function: Callable[..., Any] | None,
     state: eqx.nn.State | None,
     example: PyTree,
 ) -> PyTree[Array]:
-    """What a module, or a function of parameters, returns for one example.
+    """Call a module, or a function of parameters, with one example.
 
     **Raises:** `ValueError` if it needs other examples than this one.
     """
@@ -134,8 +135,8 @@ def _one_example(example: PyTree) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def differentiated() -> Iterator[None]:
-    """Say in our words what of a network has no derivative.
+def differentiable() -> Iterator[None]:
+    """Turn errors of JAX into ones that say which part of a network has no derivative.
 
     **Raises:** `ValueError`
     """
@@ -162,7 +163,7 @@ _BACKWARDS_ALONE = (
 )
 
 
-def _parts(leaf: Array) -> tuple[Array, ...]:
+def _real_parts(leaf: Array) -> tuple[Array, ...]:
     return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (jnp.asarray(leaf),)
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from eqtangents._parameters import Trainable
 from eqtangents._trees import Batch, Params, Tree
 from eqtangents.empirical._batches import checked_batches, example_of, size_of
-from eqtangents.empirical._network import Network, checked, differentiated
+from eqtangents.empirical._network import Network, check_model, differentiable
 
 
 class NTKOperator(lx.AbstractLinearOperator):
@@ -24,10 +24,10 @@ class NTKOperator(lx.AbstractLinearOperator):
 
     $$v \mapsto J(x_1)\, J(x_2)^\top v$$
 
-    with the Jacobians $J$ of the outputs for a batch in the parameters. It maps what
-    has the structure and shape of the outputs for `x2` to what has those for `x1`.
-    Without `x2` it is that of `x1` with itself: symmetric and positive semidefinite,
-    and solvers such as `lineax.CG` are told so.
+    with the Jacobians $J$ of the outputs for a batch in the parameters. It maps trees
+    of arrays like the outputs for `x2` to trees like the outputs for `x1`. Without
+    `x2` the kernel is that of `x1` with itself: symmetric and positive semidefinite, as
+    the operator tells solvers such as `lineax.CG`.
 
     ```python
     operator = eqt.NTKOperator(model, x)
@@ -63,7 +63,7 @@ class NTKOperator(lx.AbstractLinearOperator):
         **Raises:** `ValueError` if there is nothing to train, or the batches do not fit
         each other; `TypeError` if an argument is of another kind.
         """
-        checked(model, params, state, x1)
+        check_model(model, params, state, x1)
         self.network = Network(model, params, trainable, state)
         self.x1, self.x2 = checked_batches(x1, x2)
 
@@ -74,7 +74,7 @@ class NTKOperator(lx.AbstractLinearOperator):
     def _outputs(self, x: PyTree[Array]) -> Callable[[list[Array]], PyTree[Array]]:
         return lambda leaves: jax.vmap(lambda one: self.network(leaves, one))(x)
 
-    @differentiated()
+    @differentiable()
     def mv(self, vector: Tree[Array]) -> Tree[Array]:
         """The product with a vector."""
         leaves = self.network.leaves
@@ -159,7 +159,7 @@ def _conj(operator: NTKOperator) -> NTKOperator:
 
 
 @lx.linearise.register(NTKOperator)
-@differentiated()
+@differentiable()
 def _linearise(operator: NTKOperator) -> lx.FunctionLinearOperator:
     """Products that run the network no more: both passes are held."""
     leaves = operator.network.leaves
@@ -195,7 +195,7 @@ def _materialise(operator: NTKOperator) -> lx.AbstractLinearOperator:
 
 
 def _cut(matrix: Array, axis: int, parts: list[jax.ShapeDtypeStruct]) -> list[Array]:
-    """Along an axis, what belongs to each part."""
+    """Cut a matrix along an axis into the blocks of each part."""
     ends = np.cumsum([math.prod(part.shape) for part in parts])
     return jnp.split(matrix, ends[:-1], axis)
 
@@ -206,8 +206,8 @@ def _tags(operator: NTKOperator) -> frozenset[object]:
 
 
 @lx.diagonal.register(NTKOperator)
-@differentiated()
-def _diagonal(operator: NTKOperator) -> Float[Array, " size"]:
+@differentiable()
+def _operator_diagonal(operator: NTKOperator) -> Float[Array, " size"]:
     """Products of rows of both Jacobians, each of one example alone."""
     x1, x2 = operator.x1, operator._other
     if size_of(x1) != size_of(x2):

@@ -1,18 +1,35 @@
-"""Which outputs are compared with which."""
+"""How the outputs of two examples are compared: diagonally, traced, or in full."""
 
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents.empirical._contraction import Rows
+
+class RowCounts(NamedTuple):
+    """The number of rows of a Jacobian: examples, and outputs of each.
+
+    Outputs count by how they are paired with outputs of the other side: a kernel is
+    diagonal in `diagonal` ones, traced over `traced`, and full in `free` ones.
+    """
+
+    examples: int
+    diagonal: int
+    traced: int
+    free: int
+
+    @property
+    def outputs(self) -> int:
+        """The outputs of one example."""
+        return self.diagonal * self.traced * self.free
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairing:
-    """The axes of one output, told apart by how those of both sides are paired."""
+    """Which axes of one output are diagonal, traced, or neither."""
 
     shape: tuple[int, ...]
     diagonal: tuple[int, ...]
@@ -27,10 +44,10 @@ class Pairing:
     def _size(self, axes: Sequence[int]) -> int:
         return math.prod(self.shape[axis] for axis in axes)
 
-    def rows(self, examples: int) -> Rows:
+    def counts(self, examples: int) -> RowCounts:
         """The rows of the Jacobian for so many examples."""
         sizes = map(self._size, (self.diagonal, self.traced, self.free))
-        return Rows(examples, *sizes)
+        return RowCounts(examples, *sizes)
 
     def grouped(
         self, outputs: Float[Array, "n *output"]
@@ -38,7 +55,7 @@ class Pairing:
         """Outputs in the order of rows."""
         order = (*self.diagonal, *self.traced, *self.free)
         moved = jnp.transpose(outputs, (0, *(1 + axis for axis in order)))
-        return moved.reshape(self.rows(outputs.shape[0]))
+        return moved.reshape(self.counts(outputs.shape[0]))
 
     def seeds(self, dtype: jnp.dtype) -> Float[Array, "diagonal traced free *output"]:
         """The cotangents of rows: one output each."""

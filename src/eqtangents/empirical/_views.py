@@ -1,158 +1,216 @@
 r"""Values that are linear in a parameter, and the structure of that dependence.
 
-The Jacobian of a network in a parameter $\theta$ is a tensor network. That of a value
-$v$ which depends on $\theta$ linearly is
+The Jacobian of a network in a parameter $\theta$ is a tensor network. If a value $v$
+depends on $\theta$ linearly, it contributes
 
 $$\frac{\partial y_a}{\partial \theta_\rho} = \sum_\sigma G_{a v} F_{\cdot} F_{\cdot}$$
 
 with the cotangents $G$ of $v$ and factors $F$ that are activations, masks or scales;
-axes are told apart by labels, as in `einsum`. A fully-connected layer has
-$G_{a n} x_k$ where a dense Jacobian would hold their outer product, so that its tangent
-kernel is the product of two small ones, $(G G^\top) (x x^\top)$.
+each axis has a label, as in `einsum`. A fully-connected layer has $G_{a n} x_k$ where a
+dense Jacobian would hold their outer product, so that its tangent kernel is the product
+of two small ones, $(G G^\top) (x x^\top)$.
 
 **Source:** Novak et al. 2022, arXiv:2206.08720, for what structure can save.
 """
 
+import collections
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jax.typing import ArrayLike
 
 
-Label: TypeAlias = int
+@dataclasses.dataclass(frozen=True, eq=False)
+class Label:
+    """An axis in a contraction. Two arrays that have the same label share the axis."""
+
+    size: int
+
+
 Labels: TypeAlias = tuple[Label, ...]
-# NumPy arrays are the same for all examples.
-Factor: TypeAlias = tuple[Any, Labels]
+# Numbers of 16 bits are scalars of NumPy's that JAX's own type leaves out.
+Value: TypeAlias = ArrayLike | np.generic
 
 
-@dataclasses.dataclass(frozen=True)
+def new_labels(shape: Sequence[int]) -> Labels:
+    """A new label for each axis of an array."""
+    return tuple(map(Label, shape))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Root:
+    """A parameter, or an orthogonal change of one: its leaf, and labels of its axes."""
+
+    leaf: int
+    labels: Labels
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Factor:
+    """An array in a contraction, with a label for each axis.
+
+    A NumPy array is the same for all examples; any other may depend on the example. A
+    factor that has left the trace it came from is known by its shape alone.
+    """
+
+    array: Value | jax.ShapeDtypeStruct
+    labels: Labels
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all examples have this factor in common."""
+        return isinstance(self.array, np.ndarray)
+
+    def as_shape(self) -> "Factor":
+        """The factor without an array that may depend on the example."""
+        if self.is_shared:
+            return self
+        shape, dtype = jnp.shape(self.array), jnp.result_type(self.array)
+        return Factor(jax.ShapeDtypeStruct(shape, dtype), self.labels)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RowRange:
+    """Rows `start` to `stop` of a root, along one of its axes."""
+
+    label: Label
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Part:
     """How one value depends on one root: a label for each axis, and the factors.
 
-    The labels of the root itself are those of the parameter's axes. All others are
-    summed over.
+    The value is the root times all factors, summed over each label that is not among
+    `labels`. A label of the root stands for an axis of the parameter.
     """
 
-    root: int
+    root: Root
     labels: Labels
     factors: tuple[Factor, ...] = ()
-    # Where it is a slice: first and last row, along axes of the root.
-    windows: tuple[tuple[Label, int, int], ...] = ()
-    entry: int | None = None  # which argument of the enclosing loop it came in by
+    ranges: tuple[RowRange, ...] = ()  # the value reads no other rows of the root
+    entry: int | None = None  # the argument by which it entered the enclosing loop
 
-    def relabelled(self, labels: Labels) -> "Part":
-        """With other labels for the axes."""
-        return dataclasses.replace(self, labels=labels)
+    def relabelled(self, labels: Sequence[Label]) -> "Part":
+        """The part of a value with these axes instead."""
+        return dataclasses.replace(self, labels=tuple(labels))
 
-    def times(self, array: Any, labels: Labels = ()) -> "Part":
-        """With one more factor; scalars are gathered in one."""
+    def times(self, array: Value, labels: Sequence[Label] = ()) -> "Part":
+        """The part with one more factor; scalars are multiplied into one."""
         factors = self.factors
         if not labels:
-            scalars = [value for value, own in factors if not own]
-            factors = tuple(factor for factor in factors if factor[1])
+            scalars: list[Any] = [f.array for f in factors if not f.labels]
+            factors = tuple(factor for factor in factors if factor.labels)
             array = array * scalars[0] if scalars else array
             # NumPy's arithmetic turns arrays without axes into scalars.
             array = np.asarray(array) if isinstance(array, np.generic) else array
-        return dataclasses.replace(self, factors=(*factors, (array, labels)))
+        factors = (*factors, Factor(array, tuple(labels)))
+        return dataclasses.replace(self, factors=factors)
+
+    def along(self, axis: int, matrix: Value) -> "Part":
+        """The part of the value that is multiplied by a matrix along one axis."""
+        new, old = Label(jnp.shape(matrix)[0]), self.labels[axis]
+        labels = (*self.labels[:axis], new, *self.labels[axis + 1 :])
+        return self.relabelled(labels).times(matrix, (new, old))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is the root up to the order of its axes, and a scale."""
+        own, here = (
+            collections.Counter(label for label in labels if label.size != 1)
+            for labels in (self.root.labels, self.labels)
+        )
+        scaled = all(not factor.labels for factor in self.factors)
+        return scaled and not self.ranges and own == here
+
+    def completed(self) -> "Part":
+        """The part with ones along axes of the root that nothing depends on."""
+        present = {*self.labels, *(l for factor in self.factors for l in factor.labels)}
+        part = self
+        for label in self.root.labels:
+            if label not in present and label.size != 1:
+                part = part.times(np.ones(label.size), (label,))
+        return part
+
+    def varying(self) -> list[Any]:
+        """The factors that may depend on the example."""
+        return [factor.array for factor in self.factors if not factor.is_shared]
+
+    def as_shapes(self) -> "Part":
+        """The part without arrays that may depend on the example."""
+        factors = tuple(factor.as_shape() for factor in self.factors)
+        return dataclasses.replace(self, factors=factors)
 
 
-@dataclasses.dataclass(eq=False)
-class View:
-    """A value that is a sum of parts linear in parameters, and of anything else."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dependence:
+    """How a value depends on parameters linearly: the sum of these parts."""
 
-    value: Any
     parts: tuple[Part, ...]
     # Whether data are among the factors: products with more data are not worth it.
     applied: bool = False
     # Whether nothing else reads the parameter, so that its axes may be redefined.
     sole: bool = False
-    tapped: Any = None  # the value, once its cotangents are asked for
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class View:
+    """A value of a network that is linear in parameters, up to an additive constant."""
+
+    value: Value
+    dependence: Dependence
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The parts of the dependence."""
+        return self.dependence.parts
+
+    @property
+    def applied(self) -> bool:
+        """Whether data are among the factors."""
+        return self.dependence.applied
 
     @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the value."""
         return jnp.shape(self.value)
 
-    def mapped(self, value: Any, part_of: Any, **changes: Any) -> "View":
-        """The view of another value, with parts that are functions of these."""
-        parts = tuple(part_of(part) for part in self.parts)
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The type of the value's numbers."""
+        return jnp.result_type(self.value)
+
+    def mapped(
+        self, part_of: Callable[[Part], Part], *, applied: bool = False
+    ) -> Dependence:
+        """The dependence of a linear function of this value, part by part."""
         return dataclasses.replace(
-            self, value=value, parts=parts, tapped=None, **changes
+            self.dependence,
+            parts=tuple(map(part_of, self.parts)),
+            applied=self.applied or applied,
         )
 
 
-@dataclasses.dataclass(frozen=True)
+Argument: TypeAlias = View | Value
+Dependences: TypeAlias = Sequence[Dependence] | None
+
+
+def value_of(argument: Argument) -> Value:
+    """The value, whether or not it is known how it depends on parameters."""
+    return argument.value if isinstance(argument, View) else argument
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Use:
-    """A part at a value whose cotangents are computed."""
+    """One place where a parameter enters.
+
+    The part says how it enters, and the tap gives the cotangents of the value there.
+    """
 
     part: Part
     tap: int
-
-
-class Taps:
-    """Zeros that are added to values, so that the derivative in them is a cotangent."""
-
-    def __init__(self, values: list[Array] | None = None):
-        """Add these; with none given, only note what would be needed."""
-        self.values = values
-        self.shapes: list[jax.ShapeDtypeStruct] = []
-
-    def take(self, shape: tuple[int, ...], dtype: Any) -> Array:
-        """The next one."""
-        self.shapes.append(jax.ShapeDtypeStruct(shape, dtype))
-        if self.values is None:
-            return jnp.zeros(shape, dtype)
-        return self.values[len(self.shapes) - 1]
-
-
-class Labelling:
-    """The labels in use, and the roots."""
-
-    def __init__(self):
-        """Start without any."""
-        self.sizes: list[int] = []
-        self.roots: list[Labels] = []
-        self.leaf_of: list[int] = []
-
-    def label(self, size: int) -> Label:
-        """A new label for an axis."""
-        self.sizes.append(size)
-        return len(self.sizes) - 1
-
-    def labels(self, shape: tuple[int, ...]) -> Labels:
-        """New labels for all axes of an array."""
-        return tuple(map(self.label, shape))
-
-    def root(self, leaf: int, labels: Labels) -> int:
-        """A new root: a parameter, or an orthogonal change of one."""
-        self.roots.append(labels)
-        self.leaf_of.append(leaf)
-        return len(self.roots) - 1
-
-    def is_whole(self, part: Part) -> bool:
-        """Whether this is the root up to the order of axes, and scale."""
-        own = [label for label in self.roots[part.root] if self.sizes[label] != 1]
-        here = [label for label in part.labels if self.sizes[label] != 1]
-        scaled = all(not labels for _, labels in part.factors)
-        return scaled and not part.windows and sorted(own) == sorted(here)
-
-    def complete(self, part: Part) -> Part:
-        """With ones along axes of the root that nothing depends on."""
-        present = {*part.labels, *(label for _, own in part.factors for label in own)}
-        for label in self.roots[part.root]:
-            if label not in present and self.sizes[label] != 1:
-                part = part.times(np.ones(self.sizes[label]), (label,))
-        return part
-
-
-def is_shared(factor: Any) -> bool:
-    """Whether a factor is the same for all examples, by its type."""
-    return isinstance(factor, np.ndarray)
-
-
-def varying(part: Part) -> list[Any]:
-    """The factors that may depend on the example."""
-    return [array for array, _ in part.factors if not is_shared(array)]
