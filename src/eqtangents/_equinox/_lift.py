@@ -9,6 +9,7 @@ import jax
 from eqtangents import nn
 from eqtangents._equinox._affine import (
     UNIFORM_STD,
+    Named,
     Scales,
     lift_conv,
     lift_linear,
@@ -27,7 +28,6 @@ from eqtangents._equinox._plain import (
     lift_rms_norm,
 )
 from eqtangents._types import Scalar
-from eqtangents.nn._affine import Parameterization
 from eqtangents.nn._layer import LayerError, error_path
 
 
@@ -36,7 +36,7 @@ def from_equinox(
     *,
     weight_std: Scalar = UNIFORM_STD,
     bias_std: Scalar | None = None,
-    parameterization: Parameterization = "standard",
+    parameterization: Named = "standard",
 ) -> nn.AbstractLayer:
     r"""The network with the architecture of a model made of `equinox.nn` layers.
 
@@ -49,7 +49,7 @@ def from_equinox(
     So biases fade as layers widen, except those of a layer that reads the input of the
     network, whose fan-in stays. Here each bias has the variance that it has at the
     width of this very model, which differs from the limit by the order of
-    1 / width, as the model does itself. In the standard parameterization, that of
+    1 / width, as the model does itself. In the standard parameterisation, that of
     Equinox, the NTK grows with the widths, and is that of the widths of this model.
 
     **Arguments:**

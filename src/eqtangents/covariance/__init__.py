@@ -37,7 +37,11 @@ from eqtangents.covariance._normalised import (
     Normalised as Normalised,
     TrainedGains as TrainedGains,
 )
-from eqtangents.covariance._pointwise import Affine as Affine, Scaled as Scaled
+from eqtangents.covariance._pointwise import (
+    Affine as Affine,
+    Scaled as Scaled,
+    Vanished as Vanished,
+)
 from eqtangents.covariance._pooled import Pooled as Pooled
 from eqtangents.covariance._readout import (
     Flattened as Flattened,

@@ -138,6 +138,7 @@ def _joined(outlines: Sequence[Outline]) -> Outline:
         ),
         trainable=any(o.trainable for o in outlines),
         has_trained_gains=any(o.has_trained_gains for o in outlines),
+        vanishing=any(o.vanishing for o in outlines),
         exchangeable=all(o.exchangeable for o in outlines),
         sources=frozenset().union(*(o.sources for o in outlines)),
         mask=_any_mask(outlines),
@@ -194,6 +195,7 @@ class SpatialConcat(AbstractCovariance):
             centred=all(o.centred for o in outlines),
             exchangeable=all(o.exchangeable for o in outlines),
             has_trained_gains=any(o.has_trained_gains for o in outlines),
+            vanishing=any(o.vanishing for o in outlines),
             diagonal=all(o.diagonal for o in outlines),
             mask=_end_to_end(outlines, 1 + axis),
         )

@@ -44,6 +44,8 @@ class Outline:
     `has_trained_gains`: whether a normalisation with trained gains acts since the last
     weights. The gradient in a gain is the channel itself, so that the next nonlinearity
     must not treat that part of the tangent kernel as independent of its input.
+    `vanishing`: whether some outputs vanish in the limit, as those of a readout in the
+    maximal-update parameterisation, so that no nonlinearity or weights may follow.
     `diagonal`: whether different positions are known to be uncorrelated. `mask`: the
     positions that each example has, where not all have all; the others count as zero.
     `graph`: what connects the positions of each example, if anything does.
@@ -59,6 +61,7 @@ class Outline:
     trainable: bool
     exchangeable: bool = False
     has_trained_gains: bool = False
+    vanishing: bool = False
     diagonal: bool = False
     mask: Bool[Array, "n *size"] | None = None
     graph: PyTree[Array] = None

@@ -155,3 +155,28 @@ class Scaled(AbstractCovariance):
             return block.scaled(left * right)
 
         return rule
+
+
+class Vanished(AbstractCovariance):
+    """Outputs that vanish in the limit, but for a constant: the tangent kernel stays.
+
+    So is the readout of a network in the maximal-update parameterisation.
+    """
+
+    nonzero_where_masked = True
+
+    def __init__(self, upstream: AbstractCovariance, constant: Scalar):
+        """Replace the covariance, which is small, by the constant in it."""
+        self.upstream, self.constant = upstream, constant
+        self.outline = upstream.outline.replace(vanishing=True)
+
+    def bind(self, frame: Frame) -> BlockRule:
+        """Keep the tangent kernel alone."""
+        upstream = frame.bind(self.upstream)
+
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream)
+            constant = jnp.asarray(self.constant, block.nngp.dtype)
+            return Block(jnp.broadcast_to(constant, block.nngp.shape), block.ntk)
+
+        return rule

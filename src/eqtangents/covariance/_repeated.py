@@ -70,6 +70,7 @@ class Repeated(AbstractCovariance):
                 gaussian=slot.outline.gaussian and (n == 1 or after.gaussian),
                 centred=slot.outline.centred and (n == 1 or after.centred),
                 trainable=slot.outline.trainable or after.trainable,
+                vanishing=slot.outline.vanishing or (n > 1 and after.vanishing),
                 diagonal=slot.outline.diagonal and after.diagonal,
                 fixed_canvas=after.fixed_canvas,
             )

@@ -17,6 +17,7 @@ from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
+    check_not_vanishing,
     one_input,
 )
 
@@ -50,6 +51,7 @@ class AbstractActivation(AbstractParameterless):
         covariance = one_input(self, covariance)
         if isinstance(covariance, Input):
             return covariance.mapped(self.function)
+        check_not_vanishing(self, covariance)
         dual = self.dual
         slope = _slope_of_line(dual)
         if slope is not None:

@@ -25,6 +25,7 @@ from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
+    check_not_vanishing,
     many_inputs,
 )
 
@@ -100,6 +101,8 @@ class FanInProd(AbstractParameterless):
         """Multiply the kernels."""
         branches = many_inputs(self, covariance)
         _check_covariances(self, branches, but=None)
+        for branch in branches:
+            check_not_vanishing(self, branch)
         if not independent(branches):
             raise LayerError(
                 self,

@@ -13,13 +13,18 @@ from eqtangents._types import (
     Multipliers,
     NamedPadding,
     NonNegative,
-    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, Gathered, Stencil, Window, picked
-from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import Covariances, LayerError, one_input
+from eqtangents.nn._parameterization import (
+    AbstractParameterization,
+    Fans,
+    Parameterization,
+    as_parameterization,
+)
 from eqtangents.nn._spatial import (
     one_for_each,
     padded,
@@ -37,7 +42,7 @@ class ConvTranspose(AbstractAffine):
     K'_{pp'} = \frac{\sigma_w^2}{|F|} \sum_{o \in F} \hat{K}_{p + o,\, p' + o}
     + \sigma_b^2$$
 
-    and $T' = \sigma_w^2 A(\hat{T}) + K'$ in the NTK parameterization. The size of the
+    and $T' = \sigma_w^2 A(\hat{T}) + K'$ in the NTK parameterisation. The size of the
     output is `size * stride`, with `"VALID"` and `max(kernel_size - stride, 0)` more.
     """
 
@@ -49,8 +54,7 @@ class ConvTranspose(AbstractAffine):
     kernel_size: Counts = eqx.field(static=True)
     stride: Counts = eqx.field(static=True)
     padding: NamedPadding = eqx.field(static=True)
-    parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: Multipliers = eqx.field(static=True)
+    parameterization: AbstractParameterization
 
     def __init__(
         self,
@@ -73,8 +77,9 @@ class ConvTranspose(AbstractAffine):
         self.kernel_size = plain(kernel_size)
         self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.parameterization = lowered(parameterization)
-        self.width_multipliers = plain(width_multipliers)
+        self.parameterization = as_parameterization(
+            self, parameterization, width_multipliers
+        )
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
@@ -82,11 +87,11 @@ class ConvTranspose(AbstractAffine):
         """Draw weights for inputs with `input_shape[0]` channels."""
         channels, *size = input_shape
         kernel = one_for_each(self, len(size), kernel_size=self.kernel_size)
-        shape = (self._channels(self.out_channels), channels, *kernel)
-        return self._drawn(shape, channels * math.prod(kernel), key)
+        out = self.parameterization.channels(self.out_channels)
+        fans = Fans(channels * math.prod(kernel), channels, out)
+        return self._drawn((out, channels, *kernel), fans, key)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         weight = self._drawn_weight()
         value, extras = unwrap(x)
         if value.ndim != weight.ndim - 1 or value.shape[0] != weight.shape[1]:
@@ -103,7 +108,8 @@ class ConvTranspose(AbstractAffine):
             window_strides=(1,) * len(found),
             padding="VALID",
         )[0]
-        out = self._scaled(out, math.prod(weight.shape[1:]))
+        inputs = math.prod(weight.shape[1:])
+        out = self._scaled(out, Fans(inputs, weight.shape[1], weight.shape[0]))
         mask = extras.mask
         return extras.rewrap(out, None if mask is None else self._mask(mask[None])[0])
 
