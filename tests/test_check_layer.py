@@ -90,7 +90,7 @@ BROKEN = {
     "factor instead of its square": (
         Wrong(lambda value, extras: 2.0 * value, lambda one: Scaled(one, 2**0.5)),
         "finite width",
-        r"nngp at \(\d, \d\) is .*drawn networks of width 40 have .*standard error",
+        r"(nngp|ntk) at \(\d, \d\) is .*drawn networks of width 40 .*standard error",
     ),
     "places instead of examples": (
         Wrong(of_covariance=by_place),
@@ -131,7 +131,7 @@ def test_negative_variances_are_seen():
             rule = super().bind(frame)
             if frame.same:
                 return rule
-            return lambda at: rule(at).scaled(-1.0)
+            return lambda at: rule(at).scaled(jnp.asarray(-1.0))
 
     layer = Wrong(of_covariance=lambda one: Imaginary(one, 1.0))
     with pytest.raises(
@@ -140,14 +140,14 @@ def test_negative_variances_are_seen():
         check_layer(layer, (40, 5), laws=["positivity"])
 
 
-def test_what_is_no_layer_or_no_law_is_refused():
+def test_what_is_no_layer_or_no_law_is_refused(without_jaxtyping):
     with pytest.raises(TypeError, match="the class `Relu` is no layer"):
         check_layer(nn.Relu, (40, 5))
     with pytest.raises(ValueError, match="no law of gravity"):
         check_layer(nn.Relu(), (40, 5), laws=["gravity"])
 
 
-def test_unary_layers_refuse_what_they_cannot_wrap():
+def test_unary_layers_refuse_what_they_cannot_wrap(without_jaxtyping):
     x = jnp.ones((3, 4))
     with pytest.raises(nn.LayerError, match="takes one input, but gets 2"):
         nn.Scale(2.0)((x, x))

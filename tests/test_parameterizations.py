@@ -211,10 +211,10 @@ class MeanField(nn.AbstractParameterization):
         return out
 
     def weights(self, std, fans):
-        return nn.Factors(std / fans.inputs**0.5, fans.inputs**0.5)
+        return nn.ParameterScale(std / fans.inputs**0.5, fans.inputs**0.5)
 
     def biases(self, std, fans):
-        return nn.Factors(std, 1.0)
+        return nn.ParameterScale(std, 1.0)
 
 
 def test_a_parameterization_of_ones_own_is_two_pairs_of_numbers(getkey):

@@ -14,7 +14,7 @@ from eqtangents.nn._layer import LayerError
 from eqtangents.nn._parameterization import Fans
 
 
-Named: TypeAlias = Literal["ntk", "standard"]
+ParameterizationName: TypeAlias = Literal["ntk", "standard"]
 # Equinox draws parameters uniformly from +-1 / sqrt(fan_in): variance 1 / (3 fan_in).
 UNIFORM_STD = 1 / math.sqrt(3)
 Weighted: TypeAlias = eqx.nn.Linear | eqx.nn.Conv | eqx.nn.ConvTranspose
@@ -26,7 +26,7 @@ class Scales:
 
     weight_std: Scalar
     bias_std: Scalar | None
-    parameterization: Named
+    parameterization: ParameterizationName
 
     def options(self, theirs: Weighted) -> dict[str, Any]:
         """The arguments that all layers with weights have."""

@@ -9,7 +9,7 @@ import jax
 from eqtangents import nn
 from eqtangents._equinox._affine import (
     UNIFORM_STD,
-    Named,
+    ParameterizationName,
     Scales,
     lift_conv,
     lift_linear,
@@ -36,7 +36,7 @@ def from_equinox(
     *,
     weight_std: Scalar = UNIFORM_STD,
     bias_std: Scalar | None = None,
-    parameterization: Named = "standard",
+    parameterization: ParameterizationName = "standard",
 ) -> nn.AbstractLayer:
     r"""The network with the architecture of a model made of `equinox.nn` layers.
 

@@ -59,9 +59,9 @@ from eqtangents.nn._parallel import Parallel as Parallel, Residual as Residual
 from eqtangents.nn._parameterization import (
     NTK as NTK,
     AbstractParameterization as AbstractParameterization,
-    Factors as Factors,
     Fans as Fans,
     MuP as MuP,
+    ParameterScale as ParameterScale,
     Standard as Standard,
 )
 from eqtangents.nn._piecewise import HardTanh as HardTanh, Relu6 as Relu6

@@ -119,21 +119,21 @@ class Conv(AbstractAffine):
                 f"the input has shape {value.shape}. Channels come first, and a batch "
                 "is mapped by `jax.vmap(model)(xs)`.",
             )
-        found = self._windows(value.shape[1:])
-        rank = len(found)
+        covered = self._windows(value.shape[1:])
+        rank = len(covered)
         dilation = self.dilation
         out = lax.conv_general_dilated(
-            padded(value, found)[None],
+            padded(value, covered)[None],
             weight,
-            window_strides=[window.stride for window in found],
+            window_strides=[window.stride for window in covered],
             padding="VALID",
             rhs_dilation=(dilation,) * rank if isinstance(dilation, int) else dilation,
             feature_group_count=self.groups,
         )[0]
-        out = out[:, *(slice(window.size_out) for window in found)]
+        out = out[:, *(slice(window.size_out) for window in covered)]
         inputs = math.prod(weight.shape[1:])
         out = self._scaled(out, Fans(inputs, weight.shape[1], weight.shape[0]))
-        return extras.rewrap(out, window_mask(extras, found))
+        return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over windows that move both positions together, then affine."""
@@ -147,10 +147,10 @@ class Conv(AbstractAffine):
                 "or were flattened or concatenated. Put a `Linear` or `Conv` before "
                 "it.",
             )
-        found = self._windows(outline.size)
+        covered = self._windows(outline.size)
         return self._fresh(
-            Stencil(covariance, found),
-            taps=math.prod(window.count for window in found),
+            Stencil(covariance, covered),
+            taps=math.prod(window.count for window in covered),
             channels_in=self._inputs_to_each(outline.channels),
             channels=self.out_channels,
             gaussian=self.groups == 1 or self.groups < outline.channels,

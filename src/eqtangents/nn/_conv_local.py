@@ -76,9 +76,9 @@ class ConvLocal(AbstractAffine):
     ) -> "ConvLocal":
         """Draw weights for inputs of a shape."""
         channels, *size = input_shape
-        found = self._windows(tuple(size))
-        taps = channels * math.prod(window.count for window in found)
-        positions = tuple(window.size_out for window in found)
+        covered = self._windows(tuple(size))
+        taps = channels * math.prod(window.count for window in covered)
+        positions = tuple(window.size_out for window in covered)
         out = self.parameterization.channels(self.out_channels)
         shape, fans = (out, taps, *positions), Fans(taps, channels, out)
         return self._drawn(shape, fans, key, (out, *positions))
@@ -86,9 +86,9 @@ class ConvLocal(AbstractAffine):
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         weight = self._drawn_weight()
         value, extras = unwrap(x)
-        found = self._windows(value.shape[1:])
-        taps = value.shape[0] * math.prod(window.count for window in found)
-        shape = (taps, *(window.size_out for window in found))
+        covered = self._windows(value.shape[1:])
+        taps = value.shape[0] * math.prod(window.count for window in covered)
+        shape = (taps, *(window.size_out for window in covered))
         if weight.shape[1:] != shape:
             raise LayerError(
                 self,
@@ -97,24 +97,24 @@ class ConvLocal(AbstractAffine):
                 "belong to positions, so that all inputs must have one size.",
             )
         out = lax.conv_general_dilated_local(
-            padded(value, found)[None],
+            padded(value, covered)[None],
             weight,
-            window_strides=[window.stride for window in found],
+            window_strides=[window.stride for window in covered],
             padding="VALID",
-            filter_shape=[window.count for window in found],
+            filter_shape=[window.count for window in covered],
         )[0]
-        out = out[:, *(slice(window.size_out) for window in found)]
+        out = out[:, *(slice(window.size_out) for window in covered)]
         out = self._scaled(out, Fans(taps, value.shape[0], weight.shape[0]))
-        return extras.rewrap(out, window_mask(extras, found))
+        return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """As `Conv` where positions coincide, zero elsewhere."""
         covariance = one_input(self, covariance)
-        found = self._windows(covariance.outline.size)
+        covered = self._windows(covariance.outline.size)
         return LocallyConnected(
             self._fresh(
-                Stencil(covariance, found),
-                taps=math.prod(window.count for window in found),
+                Stencil(covariance, covered),
+                taps=math.prod(window.count for window in covered),
                 channels_in=covariance.outline.channels,
                 channels=self.out_channels,
             )

@@ -26,8 +26,8 @@ from eqtangents.nn._parameterization import (
     as_parameterization,
 )
 from eqtangents.nn._spatial import (
-    one_for_each,
     padded,
+    per_axis,
     window_sums,
 )
 
@@ -86,7 +86,7 @@ class ConvTranspose(AbstractAffine):
     ) -> "ConvTranspose":
         """Draw weights for inputs with `input_shape[0]` channels."""
         channels, *size = input_shape
-        kernel = one_for_each(self, len(size), kernel_size=self.kernel_size)
+        kernel = per_axis(self, "kernel_size", self.kernel_size, len(size))
         out = self.parameterization.channels(self.out_channels)
         fans = Fans(channels * math.prod(kernel), channels, out)
         return self._drawn((out, channels, *kernel), fans, key)
@@ -101,11 +101,11 @@ class ConvTranspose(AbstractAffine):
                 f"but the input has shape {value.shape}. Channels come first, and a "
                 "batch is mapped by `jax.vmap(model)(xs)`.",
             )
-        indices, found = self._spread(value.shape[1:])
+        indices, covered = self._spread(value.shape[1:])
         out = lax.conv_general_dilated(
-            padded(picked(value, indices), found)[None],
+            padded(picked(value, indices), covered)[None],
             weight,
-            window_strides=(1,) * len(found),
+            window_strides=(1,) * len(covered),
             padding="VALID",
         )[0]
         inputs = math.prod(weight.shape[1:])
@@ -114,17 +114,16 @@ class ConvTranspose(AbstractAffine):
         return extras.rewrap(out, None if mask is None else self._mask(mask[None])[0])
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Spread positions, then as `Conv`."""
         covariance = one_input(self, covariance)
         outline = covariance.outline
-        indices, found = self._spread(outline.size)
-        sums = Stencil(Gathered(covariance, indices), found)
+        indices, covered = self._spread(outline.size)
+        sums = Stencil(Gathered(covariance, indices), covered)
         mask = outline.mask
         mask = None if mask is None else self._mask(mask)
         sums.outline = sums.outline.replace(mask=mask)
         return self._fresh(
             sums,
-            taps=math.prod(window.count for window in found),
+            taps=math.prod(window.count for window in covered),
             channels_in=outline.channels,
             channels=self.out_channels,
         )
@@ -133,19 +132,19 @@ class ConvTranspose(AbstractAffine):
         self, size: tuple[int, ...]
     ) -> tuple[list[np.ndarray], tuple[Window, ...]]:
         """Where inputs go, -1 for the zeros between them, and the windows on that."""
-        per_axis = one_for_each(self, len(size), kernel_size=self.kernel_size)
-        strides = one_for_each(self, len(size), stride=self.stride)
+        kernels = per_axis(self, "kernel_size", self.kernel_size, len(size))
+        strides = per_axis(self, "stride", self.stride, len(size))
         pairs = [
             _spread_axis(n, f, s, self.padding)
-            for n, f, s in zip(size, per_axis, strides, strict=True)
+            for n, f, s in zip(size, kernels, strides, strict=True)
         ]
         return [index for index, _ in pairs], tuple(window for _, window in pairs)
 
     def _mask(self, mask: Bool[Array, "n *size"]) -> Bool[Array, "n *size_out"]:
         """The outputs that no missing position contributes to."""
-        indices, found = self._spread(mask.shape[1:])
+        indices, covered = self._spread(mask.shape[1:])
         missing = picked((~mask).astype(np.float32), indices)
-        return window_sums(missing, found) == 0
+        return window_sums(missing, covered) == 0
 
 
 def _spread_axis(n: int, f: int, s: int, padding: str) -> tuple[np.ndarray, Window]:
@@ -162,4 +161,6 @@ def _spread_axis(n: int, f: int, s: int, padding: str) -> tuple[np.ndarray, Wind
         low = f - 1 if s > f - 1 else -(-total // 2)
     spread = spread[: (n - 1) * s + 1]
     spread = np.pad(spread, (low, total - low), constant_values=-1)
-    return spread, Window.of(spread.size, f, 1, 1, "VALID")
+    return spread, Window.of(
+        size=spread.size, kernel=f, stride=1, dilation=1, padding="VALID"
+    )

@@ -115,7 +115,6 @@ class PositionalEmbedding(eqx.Module):
         return jnp.concatenate([value, scaled])
 
     def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
-        """The covariance of that."""
         outline = covariance.outline
         embedding = Positional(
             self.covariance(outline.size), covariance, self.count(outline.channels)

@@ -47,9 +47,11 @@ class Index(AbstractParameterless):
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         value, extras = unwrap(x)
         if not self._is_paired(value.ndim - 1):
-            found = self._found(value.shape[1:])
-            mask = None if extras.mask is None else picked(extras.mask[None], found)[0]
-            return extras.rewrap(picked(value, found), mask)
+            indices = self._picked_along(value.shape[1:])
+            mask = (
+                None if extras.mask is None else picked(extras.mask[None], indices)[0]
+            )
+            return extras.rewrap(picked(value, indices), mask)
         self._size_out(value.shape[1:])
         return extras.rewrap(
             jax.vmap(self._pick)(value), reached(extras.mask, self._pick)
@@ -59,7 +61,7 @@ class Index(AbstractParameterless):
         covariance = one_input(self, covariance)
         size = covariance.outline.size
         if not self._is_paired(len(size)):
-            return Gathered(covariance, self._found(size))
+            return Gathered(covariance, self._picked_along(size))
         return map_positions(covariance, self._size_out(size), self._pick)
 
     def _for_each(self, rank: int) -> tuple[AxisIndex, ...]:
@@ -102,7 +104,7 @@ class Index(AbstractParameterless):
         except IndexError as error:
             raise LayerError(self, f"picks what is not there: {error}.") from None
 
-    def _found(self, size: tuple[int, ...]) -> list[np.ndarray]:
+    def _picked_along(self, size: tuple[int, ...]) -> list[np.ndarray]:
         """The positions picked along each axis."""
         try:
             return [

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents.covariance import Input, Window, seen_through
-from eqtangents.nn._arrays import as_array, examples_of
+from eqtangents.nn._arrays import as_input_array, examples_of
 from eqtangents.nn._habits import checked_new
 
 
@@ -40,8 +40,8 @@ class Masked(eqx.Module):
         - `mask`: true where there is a position, `(*spatial)` or `(n, *spatial)`.
         """
         value, mask = (
-            as_array("Masked", "value", value),
-            as_array("Masked", "mask", mask),
+            as_input_array("Masked", "value", value),
+            as_input_array("Masked", "mask", mask),
         )
         if value.dtype == bool and mask.dtype != bool:
             raise ValueError(
@@ -136,7 +136,7 @@ class Graph(eqx.Module):
                 "`nn.Graph(value, adjacency)`."
             )
         masked = isinstance(value, Masked)
-        self.value = value if masked else as_array("Graph", "value", value)
+        self.value = value if masked else as_input_array("Graph", "value", value)
         self.adjacency = _adjacency(adjacency)
 
 
@@ -145,7 +145,7 @@ def _adjacency(adjacency: Any) -> Adjacency:
     if isinstance(adjacency, Edges):
         edges = Edges(
             *(
-                as_array("Edges", name, part)
+                as_input_array("Edges", name, part)
                 for name, part in adjacency._asdict().items()
             )
         )
@@ -169,7 +169,7 @@ def _adjacency(adjacency: Any) -> Adjacency:
             "Graph: `adjacency` is a tuple of 3: a sparse one is `nn.Edges(senders, "
             "receivers, weights)`."
         )
-    dense = as_array("Graph", "adjacency", adjacency)
+    dense = as_input_array("Graph", "adjacency", adjacency)
     batched, rank = dense.ndim % 2, dense.ndim // 2
     shape = dense.shape[batched:]
     if not rank or shape[:rank] != shape[rank:]:

@@ -90,7 +90,6 @@ class Linear(AbstractAffine):
         return extras.rewrap(out, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Affine in both kernels."""
         covariance = one_input(self, covariance)
         return self._fresh(
             covariance,

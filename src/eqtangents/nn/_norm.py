@@ -19,7 +19,7 @@ from eqtangents.nn._layer import (
 )
 
 
-Norm = TypeVar("Norm", bound="AbstractNorm")
+Normalisation = TypeVar("Normalisation", bound="AbstractNorm")
 
 
 class AbstractNorm(AbstractLayer):
@@ -50,8 +50,11 @@ class AbstractNorm(AbstractLayer):
         """The covariance of normalised values, without gains and offsets."""
 
     def init(
-        self: Norm, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
-    ) -> Norm:
+        self: Normalisation,
+        input_shape: tuple[int, ...],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Normalisation:
         """Gains of one and offsets of zero."""
         self.check_shape(input_shape)
         channels = input_shape[0]

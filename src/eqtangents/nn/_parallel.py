@@ -133,7 +133,6 @@ class Residual(AbstractLayer):
         return added(self, (main, shortcut))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Add the kernels of both."""
         with error_path("main"):
             main = self.main.propagate(covariance)
         with error_path("shortcut"):

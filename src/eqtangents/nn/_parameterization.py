@@ -17,7 +17,7 @@ class Fans(NamedTuple):
     channels_out: int
 
 
-class Factors(NamedTuple):
+class ParameterScale(NamedTuple):
     """The scale of one kind of parameters.
 
     `multiplier`: what they are multiplied by in the forward pass. `deviation`: the
@@ -61,11 +61,11 @@ class AbstractParameterization(eqx.Module):
         """The number of output channels of a layer that was asked for `out` of them."""
 
     @abc.abstractmethod
-    def weights(self, std: Scalar, fans: Fans) -> Factors:
+    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
         r"""The scale $m_w, d_w$ of the weights, for $\sigma_w$ = `std`."""
 
     @abc.abstractmethod
-    def biases(self, std: Scalar, fans: Fans) -> Factors:
+    def biases(self, std: Scalar, fans: Fans) -> ParameterScale:
         r"""The scale $m_b, d_b$ of the biases, for $\sigma_b$ = `std`."""
 
 
@@ -88,11 +88,11 @@ class NTK(AbstractParameterization):
     def channels(self, out: int) -> int:
         return out
 
-    def weights(self, std: Scalar, fans: Fans) -> Factors:
-        return Factors(std, 1.0)
+    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
+        return ParameterScale(std, 1.0)
 
-    def biases(self, std: Scalar, fans: Fans) -> Factors:
-        return Factors(std, 1.0)
+    def biases(self, std: Scalar, fans: Fans) -> ParameterScale:
+        return ParameterScale(std, 1.0)
 
 
 class Standard(AbstractParameterization):
@@ -122,14 +122,14 @@ class Standard(AbstractParameterization):
     def channels(self, out: int) -> int:
         return out * self.width_multipliers[1]
 
-    def weights(self, std: Scalar, fans: Fans) -> Factors:
+    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
         wider = self.width_multipliers[0]
-        return Factors(
+        return ParameterScale(
             math.sqrt(fans.inputs / wider), std * math.sqrt(wider / fans.inputs)
         )
 
-    def biases(self, std: Scalar, fans: Fans) -> Factors:
-        return Factors(1.0, std)
+    def biases(self, std: Scalar, fans: Fans) -> ParameterScale:
+        return ParameterScale(1.0, std)
 
 
 class MuP(AbstractParameterization):
@@ -187,20 +187,20 @@ class MuP(AbstractParameterization):
     def channels(self, out: int) -> int:
         return out
 
-    def weights(self, std: Scalar, fans: Fans) -> Factors:
+    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
         if self.readout:
-            return Factors(std, 1 / math.sqrt(fans.channels_in))
+            return ParameterScale(std, 1 / math.sqrt(fans.channels_in))
         return _divided_by_root(std, fans.channels_out)
 
-    def biases(self, std: Scalar, fans: Fans) -> Factors:
+    def biases(self, std: Scalar, fans: Fans) -> ParameterScale:
         if self.readout:
-            return Factors(std, 1.0)
+            return ParameterScale(std, 1.0)
         return _divided_by_root(std, fans.channels_out)
 
 
-def _divided_by_root(std: Scalar, n: int) -> Factors:
+def _divided_by_root(std: Scalar, n: int) -> ParameterScale:
     """Parameters of variance `1 / n`, at the same function."""
-    return Factors(math.sqrt(n) * std, 1 / math.sqrt(n))
+    return ParameterScale(math.sqrt(n) * std, 1 / math.sqrt(n))
 
 
 _PARAMETERIZATIONS = 'be "ntk" or "standard", or an object such as `nn.MuP()`'

@@ -59,7 +59,7 @@ class _Trial(NamedTuple):
         """The network with parameters. Any network might have outputs in a tuple."""
         return self.net.init(self.x.shape[1:], key=self.key)
 
-    def keys(self) -> PRNGKeyArray:
+    def keys(self) -> Array:
         """A key for the pass of each example."""
         return jr.split(self.key, _EXAMPLES)
 
