@@ -63,9 +63,7 @@ class Masked(eqx.Module):
         self.value, self.mask = value, mask
 
     @classmethod
-    def pad(
-        cls, sequences: Sequence[Float[Array | np.ndarray, "channels *size"]]
-    ) -> "Masked":
+    def pad(cls, sequences: Sequence[Float[Array | np.ndarray, "..."]]) -> "Masked":
         """A batch of examples of different sizes, padded to that of the largest.
 
         Kernels, and networks, that end in a global pooling are those of the examples
