@@ -100,7 +100,7 @@ BROKEN = {
     "missing values are read": (
         Unwrapped(),
         "masks",
-        r"output of a finite network with NaN .*is nan, but should be",
+        r"output of the layer with NaN .*is nan, but should be",
     ),
     "channels are lost": (
         Widened(),
