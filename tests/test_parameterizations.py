@@ -283,3 +283,11 @@ def test_multipliers_without_effect_are_refused(given):
     for layer in (*layers, lambda n, **o: nn.ConvLocal(n, 3, **o)):
         with pytest.raises(ValueError, match=r'no effect.*"standard"'):
             layer(10, width_multipliers=(3, 2), parameterization=given)
+
+
+@pytest.mark.precision("float32")
+def test_multipliers_are_positive(without_jaxtyping):
+    with pytest.raises(ValueError, match=r"Standard: `width_multipliers`.*positive"):
+        nn.Standard((0, 1))
+    with pytest.raises(TypeError, match=r"MuP: takes no `last`"):
+        nn.MuP(last=True)

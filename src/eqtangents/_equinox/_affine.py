@@ -146,7 +146,7 @@ def lift_transpose(
 def _cut_by_padding(theirs: eqx.nn.ConvTranspose) -> list[tuple[int, int]]:
     """By how much the output is shorter than without padding, at either end.
 
-    The padding is that of the convolution whose transpose this is.
+    The padding belongs to the convolution whose transpose this is.
     """
     cut, padding = [], cast(Any, theirs.padding)
     for axis, (k, s, more) in enumerate(

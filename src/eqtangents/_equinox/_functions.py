@@ -1,4 +1,4 @@
-"""Functions, told by their identity or by their values."""
+"""The layers for functions, which are recognised by identity or by their values."""
 
 import functools
 import math

@@ -88,7 +88,7 @@ class AbstractAffine(AbstractLayer):
         channels: int,
         gaussian: bool = True,
     ) -> AbstractCovariance:
-        """The kernel of `z`, given that of its inputs, summed over so many taps.
+        """The kernel of `z`, from the kernel of its inputs, summed over so many taps.
 
         `gaussian`: whether each output mixes infinitely many inputs.
         """

@@ -252,7 +252,7 @@ def _attended(
     mechanism: Mechanism,
     mask: Bool[Array, " keys"] | None,
 ) -> Float[Array, "*heads queries keys"]:
-    """The weights of keys, zero for those that are masked."""
+    """The weights of keys, which are zero for masked ones."""
     lead = (1,) * (scores.ndim - 1)
     if mechanism == "softmax":
         if mask is not None:

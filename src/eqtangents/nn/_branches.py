@@ -159,7 +159,7 @@ class FanInConcat(AbstractParameterless):
 def _of_equal_shape(
     layer: AbstractLayer, x: Any, but: int | None = None
 ) -> tuple[list[Float[Array, "..."]], Extras]:
-    """The values of the branches, and what is beside them: any branch's positions."""
+    """The values of the branches, and extras with the positions that any one has."""
     if is_signal(x) or not len(x):
         raise LayerError(layer, "takes a tuple with the outputs of several branches.")
     values, sides = zip(*map(unwrap, x), strict=True)

@@ -77,7 +77,7 @@ class DotGeneral(AbstractParameterless):
 
         - `lhs`, `rhs`: the array, on either side. It is a constant, never trained.
         - `dimension_numbers`: as for `jax.lax.dot_general`; the axes of the input are
-            counted without that of its channels.
+            counted without the axis of its channels.
         """
         if lhs is not None and rhs is not None:
             raise ValueError(

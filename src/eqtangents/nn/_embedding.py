@@ -60,7 +60,8 @@ class PositionalEmbedding(eqx.Module):
         - `std`: the standard deviation of the embedding.
         - `channels`: how many, for `"concat"`; by default as many as the input has.
         - `decay`: a positive definite function of distances, for embeddings that vary
-            smoothly; by default those of different positions are independent.
+            smoothly; by default embeddings of different positions are
+            independent.
         - `p_norm`: the power in the distance.
         - `on_values`: whether the values of attention see the embedding, too, and not
             only its queries and keys.

@@ -62,7 +62,7 @@ class Aggregate(AbstractUnary):
         )
 
     def _axes(self, rank: int) -> tuple[int, ...]:
-        """The connected axes, among those of one channel."""
+        """The connected axes, counted without the axis of channels."""
         axes = range(1, rank + 1) if self.axes is None else self.axes
         if not axes or min(axes) < 1 or max(axes) > rank:
             raise LayerError(

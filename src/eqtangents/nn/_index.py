@@ -86,7 +86,8 @@ class Index(AbstractParameterless):
             return False
         if len(sequences) > 1 or np.ndim(sequences[0]) != 1:
             return True
-        # A number beside a sequence is one too, and those that slices part come first.
+        # A number beside a sequence counts as a sequence too. NumPy moves the axes of
+        # sequences to the front if slices stand between them.
         sliced = [isinstance(i, slice) for i in index]
         first, last = sliced.index(False), rank - 1 - sliced[::-1].index(False)
         return any(sliced[first:last])

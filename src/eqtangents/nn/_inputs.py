@@ -64,11 +64,11 @@ class Masked(eqx.Module):
 
     @classmethod
     def pad(cls, sequences: Sequence[Float[Array | np.ndarray, "..."]]) -> "Masked":
-        """A batch of examples of different sizes, padded to that of the largest.
+        """A batch of examples of different sizes, padded to the size of the largest.
 
-        Kernels, and networks, that end in a global pooling are those of the examples
-        as they are, unless windows lie differently on a longer input: strides with
-        `"SAME"`, `"VALID"` windows, `"CIRCULAR"` ones, and resizing.
+        Kernels, and networks, that end in a global pooling are the same as for the
+        examples as they are, unless windows lie differently on a longer input: strides
+        with `"SAME"`, `"VALID"` windows, `"CIRCULAR"` ones, and resizing.
 
         **Arguments:**
 
@@ -139,7 +139,7 @@ class Graph(eqx.Module):
 
 
 def _adjacency(adjacency: Any) -> Adjacency:
-    """Which positions are connected, if that is told."""
+    """A dense adjacency as an array of JAX, or edges as three of them."""
     if isinstance(adjacency, Edges):
         edges = Edges(
             *(
@@ -186,7 +186,7 @@ SignalT = TypeVar("SignalT", bound=Signal)
 
 
 class Extras(NamedTuple):
-    """What comes with the values of one example."""
+    """The mask and the graph of one example, either of which may be missing."""
 
     mask: Bool[Array, "*size"] | None
     adjacency: Adjacency | None
@@ -194,7 +194,7 @@ class Extras(NamedTuple):
     def rewrap(
         self, value: Float[Array, "channels *size"], mask: Bool[Array, "*size"] | None
     ) -> Any:
-        """A layer's output: the counterpart of `opened`, with the output's mask."""
+        """A layer's output: the counterpart of `unwrap`, with the output's mask."""
         out = value
         if mask is not None:
             out = Masked(jnp.where(mask[None], value, jnp.zeros_like(value)), mask)
@@ -202,7 +202,10 @@ class Extras(NamedTuple):
 
 
 def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
-    """The values of one example, zero where there are none, and what is beside them."""
+    """The values of one example, zero where a position is missing, and its extras.
+
+    `extras.rewrap(value, mask)` is the counterpart, for the output of a layer.
+    """
     adjacency, mask = None, None
     if isinstance(x, Graph):
         x, adjacency = x.value, x.adjacency

@@ -88,7 +88,7 @@ class LayerNorm(AbstractNorm):
             return normalised_input(covariance, self.axes, self.eps, centred=True)
         if covariance.outline.centred:
             return Normalised(covariance, spatial, self.eps)
-        # The mean is that of a function of Gaussians, which only its rule knows.
+        # The mean of a function of Gaussians is not zero; only its rule knows it.
         if isinstance(covariance, Nonlinear) and not spatial:
             return Normalised(Centred(covariance), spatial, self.eps)
         raise LayerError(

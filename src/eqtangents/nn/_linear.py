@@ -55,7 +55,8 @@ class Linear(AbstractAffine):
         - `parameterization`: `"ntk"` or `nn.NTK()`: standard normal parameters, scaled
             in the forward pass; `"standard"` or `nn.Standard()`: parameters drawn at
             their scale; `nn.MuP()`: maximal updates; or one of your own.
-        - `width_multipliers`: those of `nn.Standard`, if that is given by its name.
+        - `width_multipliers`: the argument of `nn.Standard`, if `"standard"` is given
+            by its name.
 
         **Raises:** `ValueError` for width multipliers that would have no effect.
         """

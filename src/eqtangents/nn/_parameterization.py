@@ -2,11 +2,12 @@
 
 import abc
 import math
-from typing import Annotated, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
 
 from eqtangents._types import Multipliers, Rule, Scalar, plain
+from eqtangents.nn._habits import checked_new
 
 
 class Fans(NamedTuple):
@@ -36,8 +37,8 @@ class AbstractParameterization(eqx.Module):
     $$z = \frac{m_w}{\sqrt{N}}\, \omega x + m_b\, \beta, \qquad
     \omega \sim \mathcal{N}(0, d_w^2), \quad \beta \sim \mathcal{N}(0, d_b^2).$$
 
-    The products $m d$ are the scale of the function, the multipliers $m$ alone that of
-    its gradients: with $L$ the layer's linear operation on covariances,
+    The products $m d$ are the scale of the function, and the multipliers $m$ alone are
+    the scale of its gradients: with $L$ the layer's linear operation on covariances,
 
     $$K' = (m_w d_w)^2 L(K) + (m_b d_b)^2, \qquad
     T' = (m_w d_w)^2 L(T) + m_w^2 L(K) + m_b^2.$$
@@ -46,6 +47,9 @@ class AbstractParameterization(eqx.Module):
     They may depend on the sizes of the layer, and on the standard deviations
     $\sigma_w, \sigma_b$ that it was given.
     """
+
+    if not TYPE_CHECKING:  # checkers read `__init__`
+        __new__ = checked_new
 
     @property
     @abc.abstractmethod
@@ -148,16 +152,20 @@ class MuP(AbstractParameterization):
     \omega \sim \mathcal{N}(0, 1 / n), \quad \beta \sim \mathcal{N}(0, 1).$$
 
     So it is $n^{-1/2}$ times the readout of the NTK parameterisation, and all other
-    weights are $n^{-1/2}$ times theirs at the same function. The first divides the
-    tangent kernel of the output by $n$, the second multiplies it by $n$: that of the
-    weights is $\Theta$ as in the NTK parameterisation if all layers have one width. In
-    general a layer's part of it counts $n / n_\text{readout}$ times, where
-    `nn.Flatten()` before the readout multiplies $n_\text{readout}$ by the number of
-    positions. The NNGP of the output vanishes as $1 / n$, but for its bias, which is
-    $\sigma_b^2$. Before the readout, tangent kernels grow with the width; they are
-    those of the width given.
+    parameters are $n^{-1/2}$ times theirs at the same function. The first divides the
+    tangent kernel of the output by $n$, the second multiplies it by $n$: it is the one
+    of the NTK parameterisation if all layers have one width. In general a layer's part
+    of it counts $n / n_\text{readout}$ times, where `nn.Flatten()` before the readout
+    multiplies $n_\text{readout}$ by the number of positions. The NNGP of the output
+    vanishes as $1 / n$, but for its bias, which is $\sigma_b^2$. Before the readout,
+    tangent kernels grow with the width: each is computed for the width that its layer
+    was given.
 
-    Kernels are those at initialisation. In training they change at every width, which
+    Here $\sigma_w$ multiplies, as in the NTK parameterisation. The source draws weights
+    of variance $\sigma_w^2 / n$ instead, which has the same function, and gradients
+    without the $\sigma_w$.
+
+    Kernels hold at initialisation. In training they change at every width, which
     predictions of `eqtangents.predict` do not know of.
 
     **Learning rates:** stochastic gradient descent takes one learning rate for all

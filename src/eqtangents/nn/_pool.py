@@ -164,7 +164,7 @@ class GlobalSumPool(AbstractParameterless):
 class GlobalAvgPool(AbstractParameterless):
     r"""The mean over all positions, $K' = \frac{1}{P P'} \sum_{pp'} K_{pp'}$.
 
-    Of a masked input, over those positions that it has.
+    The mean of a masked input is over the positions that it has.
     """
 
     @overload

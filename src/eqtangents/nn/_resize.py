@@ -25,7 +25,7 @@ ResizeMethod: TypeAlias = Literal[
     "nearest", "linear", "bilinear", "trilinear", "triangle", "cubic", "bicubic",
     "tricubic", "lanczos3", "lanczos5",
 ]  # fmt: skip
-# Sizes of all spatial axes, `None` for those that stay.
+# The sizes of all spatial axes; `None` for an axis whose size stays.
 Resized: TypeAlias = Annotated[
     Sequence[int | None],
     Rule(
@@ -59,7 +59,7 @@ class ImageResize(AbstractParameterless):
         *,
         antialias: bool = True,
     ):
-        """Set the sizes of the spatial axes, `None` for those that stay."""
+        """Set the sizes of the spatial axes; `None` keeps the size of an axis."""
         self.shape, self.method = plain(shape), lowered(method)
         self.antialias = antialias
 

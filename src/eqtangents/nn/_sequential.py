@@ -82,7 +82,7 @@ class Sequential(AbstractLayer):
     def _repeated(
         self, covariance: Covariances, start: int, period: int, count: int
     ) -> AbstractCovariance | None:
-        """A scan over recurring layers, if they can be told from their input alone.
+        """A scan over recurring layers, if their rule depends on their input alone.
 
         Where positions play a part, it would gain little.
         """
@@ -98,7 +98,8 @@ class Sequential(AbstractLayer):
 
 
 # So many copies of some layers are one scan: written out, the compiler would treat the
-# whole chain of covariances before that of tangent kernels, and keep all in memory.
+# whole chain of covariances before the chain of tangent kernels, and keep both in
+# memory.
 _WORTH_A_SCAN = 2
 _LONGEST_STRETCH = 16
 

@@ -124,17 +124,17 @@ def check_layer(
     its input is Gaussian; for what follows a nonlinearity, pass a `Sequential` of both.
 
     - shapes: the covariance has the channels and positions that outputs have;
-    - symmetry: kernels of a batch with itself are symmetric, to the last bit, and are
-        those of the batch with a copy of it, but for values that a random layer (as
-        `Dropout`) draws once for an example;
+    - symmetry: kernels of a batch with itself are symmetric, to the last bit, and equal
+        the kernels of the batch with a copy of it, but for values that a random layer
+        (as `Dropout`) draws once for an example;
     - positivity: they are positive semi-definite;
     - swap: to swap two batches transposes their kernel;
     - batching: kernels of two examples do not depend on the others of their batches,
         nor does the output of a finite network;
     - masks: what missing positions hold does not matter, neither to kernels and their
         gradients nor to finite networks;
-    - finite width: the mean kernels of networks that are drawn are those of the limit,
-        within five standard errors, and a bias that fades with the width.
+    - finite width: the mean kernels of networks that are drawn equal the limit, within
+        five standard errors, and a bias that fades with the width.
 
     **Arguments:**
 
