@@ -162,7 +162,7 @@ def _(layer: nn.FanInConcat, moments: list[Moments]) -> Moments:
 
 @propagate.register
 def _(layer: nn.Linear, moments: Moments) -> Moments:
-    channels = layer.width_multipliers[1] * layer.out_features
+    channels = layer.parameterization.channels(layer.out_features)
     return _affine(layer, moments, moments, moments.channels, channels)
 
 
@@ -189,7 +189,7 @@ def _(layer: nn.Conv, moments: Moments) -> Moments:
                         out[:, :, *p, *q] += cov[:, :, *u, *v] / math.prod(kernel)
         return out
 
-    channels = layer.width_multipliers[1] * layer.out_channels
+    channels = layer.parameterization.channels(layer.out_channels)
     fan_in = moments.channels * math.prod(kernel)
     return _affine(layer, moments, moments.map(average), fan_in, channels)
 
@@ -205,10 +205,12 @@ def _affine(
     bias_var = 0.0 if layer.bias_std is None else float(layer.bias_std) ** 2
     nngp = weight_var * averaged.nngp + bias_var
     ntk = weight_var * averaged.ntk
-    if layer.parameterization == "ntk":
+    if isinstance(layer.parameterization, nn.NTK):
         ntk = ntk + nngp
     else:
-        ntk = ntk + fan_in / layer.width_multipliers[0] * averaged.nngp
+        assert isinstance(layer.parameterization, nn.Standard)
+        wider, _ = layer.parameterization.width_multipliers
+        ntk = ntk + fan_in / wider * averaged.nngp
         ntk = ntk + (0 if layer.bias_std is None else 1)
     return Moments(nngp, ntk, channels)
 

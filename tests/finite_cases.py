@@ -16,7 +16,7 @@ import numpy as np
 
 import reference_cases
 from eqtangents.nn._inputs import values_of
-from eqtangents.nn._layer import output_shape
+from eqtangents.nn._layer import shape_after
 from precision import DTYPE
 from reference import load
 from reference_cases import Axes, ReferenceCase
@@ -89,7 +89,7 @@ def _located(layer, spec, axes, shape, path=(), flattened=None):
         if not several:
             flattened = shape if inner["op"] == "flatten" else None
             _, axes = reference_cases.translate(inner, axes)
-            shape = output_shape(one, shape)
+            shape = shape_after(one, shape)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

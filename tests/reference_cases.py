@@ -73,12 +73,14 @@ _AFFINE = {
 
 
 def _affine_options(fields: dict) -> dict:
-    return {
+    options = {
         "weight_std": fields["W_std"],
         "bias_std": fields["b_std"],
         "parameterization": fields["parameterization"],
-        "width_multipliers": tuple(fields["s"]),
     }
+    if fields["parameterization"] != "ntk":  # where the reference ignores it
+        options["width_multipliers"] = tuple(fields["s"])
+    return options
 
 
 def _check_axes(op: str, fields: dict, axes: Axes) -> None:

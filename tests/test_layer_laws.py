@@ -13,7 +13,8 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from precision import DTYPE, by_precision
+from eqtangents.testing import check_layer
+from precision import DTYPE
 
 
 WIDTH, DRAWS = 48, 256
@@ -27,7 +28,6 @@ class Case:
     shape: tuple[int, ...] = (3, 5)
     readout: type = nn.GlobalAvgPool
     graph: str | None = None
-    random: bool = False  # the network needs a key
     bias: float = 2.0  # of finite networks, in units of 1 / width
 
     def network(self, width: int) -> nn.Sequential:
@@ -35,20 +35,31 @@ class Case:
         readout = [self.readout(), nn.Linear(1, weight_std=1.1, bias_std=0.2)]
         return nn.Sequential([first, *self.layers(width), *readout])
 
-    def signal(self, x: jax.Array, mask: jax.Array | None = None) -> Any:
-        """A batch, with a mask and what the layer needs besides."""
-        signal: Any = x if mask is None else nn.Masked(x, mask)
-        n = x.shape[0]
+    def adjacency(self) -> Any:
+        """The graphs of four examples, for layers that need some."""
         if self.graph == "dense":
-            shape = (n, x.shape[2], x.shape[2])
+            shape = (4, self.shape[1], self.shape[1])
             weights = np.random.default_rng(2).uniform(0.0, 1.0, shape)
-            signal = nn.Graph(signal, jnp.asarray(weights, x.dtype))
+            return jnp.asarray(weights, DTYPE)
         if self.graph == "sparse":
-            ends = np.random.default_rng(2).integers(-1, 4, (2, n, 6), np.int32)
-            weights = np.random.default_rng(3).uniform(0.5, 1.5, (n, 6))
-            edges = nn.Edges(*map(jnp.asarray, ends), jnp.asarray(weights, x.dtype))
-            signal = nn.Graph(signal, edges)
-        return signal
+            ends = np.random.default_rng(2).integers(-1, 4, (2, 4, 6), np.int32)
+            weights = np.random.default_rng(3).uniform(0.5, 1.5, (4, 6))
+            return nn.Edges(*map(jnp.asarray, ends), jnp.asarray(weights, DTYPE))
+        return None
+
+    def signal(self, x: jax.Array) -> Any:
+        """A batch of four examples, with what the layer needs besides."""
+        return x if self.graph is None else nn.Graph(x, self.adjacency())
+
+    def obeys(self, *laws: Any) -> None:
+        """Raise unless the layers, as one, obey some laws of `check_layer`."""
+        check_layer(
+            nn.Sequential([*self.layers(WIDTH), self.readout()]),
+            (WIDTH, *self.shape[1:]),
+            adjacency=self.adjacency(),
+            finite_bias=self.bias,
+            laws=laws,
+        )
 
 
 def attention(w, **options):
@@ -155,9 +166,7 @@ LAYERS = {
         lambda w: [nn.Relu(), nn.RMSNorm(use_weight=True), nn.Linear(w), nn.Relu()]
     ),
     "GroupNorm": Case(lambda w: [nn.GroupNorm(2, use_weight=True), nn.Relu()]),
-    "Dropout": Case(
-        lambda w: [nn.Relu(), nn.Dropout(0.3), nn.Conv(w, 2), nn.Relu()], random=True
-    ),
+    "Dropout": Case(lambda w: [nn.Relu(), nn.Dropout(0.3), nn.Conv(w, 2), nn.Relu()]),
     "ImageResize": Case(lambda w: [nn.ImageResize((6, None)), nn.Relu()], **IMAGE),
     "ImageResize_cubic": Case(lambda w: [nn.ImageResize((3,), "cubic"), nn.Relu()]),
     "Index": Case(lambda w: [nn.Index(nn.Slice[::-2, 1]), nn.Relu()], **IMAGE),
@@ -246,36 +255,22 @@ def test_every_layer_is_here():
 @each
 @pytest.mark.slow
 def test_kernels_are_symmetric_and_positive(case):
-    net, x = case.network(WIDTH), case.signal(inputs(case, 4))
-    own = eqt.kernel(net, x)
-    for kernel in (own.nngp, own.ntk):
-        np.testing.assert_array_equal(kernel, kernel.T)
-        eigenvalues = np.linalg.eigvalsh(np.asarray(kernel, np.float64))
-        rounding = by_precision(float64=1e-12, float32=1e-5) * eigenvalues[-1]
-        assert -rounding < eigenvalues[0]
-    there = eqt.kernel(net, x, x)
-    if case.random:  # Two batches pass through a random network apart.
-        assert np.all(np.diag(there.nngp) < np.diag(own.nngp))
-        off = ~np.eye(4, dtype=bool)
-        there, own = (jax.tree.map(lambda k: k[off], k) for k in (there, own))
-    assert_close(there, own)
+    case.obeys("shapes", "symmetry", "positivity")
 
 
 @in_double_precision
 @each
 @pytest.mark.slow
 def test_swapping_batches_transposes(case):
-    net, x = case.network(WIDTH), case.signal(inputs(case, 4))
-    first, second = (jax.tree.map(lambda a, s=s: a[s::2], x) for s in (0, 1))
-    back = eqt.kernel(net, second, first)
-    assert_close(eqt.kernel(net, first, second), jax.tree.map(jnp.transpose, back))
+    case.obeys("swap")
 
 
-def assert_close(actual, expected):
-    rtol = by_precision(float64=1e-11, float32=2e-5)
-    for name in ("nngp", "ntk"):
-        a, b = (np.asarray(getattr(k, name)) for k in (actual, expected))
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max())
+@in_single_precision
+@each
+@pytest.mark.slow
+@pytest.mark.sampled(2)
+def test_examples_do_not_depend_on_their_batch(case):
+    case.obeys("batching")
 
 
 @in_single_precision
@@ -283,8 +278,7 @@ def assert_close(actual, expected):
 @pytest.mark.slow
 @pytest.mark.sampled(3)
 def test_sampled_networks_have_these_kernels(case):
-    net, x = case.network(WIDTH), case.signal(inputs(case, 3))
-    assert_sampled(net, x, case)
+    case.obeys("finite width")
 
 
 @in_single_precision
@@ -292,7 +286,7 @@ def test_sampled_networks_have_these_kernels(case):
 def test_sampled_transformer_of_sequences_of_any_length_has_this_kernel():
     case = LAYERS["Transformer"]
     x, mask = inputs(case, 3), jnp.asarray(MASK)
-    x = case.signal(jnp.where(mask[:, None], x, jnp.nan), mask)
+    x = nn.Masked(jnp.where(mask[:, None], x, jnp.nan), mask)
     network = lambda w: nn.Sequential(
         [
             nn.Linear(w, bias_std=0.3),
@@ -374,24 +368,7 @@ def test_gradients_are_finite_and_right(case):
 @pytest.mark.slow
 @pytest.mark.sampled(2)
 def test_missing_positions_do_not_matter(case):
-    net, x = case.network(WIDTH), inputs(case, 3)
-    mask = jnp.asarray(MASK)
-
-    @eqx.filter_jit
-    def kernel_and_slope(x):
-        kernel = eqt.kernel(net, case.signal(x, mask))
-        total = lambda x: eqt.ntk(net, case.signal(x, mask)).sum()
-        return kernel, jax.grad(total)(x)
-
-    kernels = []
-    for fill in (0.0, jnp.nan):
-        filled = jnp.where(mask[:, None], x, fill)
-        kernel, slope = kernel_and_slope(filled)
-        assert np.all(np.isfinite(slope))
-        missing = jnp.where(mask[:, None], 0, slope)
-        np.testing.assert_array_equal(missing, jnp.zeros_like(slope))
-        kernels.append(kernel)
-    np.testing.assert_array_equal(kernels[0].ntk, kernels[1].ntk)
+    case.obeys("masks")
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ from jaxtyping import Array, Float
 
 from eqtangents import nn
 from eqtangents._types import Padding, Scalar
-from eqtangents.nn._affine import Parameterization
 from eqtangents.nn._layer import LayerError
+from eqtangents.nn._parameterization import Fans
 
 
+ParameterizationName: TypeAlias = Literal["ntk", "standard"]
 # Equinox draws parameters uniformly from +-1 / sqrt(fan_in): variance 1 / (3 fan_in).
 UNIFORM_STD = 1 / math.sqrt(3)
 Weighted: TypeAlias = eqx.nn.Linear | eqx.nn.Conv | eqx.nn.ConvTranspose
@@ -25,7 +26,7 @@ class Scales:
 
     weight_std: Scalar
     bias_std: Scalar | None
-    parameterization: Parameterization
+    parameterization: ParameterizationName
 
     def options(self, theirs: Weighted) -> dict[str, Any]:
         """The arguments that all layers with weights have."""
@@ -41,12 +42,13 @@ class Scales:
     def carried(self, ours: Any, theirs: Weighted) -> Any:
         """The parameters of their layer, in ours."""
         weight, bias = theirs.weight, theirs.bias
-        bias = None if bias is None else bias.reshape(-1)
-        if self.parameterization == "ntk":
-            scale = jnp.asarray(ours.weight_std, weight.dtype)
-            weight = math.sqrt(_fan_in(theirs)) / scale * weight
-            if bias is not None:
-                bias = bias / jnp.asarray(ours.bias_std, bias.dtype)
+        out, channels = weight.shape[:2]
+        fans = Fans(_fan_in(theirs), channels, out)
+        scale = ours.parameterization.weights(ours.weight_std, fans).multiplier
+        weight = math.sqrt(fans.inputs) / jnp.asarray(scale, weight.dtype) * weight
+        if bias is not None:
+            scale = ours.parameterization.biases(ours.bias_std, fans).multiplier
+            bias = bias.reshape(-1) / jnp.asarray(scale, bias.dtype)
         return with_parameters(ours, weight, bias)
 
 
@@ -144,7 +146,7 @@ def lift_transpose(
 def _cut_by_padding(theirs: eqx.nn.ConvTranspose) -> list[tuple[int, int]]:
     """By how much the output is shorter than without padding, at either end.
 
-    The padding is that of the convolution whose transpose this is.
+    The padding belongs to the convolution whose transpose this is.
     """
     cut, padding = [], cast(Any, theirs.padding)
     for axis, (k, s, more) in enumerate(

@@ -1,4 +1,4 @@
-"""Functions, told by their identity or by their values."""
+"""The layers for functions, which are recognised by identity or by their values."""
 
 import functools
 import math
@@ -19,7 +19,7 @@ from eqtangents.nn._layer import LayerError
 # Where functions are compared: near and far from zero, on both sides.
 _SIZES = np.geomspace(0.01, 30, 20)
 _POINTS = np.concatenate([-_SIZES[::-1], _SIZES])
-_SHAPES = ((8,), (2, 5, 4))
+_TEST_SHAPES = ((8,), (2, 5, 4))
 _WITH_POSITIONS = ((2, 20), (2, 5, 4), (2, 5, 2, 2))
 
 
@@ -36,16 +36,16 @@ def lift_function(fn: Callable) -> nn.AbstractLayer:
         return nn.Flatten()
     if fn is jnp.negative:
         return nn.Scale(-1.0)
-    values = [_evaluated(fn, shape) for shape in _SHAPES]
+    values = [_evaluated(fn, shape) for shape in _TEST_SHAPES]
     if all(
-        _close(value, _inputs(s).ravel())
-        for s, value in zip(_SHAPES, values, strict=True)
+        _close(value, _test_inputs(s).ravel())
+        for s, value in zip(_TEST_SHAPES, values, strict=True)
     ):
         return nn.Flatten()
     signature = _signature(fn)
     if signature is None or not all(
         _close(value, np.resize(signature[0], shape))
-        for shape, value in zip(_SHAPES, values, strict=True)
+        for shape, value in zip(_TEST_SHAPES, values, strict=True)
     ):
         return _lift_mean(fn)
     return _lift_elementwise(fn, signature)
@@ -57,7 +57,7 @@ def _lift_elementwise(
     below, above = signature[1, 0], signature[1, -1]
     slopes = np.where(_POINTS < 0, below, above)
     if _close(signature, np.stack([slopes * _POINTS, slopes])):
-        return _bent(float(below), float(above))
+        return _line_or_two_slopes(float(below), float(above))
     for layer, known in _known_layers():
         if _close(signature, known):
             return layer
@@ -77,7 +77,7 @@ def _lift_mean(fn: Callable) -> nn.GlobalAvgPool:
         value = _evaluated(fn, shape)
         if value is not None and value.shape == shape[:1]:
             # At more positional axes it may be another function.
-            if _close(value, _mean(_inputs(shape))):
+            if _close(value, _mean_over_positions(_test_inputs(shape))):
                 return nn.GlobalAvgPool()
             break
     if isinstance(fn, eqx.Module):
@@ -106,10 +106,10 @@ _INSTEAD = (
 def is_mean(fn: Callable, positional_axes: int) -> bool:
     """Whether a function is the mean over all positions, at so many axes of them."""
     shape = (2, *(3,) * positional_axes)
-    return _close(_evaluated(fn, shape), _mean(_inputs(shape)))
+    return _close(_evaluated(fn, shape), _mean_over_positions(_test_inputs(shape)))
 
 
-def _mean(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, " channels"]:
+def _mean_over_positions(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, " channels"]:
     return x.mean(tuple(range(1, x.ndim)))
 
 
@@ -118,13 +118,13 @@ def name_of(fn: Callable | eqx.Module) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
-def _bent(below: float, above: float) -> nn.AbstractLayer:
+def _line_or_two_slopes(below: float, above: float) -> nn.AbstractLayer:
     if below == above:
         return nn.Identity() if above == 1 else nn.Scale(above)
     return nn.Relu() if (below, above) == (0, 1) else nn.ABRelu(below, above)
 
 
-def _inputs(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
+def _test_inputs(shape: tuple[int, ...]) -> Float[np.ndarray, "..."]:
     return np.resize(_POINTS, shape)
 
 
@@ -133,7 +133,7 @@ def _evaluated(fn: Callable, shape: tuple[int, ...]) -> np.ndarray | None:
     compiled = jax.jit(lambda x: fn(x))  # which may be a module of arrays
     try:
         with jax.ensure_compile_time_eval():  # also while something else is traced
-            return np.asarray(compiled(jnp.asarray(_inputs(shape), float)), float)
+            return np.asarray(compiled(jnp.asarray(_test_inputs(shape), float)), float)
     except Exception:  # whatever a function may raise for shapes it is not for
         return None
 
@@ -155,13 +155,16 @@ def _known_layers() -> list[tuple[nn.AbstractLayer, np.ndarray]]:
     layers = [
         (layer, np.stack([np.real(value), np.imag(value) * 1e30]))
         for layer, value in (
-            (nn.Gelu(approximate=True), _gelu_by_tanh(turned)),
+            (nn.Gelu(approximate=True), _gelu_of_complex(turned)),
             (nn.Tanh(), np.tanh(turned)),
             (nn.Sigmoid(), 1 / (1 + np.exp(-turned))),
             (nn.Silu(), turned / (1 + np.exp(-turned))),
             (nn.Softplus(), np.log(1 + np.exp(turned))),
-            (nn.Elu(), _elu(turned)),
-            (nn.Selu(), 1.0507009873554805 * _elu(turned, 1.6732632423543772)),
+            (nn.Elu(), _elu_of_complex(turned)),
+            (
+                nn.Selu(),
+                1.0507009873554805 * _elu_of_complex(turned, 1.6732632423543772),
+            ),
             (nn.Sin(), np.sin(turned)),
             (nn.Cos(), np.cos(turned)),
             (nn.Exp(), np.exp(turned)),
@@ -182,11 +185,11 @@ def _known_layers() -> list[tuple[nn.AbstractLayer, np.ndarray]]:
     ]
 
 
-def _gelu_by_tanh(x: np.ndarray) -> np.ndarray:
+def _gelu_of_complex(x: np.ndarray) -> np.ndarray:
     return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 
-def _elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
+def _elu_of_complex(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     below = np.minimum(np.real(x), 0) + 1j * np.imag(x)
     return np.where(np.real(x) > 0, x, alpha * (np.exp(below) - 1))
 

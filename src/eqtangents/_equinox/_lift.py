@@ -9,6 +9,7 @@ import jax
 from eqtangents import nn
 from eqtangents._equinox._affine import (
     UNIFORM_STD,
+    ParameterizationName,
     Scales,
     lift_conv,
     lift_linear,
@@ -27,7 +28,6 @@ from eqtangents._equinox._plain import (
     lift_rms_norm,
 )
 from eqtangents._types import Scalar
-from eqtangents.nn._affine import Parameterization
 from eqtangents.nn._layer import LayerError, error_path
 
 
@@ -36,7 +36,7 @@ def from_equinox(
     *,
     weight_std: Scalar = UNIFORM_STD,
     bias_std: Scalar | None = None,
-    parameterization: Parameterization = "standard",
+    parameterization: ParameterizationName = "standard",
 ) -> nn.AbstractLayer:
     r"""The network with the architecture of a model made of `equinox.nn` layers.
 
@@ -46,11 +46,12 @@ def from_equinox(
     $\sigma_w^2 = 1/3$ and $\sigma_b^2 = 1 / (3\, \text{fan\_in})$. Kernels depend on
     the distribution no further.
 
-    So biases fade as layers widen, except those of a layer that reads the input of the
+    So biases fade as layers widen, except in a layer that reads the input of the
     network, whose fan-in stays. Here each bias has the variance that it has at the
     width of this very model, which differs from the limit by the order of
-    1 / width, as the model does itself. In the standard parameterization, that of
-    Equinox, the NTK grows with the widths, and is that of the widths of this model.
+    1 / width, as the model does itself. In the standard parameterisation, which
+    is Equinox's, the NTK grows with the widths, and is computed for the widths of this
+    model.
 
     **Arguments:**
 
@@ -58,11 +59,12 @@ def from_equinox(
         `LayerNorm`, `RMSNorm`, `GroupNorm`, `Dropout`, `PReLU`, `Identity`, `Lambda`
         and `Sequential` of `equinox.nn`, `AdaptiveAvgPool` to a single position,
         functions, and layers of `eqtangents.nn`, which stay as they are. A function is
-        told by itself or by its values: it may be elementwise, flatten its input, or
+        recognised by identity or values: it may be elementwise, flatten its input, or
         take the mean over all positions, as of inputs with the fewest axes that it
         takes, if no convolution or pooling before it says how many there are.
     - `weight_std`, `bias_std`: $\sigma_w$ and $\sigma_b$ of all layers, and of all
-        layers that have biases, instead of those of Equinox's initialisation.
+        layers that have biases, instead of the deviations of Equinox's
+        initialisation.
     - `parameterization`: `"standard"` for gradients in the parameters of the model;
         with `"ntk"`, of parameters with variance one, kernels depend on no width, other
         than through `bias_std`.

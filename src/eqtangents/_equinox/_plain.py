@@ -42,7 +42,7 @@ def lift_adaptive_avg_pool(theirs: Any, scales: Scales) -> nn.GlobalAvgPool:
 
 
 def lift_layer_norm(theirs: eqx.nn.LayerNorm, scales: Scales) -> nn.LayerNorm:
-    """A normalisation, if gains are those of channels."""
+    """A normalisation, if each channel has one gain."""
     if len(theirs.shape) > 1 and (theirs.use_weight or theirs.use_bias):
         raise LayerError(
             theirs,

@@ -45,6 +45,7 @@ from eqtangents.covariance._pointwise import (
     Normalised as Normalised,
     Scaled as Scaled,
     TrainedGains as TrainedGains,
+    Vanished as Vanished,
 )
 from eqtangents.covariance._pooled import Pooled as Pooled
 from eqtangents.covariance._readout import (

@@ -37,6 +37,8 @@ class Outline:
     `has_trained_gains`: whether a normalisation with trained gains acts since the last
     weights. The gradient in a gain is the channel itself, so the next nonlinearity must
     not treat that part of the NTK as independent of its input.
+    `vanishing`: whether outputs vanish in the limit, as those of a readout in the
+    maximal-update parameterisation do. No nonlinearity and no weights may follow.
     `diagonal`: whether different positions are known to be uncorrelated.
     `mask`: the positions that each example has, where not all examples have all. The
     other positions count as zero.
@@ -53,6 +55,7 @@ class Outline:
     trainable: bool
     exchangeable: bool = False
     has_trained_gains: bool = False
+    vanishing: bool = False
     diagonal: bool = False
     mask: Bool[Array, "n *size"] | None = None
     graph: PyTree[Array] = None
@@ -100,6 +103,7 @@ class Outline:
             trainable=any(o.trainable for o in outlines),
             exchangeable=all(o.exchangeable for o in outlines),
             has_trained_gains=any(o.has_trained_gains for o in outlines),
+            vanishing=any(o.vanishing for o in outlines),
             diagonal=all(o.diagonal for o in outlines),
             mask=_any_mask(outlines),
         )

@@ -218,3 +218,27 @@ class TrainedGains(AbstractCovariance):
             return block._replace(ntk=ntk + 1 if self.offset else ntk)
 
         return rule
+
+
+class Vanished(AbstractCovariance):
+    """Outputs that vanish in the limit, but for a constant: the tangent kernel stays.
+
+    The readout of a network in the maximal-update parameterisation is one.
+    """
+
+    nonzero_where_masked = True
+
+    def __init__(self, upstream: AbstractCovariance, constant: Scalar):
+        """Replace the covariance, which is small, by the constant in it."""
+        self.upstream, self.constant = upstream, constant
+        self.outline = upstream.outline.replace(vanishing=True)
+
+    def bind(self, frame: Frame) -> BlockRule:
+        upstream = frame.bind(self.upstream)
+
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream)
+            constant = jnp.asarray(self.constant, block.nngp.dtype)
+            return Block(jnp.broadcast_to(constant, block.nngp.shape), block.ntk)
+
+        return rule

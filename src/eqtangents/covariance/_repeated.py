@@ -222,6 +222,7 @@ def _facts_at_all_depths(before: Outline, after: Outline, n: int) -> Outline:
         gaussian=before.gaussian and (n == 1 or after.gaussian),
         centred=before.centred and (n == 1 or after.centred),
         trainable=before.trainable or after.trainable,
+        vanishing=before.vanishing or (n > 1 and after.vanishing),
         diagonal=before.diagonal and after.diagonal,
         fixed_canvas=after.fixed_canvas,
     )

@@ -9,30 +9,24 @@ import typing as _typing
 
 from eqtangents.nn._activations import AbstractActivation as AbstractActivation
 from eqtangents.nn._affine import AbstractAffine as AbstractAffine
-from eqtangents.nn._attention import (
-    GlobalSelfAttention as GlobalSelfAttention,
-    PositionalEmbedding as PositionalEmbedding,
-)
+from eqtangents.nn._attention import GlobalSelfAttention as GlobalSelfAttention
+from eqtangents.nn._batch_norm import BatchNorm as BatchNorm
 from eqtangents.nn._branches import (
     FanInConcat as FanInConcat,
     FanInProd as FanInProd,
     FanInSum as FanInSum,
     FanOut as FanOut,
 )
-from eqtangents.nn._containers import (
-    Parallel as Parallel,
-    Repeat as Repeat,
-    Residual as Residual,
-    Sequential as Sequential,
-)
 from eqtangents.nn._conv import Conv as Conv
 from eqtangents.nn._conv_local import ConvLocal as ConvLocal
 from eqtangents.nn._conv_transpose import ConvTranspose as ConvTranspose
+from eqtangents.nn._dot_general import DotGeneral as DotGeneral
 from eqtangents.nn._dropout import Dropout as Dropout
 from eqtangents.nn._elementwise import (
     Elementwise as Elementwise,
     FromDual as FromDual,
 )
+from eqtangents.nn._embedding import PositionalEmbedding as PositionalEmbedding
 from eqtangents.nn._expanded import (
     Elu as Elu,
     Gelu as Gelu,
@@ -42,20 +36,36 @@ from eqtangents.nn._expanded import (
     Softplus as Softplus,
     Tanh as Tanh,
 )
-from eqtangents.nn._finite import BatchNorm as BatchNorm, MaxPool as MaxPool
 from eqtangents.nn._graph import Aggregate as Aggregate
+from eqtangents.nn._group_norm import GroupNorm as GroupNorm
 from eqtangents.nn._habits import absent as _absent
-from eqtangents.nn._inputs import Edges as Edges, Graph as Graph, Masked as Masked
+from eqtangents.nn._index import Index as Index, Slice as Slice
+from eqtangents.nn._inputs import (
+    Edges as Edges,
+    Extras as Extras,
+    Graph as Graph,
+    Masked as Masked,
+    Signal as Signal,
+    unwrap as unwrap,
+)
 from eqtangents.nn._layer import (
     AbstractLayer as AbstractLayer,
     AbstractParameterless as AbstractParameterless,
+    AbstractUnary as AbstractUnary,
     LayerError as LayerError,
+    many_inputs as many_inputs,
+    one_input as one_input,
 )
+from eqtangents.nn._layer_norm import LayerNorm as LayerNorm
 from eqtangents.nn._linear import Linear as Linear
-from eqtangents.nn._norm import (
-    GroupNorm as GroupNorm,
-    LayerNorm as LayerNorm,
-    RMSNorm as RMSNorm,
+from eqtangents.nn._parallel import Parallel as Parallel, Residual as Residual
+from eqtangents.nn._parameterization import (
+    NTK as NTK,
+    AbstractParameterization as AbstractParameterization,
+    Fans as Fans,
+    MuP as MuP,
+    ParameterScale as ParameterScale,
+    Standard as Standard,
 )
 from eqtangents.nn._piecewise import HardTanh as HardTanh, Relu6 as Relu6
 from eqtangents.nn._polynomials import (
@@ -67,13 +77,8 @@ from eqtangents.nn._pool import (
     AvgPool as AvgPool,
     GlobalAvgPool as GlobalAvgPool,
     GlobalSumPool as GlobalSumPool,
+    MaxPool as MaxPool,
     SumPool as SumPool,
-)
-from eqtangents.nn._positions import (
-    DotGeneral as DotGeneral,
-    ImageResize as ImageResize,
-    Index as Index,
-    Slice as Slice,
 )
 from eqtangents.nn._rectifiers import (
     ABRelu as ABRelu,
@@ -83,8 +88,12 @@ from eqtangents.nn._rectifiers import (
     Relu as Relu,
     Sign as Sign,
 )
+from eqtangents.nn._repeat import Repeat as Repeat
 from eqtangents.nn._reshape import Flatten as Flatten, Identity as Identity
+from eqtangents.nn._resize import ImageResize as ImageResize
+from eqtangents.nn._rms_norm import RMSNorm as RMSNorm
 from eqtangents.nn._scale import Scale as Scale
+from eqtangents.nn._sequential import Sequential as Sequential
 from eqtangents.nn._smooth import (
     Cos as Cos,
     Erf as Erf,

@@ -17,6 +17,7 @@ from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
+    check_not_vanishing,
     one_input,
 )
 
@@ -51,6 +52,7 @@ class AbstractActivation(AbstractParameterless):
         covariance = one_input(self, covariance)
         if covariance.examples is not None:
             return mapped_examples(covariance, self.function)
+        check_not_vanishing(self, covariance)
         dual = self.dual
         if isinstance(dual, LinearDual):
             return Scaled(covariance, dual.slope)

@@ -1,74 +1,58 @@
-"""What layers with weights share: parameterizations, and their kernels."""
+"""What layers with weights share: drawing them, applying them, and their kernels."""
 
 import math
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Multipliers, NonNegative
-from eqtangents.covariance import AbstractCovariance, Affine
-from eqtangents.nn._layer import AbstractLayer, LayerError, missing_parameters
-
-
-Parameterization: TypeAlias = Literal["ntk", "standard"]
+from eqtangents._types import NonNegative
+from eqtangents.covariance import AbstractCovariance, Affine, Vanished
+from eqtangents.nn._layer import (
+    AbstractLayer,
+    LayerError,
+    check_not_vanishing,
+    missing_parameters,
+    needed_key,
+)
+from eqtangents.nn._parameterization import AbstractParameterization, Fans
 
 
 class AbstractAffine(AbstractLayer):
     r"""A layer with fresh weights $\omega$ and biases $\beta$.
 
-    With `fan_in` inputs to each output, and the width multipliers $s_0, s_1$ of its
-    inputs and outputs,
+    With $N$ inputs to each output,
 
-    - `"ntk"`: $\omega, \beta \sim \mathcal{N}(0, 1)$ and
-        $z = \frac{\sigma_w}{\sqrt{\text{fan\_in}}}\, \omega x + \sigma_b\, \beta$;
-    - `"standard"`: $\omega \sim \mathcal{N}(0, \sigma_w^2 s_0 / \text{fan\_in})$,
-        $\beta \sim \mathcal{N}(0, \sigma_b^2)$ and
-        $z = \frac{1}{\sqrt{s_0}}\, \omega x + \beta$, with $s_1$ times as many
-        outputs as were asked for (Sohl-Dickstein et al. 2020, arXiv:2001.07301).
+    $$z = \frac{m_w}{\sqrt{N}}\, \omega x + m_b\, \beta,$$
 
-    The two have one function at initialisation, and different gradients. Without
-    `bias_std` there is no bias.
+    where the `parameterization` says what $m_w, m_b$ are, and the variances of
+    $\omega, \beta$. At initialisation all but `MuP(readout=True)` make one function of
+    `weight_std` $\sigma_w$ and `bias_std` $\sigma_b$, and have different gradients.
+    Without `bias_std` there is no bias.
     """
 
     weight: eqx.AbstractVar[Float[Array, "..."] | None]
     bias: eqx.AbstractVar[Float[Array, "out ..."] | None]
     weight_std: eqx.AbstractVar[NonNegative]
     bias_std: eqx.AbstractVar[NonNegative | None]
-    parameterization: eqx.AbstractVar[Parameterization]
-    width_multipliers: eqx.AbstractVar[Multipliers]
-
-    @property
-    def _standard(self) -> bool:
-        return self.parameterization == "standard"
-
-    def _channels(self, out: int) -> int:
-        """Outputs, given how many there are at multiplier 1."""
-        return out * self.width_multipliers[1] if self._standard else out
+    parameterization: eqx.AbstractVar[AbstractParameterization]
 
     def _drawn(
         self,
         shape: tuple[int, ...],
-        fan_in: int,
+        fans: Fans,
         key: PRNGKeyArray | None,
         bias_shape: tuple[int, ...] | None = None,
     ) -> Any:
         """This layer with weights of a shape that begins with the outputs."""
-        if key is None:
-            raise LayerError(
-                self,
-                "`init` draws parameters, but was given no key. Pass "
-                "`key=jax.random.key(0)`, say.",
-            )
-        weight_key, bias_key = jr.split(key)
-        weight, bias = jr.normal(weight_key, shape), None
-        if self._standard:
-            weight *= self.weight_std * math.sqrt(self.width_multipliers[0] / fan_in)
+        weight_key, bias_key = jr.split(needed_key(self, key))
+        scale = self.parameterization.weights(self.weight_std, fans)
+        weight, bias = jr.normal(weight_key, shape) * scale.deviation, None
         if self.bias_std is not None:
-            bias = jr.normal(bias_key, bias_shape or shape[:1])
-            bias *= self.bias_std if self._standard else 1.0
+            scale = self.parameterization.biases(self.bias_std, fans)
+            bias = jr.normal(bias_key, bias_shape or shape[:1]) * scale.deviation
         return eqx.tree_at(
             lambda layer: (layer.weight, layer.bias),
             self,
@@ -82,20 +66,18 @@ class AbstractAffine(AbstractLayer):
         return self.weight
 
     def _scaled(
-        self, product: Float[Array, "out ..."], fan_in: int
+        self, product: Float[Array, "out ..."], fans: Fans
     ) -> Float[Array, "out ..."]:
-        """`z`, given `weight @ x`."""
+        """The output `z`, given `weight @ x`."""
+        scale = self.parameterization.weights(self.weight_std, fans)
+        multiplier = jnp.asarray(scale.multiplier, product.dtype)
+        product = multiplier / math.sqrt(fans.inputs) * product
         bias = self.bias
-        if bias is not None:
-            bias = bias.reshape(*bias.shape, *(1,) * (product.ndim - bias.ndim))
-        if self._standard:
-            product = product / math.sqrt(self.width_multipliers[0])
-        else:
-            scale = jnp.asarray(self.weight_std, product.dtype)
-            product = scale / math.sqrt(fan_in) * product
-            if bias is not None:
-                bias = jnp.asarray(self.bias_std, product.dtype) * bias
-        return product if bias is None else product + bias
+        if bias is None or self.bias_std is None:
+            return product
+        scale = self.parameterization.biases(self.bias_std, fans)
+        bias = bias.reshape(*bias.shape, *(1,) * (product.ndim - bias.ndim))
+        return product + jnp.asarray(scale.multiplier, product.dtype) * bias
 
     def _fresh(
         self,
@@ -106,27 +88,40 @@ class AbstractAffine(AbstractLayer):
         channels: int,
         gaussian: bool = True,
     ) -> AbstractCovariance:
-        """The kernel of `z`, given that of its inputs, summed over so many taps.
+        """The kernel of `z`, from the kernel of its inputs, summed over so many taps.
 
         `gaussian`: whether each output mixes infinitely many inputs.
         """
         self._check_inputs(channels_in, taps)
-        scale = self.weight_std * self.weight_std / taps
-        shift = 0.0 if self.bias_std is None else self.bias_std * self.bias_std
-        if not self._standard:
-            weight_gradient, bias_gradient = scale, shift
-        else:
-            weight_gradient = channels_in / self.width_multipliers[0]
-            bias_gradient = 0.0 if self.bias_std is None else 1.0
-        return Affine(
+        check_not_vanishing(self, sums)
+        channels = self.parameterization.channels(channels)
+        fans = Fans(channels_in * taps, channels_in, channels)
+        weights = self.parameterization.weights(self.weight_std, fans)
+        std = weights.multiplier * weights.deviation
+        shift, bias_gradient = 0.0, 0.0
+        if self.bias_std is not None:
+            biases = self.parameterization.biases(self.bias_std, fans)
+            shift = biases.multiplier * biases.deviation
+            shift, bias_gradient = shift * shift, biases.multiplier * biases.multiplier
+        fresh = Affine(
             sums,
-            scale=scale,
+            scale=std * std / taps,
             shift=shift,
-            weight_gradient=weight_gradient,
+            weight_gradient=weights.multiplier * weights.multiplier / taps,
             bias_gradient=bias_gradient,
-            channels=self._channels(channels),
+            channels=channels,
             gaussian=gaussian,
         )
+        if not self.parameterization.vanishing:
+            return fresh
+        if not sums.outline.trainable:
+            raise LayerError(
+                self,
+                "is a readout, whose outputs vanish as its input widens, but its input "
+                "is that of the network. Put a layer with weights before it, or write "
+                "`parameterization=nn.MuP()`.",
+            )
+        return Vanished(fresh, shift)
 
     def _check_inputs(self, channels: int, taps: int) -> None:
         """Raise if this layer has weights for another number of channels."""

@@ -10,7 +10,7 @@ from jaxtyping import Array
 from eqtangents._arguments import described
 
 
-def as_array(owner: str, name: str, value: Any) -> Array:
+def as_input_array(owner: str, name: str, value: Any) -> Array:
     """An array of JAX; what cannot become one is refused."""
     if isinstance(value, jax.Array):
         return value
@@ -36,7 +36,8 @@ def examples_of(sequences: Any) -> list[Array]:
             f"{described(sequences)}."
         )
     arrays = [
-        as_array("Masked.pad", f"sequences[{i}]", s) for i, s in enumerate(sequences)
+        as_input_array("Masked.pad", f"sequences[{i}]", s)
+        for i, s in enumerate(sequences)
     ]
     shapes = list(dict.fromkeys(array.shape for array in arrays))
     dtypes = {array.dtype for array in arrays}

@@ -25,11 +25,12 @@ from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
     LayerError,
+    check_not_vanishing,
     many_inputs,
 )
 
 
-One = TypeVar("One")  # example, or a tuple of several
+Copied = TypeVar("Copied")  # example, or a tuple of several
 
 
 class FanOut(AbstractParameterless):
@@ -42,8 +43,8 @@ class FanOut(AbstractParameterless):
         self.n = plain(n)
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: One, *, key: PRNGKeyArray | None = None
-    ) -> tuple[One, ...]:
+        self, x: Copied, *, key: PRNGKeyArray | None = None
+    ) -> tuple[Copied, ...]:
         """A tuple of `n` times the input."""
         return (x,) * self.n
 
@@ -62,11 +63,9 @@ class FanInSum(AbstractParameterless):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
     ) -> SignalT:
-        """Add."""
         return added(self, x)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Add the kernels."""
         return sum_of(self, covariance)
 
 
@@ -92,14 +91,14 @@ class FanInProd(AbstractParameterless):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
     ) -> SignalT:
-        """Multiply."""
         values, extras = _of_equal_shape(self, x)
         return extras.rewrap(functools.reduce(operator.mul, values), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Multiply the kernels."""
         branches = many_inputs(self, covariance)
         _check_covariances(self, branches, but=None)
+        for branch in branches:
+            check_not_vanishing(self, branch)
         if not independent(branches):
             raise LayerError(
                 self,
@@ -127,7 +126,6 @@ class FanInConcat(AbstractParameterless):
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
     ) -> SignalT:
-        """Concatenate."""
         axis = self._axis(values_of(x[0]).ndim - 1)
         values, extras = _of_equal_shape(self, x, but=axis)
         masks = [unwrap(one)[1].mask for one in x]
@@ -141,7 +139,6 @@ class FanInConcat(AbstractParameterless):
         return extras.rewrap(jnp.concatenate(values, axis), mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Average, or set end to end."""
         branches = many_inputs(self, covariance)
         axis = self._axis(branches[0].outline.rank)
         if axis:
@@ -162,11 +159,11 @@ class FanInConcat(AbstractParameterless):
 def _of_equal_shape(
     layer: AbstractLayer, x: Any, but: int | None = None
 ) -> tuple[list[Float[Array, "..."]], Extras]:
-    """The values of the branches, and what is beside them: any branch's positions."""
+    """The values of the branches, and extras with the positions that any one has."""
     if is_signal(x) or not len(x):
         raise LayerError(layer, "takes a tuple with the outputs of several branches.")
     values, sides = zip(*map(unwrap, x), strict=True)
-    _check_shapes(layer, [value.shape for value in values], but)
+    _check_shapes_of_branches(layer, [value.shape for value in values], but)
     masks = [extras.mask for extras in sides if extras.mask is not None]
     mask = None
     if but in (None, 0) and len(masks) == len(values):
@@ -194,10 +191,10 @@ def _check_covariances(
     layer: AbstractLayer, branches: Sequence[AbstractCovariance], but: int | None
 ) -> None:
     shapes = [(b.outline.channels, *b.outline.size) for b in branches]
-    _check_shapes(layer, shapes, but)
+    _check_shapes_of_branches(layer, shapes, but)
 
 
-def _check_shapes(
+def _check_shapes_of_branches(
     layer: AbstractLayer, shapes: Sequence[tuple[int, ...]], but: int | None
 ) -> None:
     alike = {tuple(n for axis, n in enumerate(s) if axis != but) for s in shapes}

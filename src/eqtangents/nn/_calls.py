@@ -42,14 +42,14 @@ def checked_init(init: Callable) -> Callable:
                 f"{name}: `init` needs the shape of one example: "
                 "`net.init(x.shape[1:], key=key)`."
             )
-        _check_key(name, "init", kwargs.get("key"))
+        _check_key_of(name, "init", kwargs.get("key"))
         shape = args[0] if args else kwargs["input_shape"]
-        return init(self, _shape(name, shape), key=kwargs.get("key"))
+        return init(self, _as_shape(name, shape), key=kwargs.get("key"))
 
     return checked
 
 
-def _shape(name: str, shape: Any) -> Any:
+def _as_shape(name: str, shape: Any) -> Any:
     """The shape of one example in numbers of Python, or a tuple of shapes."""
     if not isinstance(shape, Sequence) or isinstance(shape, str):
         instead = "`(channels, *spatial)`"
@@ -63,7 +63,7 @@ def _shape(name: str, shape: Any) -> Any:
         )
     if not all(map(is_integer, shape)) or not shape:
         if shape and not any(is_integer(size) or size is None for size in shape):
-            return tuple(_shape(name, one) for one in shape)
+            return tuple(_as_shape(name, one) for one in shape)
         raise ValueError(
             f"{name}: `init` was given {described(shape)}, but needs the shape of one "
             "example, `(channels, *spatial)`, in integers and without a batch axis; "
@@ -77,7 +77,7 @@ def _shape(name: str, shape: Any) -> Any:
     return tuple(map(int, shape))
 
 
-def _check_key(name: str, method: str, key: Any) -> None:
+def _check_key_of(name: str, method: str, key: Any) -> None:
     if key is not None:
         check_key(f"{name}: `key` of `{method}`", key)
 
@@ -96,18 +96,18 @@ def checked_call(call: Callable) -> Callable:
                 f"{described(args[1])}, but takes one example: `model(x)`, with "
                 "parameters inside the model, or `model(x, key=key)`."
             )
-        _check_key(name, "__call__", kwargs.get("key"))
-        return call(self, *(_example(name, x) for x in args), **kwargs)
+        _check_key_of(name, "__call__", kwargs.get("key"))
+        return call(self, *(_as_example(name, x) for x in args), **kwargs)
 
     return checked
 
 
-def _example(name: str, x: Any) -> Any:
+def _as_example(name: str, x: Any) -> Any:
     """One example in arrays of JAX."""
     if isinstance(x, jax.Array | Masked | Graph):
         return x
     if isinstance(x, tuple | list) and not _is_numbers(x):
-        return tuple(_example(name, one) for one in x)
+        return tuple(_as_example(name, one) for one in x)
     if isinstance(x, np.ndarray) and x.dtype != object:
         return jnp.asarray(x)
     raise TypeError(

@@ -12,13 +12,18 @@ from eqtangents._types import (
     Multipliers,
     NonNegative,
     Padding,
-    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, Stencil
-from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._inputs import SignalT, unwrap, window_mask
 from eqtangents.nn._layer import Covariances, LayerError, one_input
+from eqtangents.nn._parameterization import (
+    AbstractParameterization,
+    Fans,
+    Parameterization,
+    as_parameterization,
+)
 from eqtangents.nn._spatial import padded, windows
 
 
@@ -31,7 +36,7 @@ class Conv(AbstractAffine):
 
     $$K' = \sigma_w^2 A(K) + \sigma_b^2, \qquad T' = \sigma_w^2 A(T) + K'$$
 
-    in the NTK parameterization, with $|F|$ offsets in the window.
+    in the NTK parameterisation, with $|F|$ offsets in the window.
 
     **Source:** Novak et al. 2019, arXiv:1810.05148, eq. 8; Arora et al. 2019,
     arXiv:1904.11955, section 4.
@@ -47,8 +52,7 @@ class Conv(AbstractAffine):
     padding: Padding = eqx.field(static=True)
     dilation: Counts = eqx.field(static=True)
     groups: Count = eqx.field(static=True)
-    parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: Multipliers = eqx.field(static=True)
+    parameterization: AbstractParameterization
 
     def __init__(
         self,
@@ -89,8 +93,9 @@ class Conv(AbstractAffine):
         self.stride, self.padding = plain(stride), plain(padding)
         self.dilation, self.groups = plain(dilation), plain(groups)
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.parameterization = lowered(parameterization)
-        self.width_multipliers = plain(width_multipliers)
+        self.parameterization = as_parameterization(
+            self, parameterization, width_multipliers
+        )
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
@@ -99,11 +104,11 @@ class Conv(AbstractAffine):
         channels, *size = input_shape
         kernel = [window.count for window in self._windows(tuple(size))]
         inputs = self._inputs_to_each(channels)
-        shape = (self._channels(self.out_channels), inputs, *kernel)
-        return self._drawn(shape, inputs * math.prod(kernel), key)
+        out = self.parameterization.channels(self.out_channels)
+        fans = Fans(inputs * math.prod(kernel), inputs, out)
+        return self._drawn((out, inputs, *kernel), fans, key)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         weight = self._drawn_weight()
         value, extras = unwrap(x)
         channels = weight.shape[1] * self.groups
@@ -114,20 +119,21 @@ class Conv(AbstractAffine):
                 f"the input has shape {value.shape}. Channels come first, and a batch "
                 "is mapped by `jax.vmap(model)(xs)`.",
             )
-        found = self._windows(value.shape[1:])
-        rank = len(found)
+        covered = self._windows(value.shape[1:])
+        rank = len(covered)
         dilation = self.dilation
         out = lax.conv_general_dilated(
-            padded(value, found)[None],
+            padded(value, covered)[None],
             weight,
-            window_strides=[window.stride for window in found],
+            window_strides=[window.stride for window in covered],
             padding="VALID",
             rhs_dilation=(dilation,) * rank if isinstance(dilation, int) else dilation,
             feature_group_count=self.groups,
         )[0]
-        out = out[:, *(slice(window.size_out) for window in found)]
-        out = self._scaled(out, math.prod(weight.shape[1:]))
-        return extras.rewrap(out, window_mask(extras, found))
+        out = out[:, *(slice(window.size_out) for window in covered)]
+        inputs = math.prod(weight.shape[1:])
+        out = self._scaled(out, Fans(inputs, weight.shape[1], weight.shape[0]))
+        return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """Average over windows that move both positions together, then affine."""
@@ -141,10 +147,10 @@ class Conv(AbstractAffine):
                 "or were flattened or concatenated. Put a `Linear` or `Conv` before "
                 "it.",
             )
-        found = self._windows(outline.size)
+        covered = self._windows(outline.size)
         return self._fresh(
-            Stencil(covariance, found),
-            taps=math.prod(window.count for window in found),
+            Stencil(covariance, covered),
+            taps=math.prod(window.count for window in covered),
             channels_in=self._inputs_to_each(outline.channels),
             channels=self.out_channels,
             gaussian=self.groups == 1 or self.groups < outline.channels,

@@ -12,13 +12,18 @@ from eqtangents._types import (
     Multipliers,
     NonNegative,
     Padding,
-    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, LocallyConnected, Stencil
-from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._inputs import SignalT, unwrap, window_mask
 from eqtangents.nn._layer import Covariances, LayerError, one_input
+from eqtangents.nn._parameterization import (
+    AbstractParameterization,
+    Fans,
+    Parameterization,
+    as_parameterization,
+)
 from eqtangents.nn._spatial import padded, windows
 
 
@@ -28,7 +33,7 @@ class ConvLocal(AbstractAffine):
     $$K'_{pp'} = \delta_{pp'} \left( \sigma_w^2 A(K)_{pp} + \sigma_b^2 \right), \qquad
     T'_{pp'} = \delta_{pp'} \left( \sigma_w^2 A(T)_{pp} + K'_{pp} \right)$$
 
-    with $A$ as for `Conv`, in the NTK parameterization.
+    with $A$ as for `Conv`, in the NTK parameterisation.
 
     **Source:** Novak et al. 2019, arXiv:1810.05148, section 4 (locally connected
     networks).
@@ -42,8 +47,7 @@ class ConvLocal(AbstractAffine):
     kernel_size: Counts = eqx.field(static=True)
     stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
-    parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: Multipliers = eqx.field(static=True)
+    parameterization: AbstractParameterization
 
     def __init__(
         self,
@@ -63,27 +67,28 @@ class ConvLocal(AbstractAffine):
         self.kernel_size = plain(kernel_size)
         self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.parameterization = lowered(parameterization)
-        self.width_multipliers = plain(width_multipliers)
+        self.parameterization = as_parameterization(
+            self, parameterization, width_multipliers
+        )
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
     ) -> "ConvLocal":
         """Draw weights for inputs of a shape."""
         channels, *size = input_shape
-        found = self._windows(tuple(size))
-        taps = channels * math.prod(window.count for window in found)
-        positions = tuple(window.size_out for window in found)
-        out = self._channels(self.out_channels)
-        return self._drawn((out, taps, *positions), taps, key, (out, *positions))
+        covered = self._windows(tuple(size))
+        taps = channels * math.prod(window.count for window in covered)
+        positions = tuple(window.size_out for window in covered)
+        out = self.parameterization.channels(self.out_channels)
+        shape, fans = (out, taps, *positions), Fans(taps, channels, out)
+        return self._drawn(shape, fans, key, (out, *positions))
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         weight = self._drawn_weight()
         value, extras = unwrap(x)
-        found = self._windows(value.shape[1:])
-        taps = value.shape[0] * math.prod(window.count for window in found)
-        shape = (taps, *(window.size_out for window in found))
+        covered = self._windows(value.shape[1:])
+        taps = value.shape[0] * math.prod(window.count for window in covered)
+        shape = (taps, *(window.size_out for window in covered))
         if weight.shape[1:] != shape:
             raise LayerError(
                 self,
@@ -92,23 +97,24 @@ class ConvLocal(AbstractAffine):
                 "belong to positions, so that all inputs must have one size.",
             )
         out = lax.conv_general_dilated_local(
-            padded(value, found)[None],
+            padded(value, covered)[None],
             weight,
-            window_strides=[window.stride for window in found],
+            window_strides=[window.stride for window in covered],
             padding="VALID",
-            filter_shape=[window.count for window in found],
+            filter_shape=[window.count for window in covered],
         )[0]
-        out = out[:, *(slice(window.size_out) for window in found)]
-        return extras.rewrap(self._scaled(out, taps), window_mask(extras, found))
+        out = out[:, *(slice(window.size_out) for window in covered)]
+        out = self._scaled(out, Fans(taps, value.shape[0], weight.shape[0]))
+        return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """As `Conv` where positions coincide, zero elsewhere."""
         covariance = one_input(self, covariance)
-        found = self._windows(covariance.outline.size)
+        covered = self._windows(covariance.outline.size)
         return LocallyConnected(
             self._fresh(
-                Stencil(covariance, found),
-                taps=math.prod(window.count for window in found),
+                Stencil(covariance, covered),
+                taps=math.prod(window.count for window in covered),
                 channels_in=covariance.outline.channels,
                 channels=self.out_channels,
             )

@@ -13,16 +13,21 @@ from eqtangents._types import (
     Multipliers,
     NamedPadding,
     NonNegative,
-    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, Gathered, Stencil, Window, picked
-from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import Covariances, LayerError, one_input
+from eqtangents.nn._parameterization import (
+    AbstractParameterization,
+    Fans,
+    Parameterization,
+    as_parameterization,
+)
 from eqtangents.nn._spatial import (
-    one_for_each,
     padded,
+    per_axis,
     window_sums,
 )
 
@@ -37,7 +42,7 @@ class ConvTranspose(AbstractAffine):
     K'_{pp'} = \frac{\sigma_w^2}{|F|} \sum_{o \in F} \hat{K}_{p + o,\, p' + o}
     + \sigma_b^2$$
 
-    and $T' = \sigma_w^2 A(\hat{T}) + K'$ in the NTK parameterization. The size of the
+    and $T' = \sigma_w^2 A(\hat{T}) + K'$ in the NTK parameterisation. The size of the
     output is `size * stride`, with `"VALID"` and `max(kernel_size - stride, 0)` more.
     """
 
@@ -49,8 +54,7 @@ class ConvTranspose(AbstractAffine):
     kernel_size: Counts = eqx.field(static=True)
     stride: Counts = eqx.field(static=True)
     padding: NamedPadding = eqx.field(static=True)
-    parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: Multipliers = eqx.field(static=True)
+    parameterization: AbstractParameterization
 
     def __init__(
         self,
@@ -73,20 +77,21 @@ class ConvTranspose(AbstractAffine):
         self.kernel_size = plain(kernel_size)
         self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
-        self.parameterization = lowered(parameterization)
-        self.width_multipliers = plain(width_multipliers)
+        self.parameterization = as_parameterization(
+            self, parameterization, width_multipliers
+        )
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
     ) -> "ConvTranspose":
         """Draw weights for inputs with `input_shape[0]` channels."""
         channels, *size = input_shape
-        kernel = one_for_each(self, len(size), kernel_size=self.kernel_size)
-        shape = (self._channels(self.out_channels), channels, *kernel)
-        return self._drawn(shape, channels * math.prod(kernel), key)
+        kernel = per_axis(self, "kernel_size", self.kernel_size, len(size))
+        out = self.parameterization.channels(self.out_channels)
+        fans = Fans(channels * math.prod(kernel), channels, out)
+        return self._drawn((out, channels, *kernel), fans, key)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         weight = self._drawn_weight()
         value, extras = unwrap(x)
         if value.ndim != weight.ndim - 1 or value.shape[0] != weight.shape[1]:
@@ -96,26 +101,26 @@ class ConvTranspose(AbstractAffine):
                 f"but the input has shape {value.shape}. Channels come first, and a "
                 "batch is mapped by `jax.vmap(model)(xs)`.",
             )
-        indices, found = self._spread(value.shape[1:])
+        indices, covered = self._spread(value.shape[1:])
         out = lax.conv_general_dilated(
-            padded(picked(value, indices), found)[None],
+            padded(picked(value, indices), covered)[None],
             weight,
-            window_strides=(1,) * len(found),
+            window_strides=(1,) * len(covered),
             padding="VALID",
         )[0]
-        out = self._scaled(out, math.prod(weight.shape[1:]))
+        inputs = math.prod(weight.shape[1:])
+        out = self._scaled(out, Fans(inputs, weight.shape[1], weight.shape[0]))
         mask = extras.mask
         return extras.rewrap(out, None if mask is None else self._mask(mask[None])[0])
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Spread positions, then as `Conv`."""
         covariance = one_input(self, covariance)
         outline = covariance.outline
-        indices, found = self._spread(outline.size)
+        indices, covered = self._spread(outline.size)
         mask = None if outline.mask is None else self._mask(outline.mask)
         return self._fresh(
-            Stencil(Gathered(covariance, indices), found, mask=mask),
-            taps=math.prod(window.count for window in found),
+            Stencil(Gathered(covariance, indices), covered, mask=mask),
+            taps=math.prod(window.count for window in covered),
             channels_in=outline.channels,
             channels=self.out_channels,
         )
@@ -124,19 +129,19 @@ class ConvTranspose(AbstractAffine):
         self, size: tuple[int, ...]
     ) -> tuple[list[np.ndarray], tuple[Window, ...]]:
         """Where inputs go, -1 for the zeros between them, and the windows on that."""
-        per_axis = one_for_each(self, len(size), kernel_size=self.kernel_size)
-        strides = one_for_each(self, len(size), stride=self.stride)
+        kernels = per_axis(self, "kernel_size", self.kernel_size, len(size))
+        strides = per_axis(self, "stride", self.stride, len(size))
         pairs = [
             _spread_axis(n, f, s, self.padding)
-            for n, f, s in zip(size, per_axis, strides, strict=True)
+            for n, f, s in zip(size, kernels, strides, strict=True)
         ]
         return [index for index, _ in pairs], tuple(window for _, window in pairs)
 
     def _mask(self, mask: Bool[Array, "n *size"]) -> Bool[Array, "n *size_out"]:
         """The outputs that no missing position contributes to."""
-        indices, found = self._spread(mask.shape[1:])
+        indices, covered = self._spread(mask.shape[1:])
         missing = picked((~mask).astype(np.float32), indices)
-        return window_sums(missing, found) == 0
+        return window_sums(missing, covered) == 0
 
 
 def _spread_axis(n: int, f: int, s: int, padding: str) -> tuple[np.ndarray, Window]:

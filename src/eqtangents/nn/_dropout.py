@@ -35,7 +35,6 @@ class Dropout(AbstractParameterless):
         self.p, self.inference = p, inference
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         if self.inference or not self.p:
             return x
         if key is None:

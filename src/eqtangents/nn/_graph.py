@@ -7,20 +7,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from eqtangents._types import SpatialAxes, plain
 from eqtangents.covariance import AbstractCovariance, Mapped
-from eqtangents.nn._inputs import Adjacency, Edges, SignalT, unwrap
-from eqtangents.nn._layer import (
-    AbstractParameterless,
-    Covariances,
-    LayerError,
-    one_input,
-)
+from eqtangents.nn._inputs import Adjacency, Edges, Extras
+from eqtangents.nn._layer import AbstractUnary, LayerError
 
 
-class Aggregate(AbstractParameterless):
+class Aggregate(AbstractUnary):
     r"""Sums over the neighbours of each position of a `Graph`, as they are weighted.
 
     $$y_q = \sum_p P_{pq} x_p, \qquad K' = P^T K P'$$
@@ -44,18 +39,15 @@ class Aggregate(AbstractParameterless):
         axes = plain(axes)
         self.axes = (axes,) if isinstance(axes, int) else axes
 
-    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
-        value, extras = unwrap(x)
+    def apply(
+        self, value: Float[Array, "channels *size"], extras: Extras
+    ) -> Float[Array, "channels *size"]:
         if extras.adjacency is None:
-            return x
+            return value
         self._check(value.shape[1:], jax.tree.map(jnp.shape, extras.adjacency))
-        sums = jax.vmap(self._sums, (None, 0))(extras.adjacency, value)
-        return extras.rewrap(sums, extras.mask)
+        return jax.vmap(self._sums, (None, 0))(extras.adjacency, value)
 
-    def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Sum over the neighbours of both positions of each pair."""
-        covariance = one_input(self, covariance)
+    def push(self, covariance: AbstractCovariance) -> AbstractCovariance:
         outline = covariance.outline
         if outline.graph is None:
             return covariance
@@ -70,7 +62,7 @@ class Aggregate(AbstractParameterless):
         )
 
     def _axes(self, rank: int) -> tuple[int, ...]:
-        """The connected axes, among those of one channel."""
+        """The connected axes, counted without the axis of channels."""
         axes = range(1, rank + 1) if self.axes is None else self.axes
         if not axes or min(axes) < 1 or max(axes) > rank:
             raise LayerError(

@@ -11,15 +11,15 @@ from eqtangents._signatures import Habits, check_constructor
 from eqtangents._types import is_integer
 
 
-_OUTPUTS = ("out_features", "out_channels")
-_RENAMED = {
+_NAMES_OF_OUTPUTS = ("out_features", "out_channels")
+_NEW_NAMES = {
     ("w_std", "sigma_w", "weight_scale"): ("weight_std",),
     ("b_std", "sigma_b", "bias_scale"): ("bias_std",),
     ("out_dim", "out_size", "output_size", "units", "features", "num_features"): (
-        _OUTPUTS
+        _NAMES_OF_OUTPUTS
     ),
-    ("out_chan", "filters", "n_chan_out", "width", "out_features"): _OUTPUTS,
-    ("out_channels", "channels"): _OUTPUTS,
+    ("out_chan", "filters", "n_chan_out", "width", "out_features"): _NAMES_OF_OUTPUTS,
+    ("out_channels", "channels"): _NAMES_OF_OUTPUTS,
     ("filter_shape", "window_shape", "kernel_shape", "filter_size"): ("kernel_size",),
     ("kernel", "window", "pool_size"): ("kernel_size",),
     ("strides",): ("stride",),
@@ -60,26 +60,34 @@ _RENAMED = {
     ("x", "inputs", "values", "data"): ("value",),
     ("mask_constant", "masks"): ("mask",),
 }
-_INPUTS = "Inputs are counted by `init`, from the shape of an example: leave it out."
+_INPUTS_ARE_COUNTED = (
+    "Inputs are counted by `init`, from the shape of an example: leave it out."
+)
 _BIAS = "For a bias give `bias_std=1.0`, say; without `bias_std` there is none."
-_AXES = (
+_AXES_ARE_OF_ONE_EXAMPLE = (
     "Axes are those of one example, channels first, `(channels, *spatial)`: leave it "
     "out."
 )
-_SAID = {
+_REMARKS = {
     ("key", "rng", "seed"): (
         "Random keys go to `net.init(shape, key=key)`: layers are made without "
         "parameters."
     ),
-    ("in_features", "in_channels", "in_size", "in_dim", "input_size"): _INPUTS,
-    ("num_spatial_dims", "query_size", "input_shape"): _INPUTS,
+    (
+        "in_features",
+        "in_channels",
+        "in_size",
+        "in_dim",
+        "input_size",
+    ): _INPUTS_ARE_COUNTED,
+    ("num_spatial_dims", "query_size", "input_shape"): _INPUTS_ARE_COUNTED,
     ("bias", "use_bias"): _BIAS,
     ("padding_mode",): (
         'Zeros are padded, or with `padding="CIRCULAR"` the input over again.'
     ),
     ("dtype",): "Kernels have the dtype of the inputs: leave it out.",
     ("do_backprop", "do_stabilize"): "There is nothing to choose: leave it out.",
-    ("dimension_numbers", "channel_axis", "batch_axis"): _AXES,
+    ("dimension_numbers", "channel_axis", "batch_axis"): _AXES_ARE_OF_ONE_EXAMPLE,
     ("keep_rate", "keep_prob"): (
         "`p` is the probability of dropping a value: one less that of keeping it."
     ),
@@ -94,7 +102,7 @@ _SAID = {
 }
 
 
-def _positional(owner: str, names: Sequence[str], args: tuple) -> str | None:
+def _too_many_positional(owner: str, names: Sequence[str], args: tuple) -> str | None:
     """What to write instead of too many arguments by position."""
     if owner in ("Sequential", "Parallel"):
         return (
@@ -115,17 +123,17 @@ def _positional(owner: str, names: Sequence[str], args: tuple) -> str | None:
     return None
 
 
-HABITS = Habits(
-    {name: new for names, new in _RENAMED.items() for name in names},
-    {name: said for names, said in _SAID.items() for name in names},
-    _positional,
+LAYER_HABITS = Habits(
+    {name: new for names, new in _NEW_NAMES.items() for name in names},
+    {name: said for names, said in _REMARKS.items() for name in names},
+    _too_many_positional,
 )
 
 
 def checked_new(cls: Any, *args: Any, **kwargs: Any) -> Any:
     """Check the arguments of a constructor by its annotations, before it runs."""
     if args or kwargs:  # copies are made without any
-        check_constructor(cls, args, kwargs, HABITS)
+        check_constructor(cls, args, kwargs, LAYER_HABITS)
     return eqx.Module.__new__(cls)
 
 

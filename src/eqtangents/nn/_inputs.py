@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents.covariance import InputCovariance, Window, seen_through
-from eqtangents.nn._arrays import as_array, examples_of
+from eqtangents.nn._arrays import as_input_array, examples_of
 from eqtangents.nn._habits import checked_new
 
 
@@ -40,8 +40,8 @@ class Masked(eqx.Module):
         - `mask`: true where there is a position, `(*spatial)` or `(n, *spatial)`.
         """
         value, mask = (
-            as_array("Masked", "value", value),
-            as_array("Masked", "mask", mask),
+            as_input_array("Masked", "value", value),
+            as_input_array("Masked", "mask", mask),
         )
         if value.dtype == bool and mask.dtype != bool:
             raise ValueError(
@@ -63,14 +63,12 @@ class Masked(eqx.Module):
         self.value, self.mask = value, mask
 
     @classmethod
-    def pad(
-        cls, sequences: Sequence[Float[Array | np.ndarray, "channels *size"]]
-    ) -> "Masked":
-        """A batch of examples of different sizes, padded to that of the largest.
+    def pad(cls, sequences: Sequence[Float[Array | np.ndarray, "..."]]) -> "Masked":
+        """A batch of examples of different sizes, padded to the size of the largest.
 
-        Kernels, and networks, that end in a global pooling are those of the examples
-        as they are, unless windows lie differently on a longer input: strides with
-        `"SAME"`, `"VALID"` windows, `"CIRCULAR"` ones, and resizing.
+        Kernels, and networks, that end in a global pooling are the same as for the
+        examples as they are, unless windows lie differently on a longer input: strides
+        with `"SAME"`, `"VALID"` windows, `"CIRCULAR"` ones, and resizing.
 
         **Arguments:**
 
@@ -136,16 +134,16 @@ class Graph(eqx.Module):
                 "`nn.Graph(value, adjacency)`."
             )
         masked = isinstance(value, Masked)
-        self.value = value if masked else as_array("Graph", "value", value)
+        self.value = value if masked else as_input_array("Graph", "value", value)
         self.adjacency = _adjacency(adjacency)
 
 
 def _adjacency(adjacency: Any) -> Adjacency:
-    """Which positions are connected, if that is told."""
+    """A dense adjacency as an array of JAX, or edges as three of them."""
     if isinstance(adjacency, Edges):
         edges = Edges(
             *(
-                as_array("Edges", name, part)
+                as_input_array("Edges", name, part)
                 for name, part in adjacency._asdict().items()
             )
         )
@@ -169,7 +167,7 @@ def _adjacency(adjacency: Any) -> Adjacency:
             "Graph: `adjacency` is a tuple of 3: a sparse one is `nn.Edges(senders, "
             "receivers, weights)`."
         )
-    dense = as_array("Graph", "adjacency", adjacency)
+    dense = as_input_array("Graph", "adjacency", adjacency)
     batched, rank = dense.ndim % 2, dense.ndim // 2
     shape = dense.shape[batched:]
     if not rank or shape[:rank] != shape[rank:]:
@@ -188,7 +186,7 @@ SignalT = TypeVar("SignalT", bound=Signal)
 
 
 class Extras(NamedTuple):
-    """What comes with the values of one example."""
+    """The mask and the graph of one example, either of which may be missing."""
 
     mask: Bool[Array, "*size"] | None
     adjacency: Adjacency | None
@@ -196,7 +194,7 @@ class Extras(NamedTuple):
     def rewrap(
         self, value: Float[Array, "channels *size"], mask: Bool[Array, "*size"] | None
     ) -> Any:
-        """A layer's output: the counterpart of `opened`, with the output's mask."""
+        """A layer's output: the counterpart of `unwrap`, with the output's mask."""
         out = value
         if mask is not None:
             out = Masked(jnp.where(mask[None], value, jnp.zeros_like(value)), mask)
@@ -204,7 +202,10 @@ class Extras(NamedTuple):
 
 
 def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
-    """The values of one example, zero where there are none, and what is beside them."""
+    """The values of one example, zero where a position is missing, and its extras.
+
+    `extras.rewrap(value, mask)` is the counterpart, for the output of a layer.
+    """
     adjacency, mask = None, None
     if isinstance(x, Graph):
         x, adjacency = x.value, x.adjacency

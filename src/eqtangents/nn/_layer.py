@@ -9,13 +9,13 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqtangents._arguments import described
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._calls import checked_call, checked_init
 from eqtangents.nn._habits import checked_new
-from eqtangents.nn._inputs import Signal
+from eqtangents.nn._inputs import Extras, Signal, SignalT, is_signal, unwrap
 
 
 # One example: channels first, or a tuple of them between branches.
@@ -27,7 +27,7 @@ Shape: TypeAlias = tuple[Any, ...]
 
 
 # The name of the mapped axis in `jax.vmap(model, axis_name="batch")`.
-BATCH = "batch"
+BATCH_AXIS = "batch"
 
 
 class LayerError(ValueError):
@@ -106,6 +106,49 @@ class AbstractParameterless(AbstractLayer):
         return self
 
 
+class AbstractUnary(AbstractParameterless):
+    """A layer without parameters that keeps the positions of its one input.
+
+    What a new one says is `apply`, on arrays, and `push`, on a covariance. Masks stay
+    as they are, with zeros where positions are missing, graphs are passed on, and
+    inputs that are no single signal are refused. A layer whose output has other
+    positions than its input is an `AbstractLayer`.
+    """
+
+    @abc.abstractmethod
+    def apply(
+        self, value: Float[Array, "channels *size"], extras: Extras
+    ) -> Float[Array, "channels_out *size"]:
+        """The output for the values of one example.
+
+        **Arguments:**
+
+        - `value`: the values, zero at positions that are masked.
+        - `extras`: the mask of the example and its graph, if it has any.
+        """
+
+    @abc.abstractmethod
+    def push(self, covariance: AbstractCovariance) -> AbstractCovariance:
+        """The covariance of the outputs, in the limit of infinitely many channels."""
+
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
+        if not is_signal(x):
+            raise _too_many_inputs(self, len(jax.tree.leaves(x, is_leaf=is_signal)))
+        value, extras = unwrap(x)
+        out = self.apply(value, extras)
+        if out.shape[1:] != value.shape[1:]:
+            raise LayerError(
+                self,
+                f"turns values of shape {value.shape} into {out.shape}, but an "
+                "`AbstractUnary` keeps all positions, for which masks are. Write an "
+                "`AbstractLayer`, which says what the mask of its output is.",
+            )
+        return extras.rewrap(out, extras.mask)
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        return self.push(one_input(self, covariance))
+
+
 @contextlib.contextmanager
 def error_path(where: str) -> Iterator[None]:
     """Prefix the path of errors raised within by a place in a container."""
@@ -116,7 +159,7 @@ def error_path(where: str) -> Iterator[None]:
         raise LayerError(error.layer, error.message, path) from None
 
 
-def output_shape(layer: AbstractLayer, input_shape: Shape) -> Shape:
+def shape_after(layer: AbstractLayer, input_shape: Shape) -> Shape:
     """The shape of a layer's output, for a layer with parameters."""
 
     def zeros(shape: Shape) -> jax.ShapeDtypeStruct:
@@ -126,7 +169,7 @@ def output_shape(layer: AbstractLayer, input_shape: Shape) -> Shape:
 
     def outputs(layer: AbstractLayer, batch: Example) -> Example:
         one = lambda x: layer(x, key=jr.key(0))
-        return jax.vmap(one, axis_name=BATCH)(batch)
+        return jax.vmap(one, axis_name=BATCH_AXIS)(batch)
 
     out = eqx.filter_eval_shape(outputs, layer, batch)
     return jax.tree.map(lambda s: s.shape[1:], out)
@@ -160,26 +203,48 @@ def instead_of_layer(came: Any) -> str:
 
 
 def one_input(layer: object, covariance: Covariances) -> AbstractCovariance:
-    """The covariance of a layer that has one input."""
+    """The covariance of a layer that has one input.
+
+    **Arguments:**
+
+    - `layer`: the layer, for its name in the error.
+    - `covariance`: what `propagate` was given.
+
+    **Raises:** `LayerError` for the covariances of several branches, and `TypeError`
+    for what is no covariance.
+    """
     if not isinstance(covariance, AbstractCovariance | tuple | list):
         raise TypeError(
             f"{type(layer).__name__}: `propagate` takes covariances, but was given "
             f"{described(covariance)}. Kernels of inputs are `eqt.kernel(net, x)`."
         )
     if not isinstance(covariance, AbstractCovariance):
-        raise LayerError(
-            layer,
-            f"takes one input, but gets {len(covariance)}. Join branches first, by a "
-            "`FanInSum`, `FanInProd` or `FanInConcat`, or give each its own layer by "
-            "`Parallel([...])`. A list of examples is one input after `jnp.stack`.",
-        )
+        raise _too_many_inputs(layer, len(covariance))
     return covariance
+
+
+def _too_many_inputs(layer: object, count: int) -> LayerError:
+    return LayerError(
+        layer,
+        f"takes one input, but gets {count}. Join branches first, by a "
+        "`FanInSum`, `FanInProd` or `FanInConcat`, or give each its own layer by "
+        "`Parallel([...])`. A list of examples is one input after `jnp.stack`.",
+    )
 
 
 def many_inputs(
     layer: object, covariances: Covariances
 ) -> tuple[AbstractCovariance, ...]:
-    """The covariances of a layer that has many inputs."""
+    """The covariances of a layer that joins branches.
+
+    **Arguments:**
+
+    - `layer`: the layer, for its name in the error.
+    - `covariances`: what `propagate` was given.
+
+    **Raises:** `LayerError` for a single covariance, and `TypeError` for what is no
+    covariance.
+    """
     if isinstance(covariances, AbstractCovariance):
         raise LayerError(
             layer,
@@ -188,6 +253,29 @@ def many_inputs(
             "inputs.",
         )
     return tuple(one_input(layer, covariance) for covariance in covariances)
+
+
+def check_not_vanishing(layer: object, covariance: AbstractCovariance) -> None:
+    """Raise for what comes after a readout whose outputs vanish in the limit."""
+    if covariance.outline.vanishing:
+        raise LayerError(
+            layer,
+            "follows a readout, `parameterization=nn.MuP(readout=True)`, whose outputs "
+            "vanish in the limit. Say `readout=True` of the last layer with weights "
+            "alone; after it there may be pooling, a `Flatten` and other linear layers "
+            "without weights.",
+        )
+
+
+def needed_key(layer: object, key: PRNGKeyArray | None) -> PRNGKeyArray:
+    """The key of a layer that draws parameters."""
+    if key is None:
+        raise LayerError(
+            layer,
+            "`init` draws parameters, but was given no key. Pass "
+            "`key=jax.random.key(0)`, say.",
+        )
+    return key
 
 
 def missing_parameters(layer: object) -> LayerError:

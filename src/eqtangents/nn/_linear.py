@@ -4,11 +4,17 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Count, Multipliers, NonNegative, lowered, plain
+from eqtangents._types import Count, Multipliers, NonNegative, plain
 from eqtangents.covariance import AbstractCovariance
-from eqtangents.nn._affine import AbstractAffine, Parameterization
+from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import Covariances, LayerError, one_input
+from eqtangents.nn._parameterization import (
+    AbstractParameterization,
+    Fans,
+    Parameterization,
+    as_parameterization,
+)
 
 
 class Linear(AbstractAffine):
@@ -17,8 +23,8 @@ class Linear(AbstractAffine):
     $$z = \frac{\sigma_w}{\sqrt{C}}\, \omega x + \sigma_b \beta, \qquad
     K' = \sigma_w^2 K + \sigma_b^2, \qquad T' = \sigma_w^2 T + K'$$
 
-    in the NTK parameterization, where $C$ is the number of input channels; see
-    `parameterization` for the other one.
+    in the NTK parameterisation, where $C$ is the number of input channels; see
+    `parameterization` for others.
 
     **Source:** Jacot et al. 2018, arXiv:1806.07572, Theorem 1.
     """
@@ -28,8 +34,7 @@ class Linear(AbstractAffine):
     weight_std: NonNegative
     bias_std: NonNegative | None
     out_features: Count = eqx.field(static=True)
-    parameterization: Parameterization = eqx.field(static=True)
-    width_multipliers: Multipliers = eqx.field(static=True)
+    parameterization: AbstractParameterization
 
     def __init__(
         self,
@@ -47,26 +52,30 @@ class Linear(AbstractAffine):
         - `out_features`: the number of outputs. The kernel does not depend on it.
         - `weight_std`: $\sigma_w$.
         - `bias_std`: $\sigma_b$, or `None` for no bias.
-        - `parameterization`: `"ntk"`: standard normal parameters, scaled in the
-            forward pass; `"standard"`: parameters drawn at their scale.
-        - `width_multipliers`: in the standard parameterization, by how much inputs and
-            outputs are wider than the network whose learning rates are to be kept.
+        - `parameterization`: `"ntk"` or `nn.NTK()`: standard normal parameters, scaled
+            in the forward pass; `"standard"` or `nn.Standard()`: parameters drawn at
+            their scale; `nn.MuP()`: maximal updates; or one of your own.
+        - `width_multipliers`: the argument of `nn.Standard`, if `"standard"` is given
+            by its name.
+
+        **Raises:** `ValueError` for width multipliers that would have no effect.
         """
         self.weight, self.bias = None, None
         self.weight_std, self.bias_std = weight_std, bias_std
         self.out_features = plain(out_features)
-        self.parameterization = lowered(parameterization)
-        self.width_multipliers = plain(width_multipliers)
+        self.parameterization = as_parameterization(
+            self, parameterization, width_multipliers
+        )
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
     ) -> "Linear":
         """Draw weights for inputs with `input_shape[0]` channels."""
-        fan_in = input_shape[0]
-        return self._drawn((self._channels(self.out_features), fan_in), fan_in, key)
+        channels = input_shape[0]
+        out = self.parameterization.channels(self.out_features)
+        return self._drawn((out, channels), Fans(channels, channels, out), key)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         weight = self._drawn_weight()
         value, extras = unwrap(x)
         if value.shape[0] != weight.shape[1]:
@@ -76,11 +85,12 @@ class Linear(AbstractAffine):
                 f"{value.shape}, which means {value.shape[0]} of them. Channels come "
                 "first, and a batch is mapped by `jax.vmap(model)(xs)`.",
             )
-        out = self._scaled(jnp.tensordot(weight, value, 1), weight.shape[1])
+        out, channels = weight.shape
+        product = jnp.tensordot(weight, value, 1)
+        out = self._scaled(product, Fans(channels, channels, out))
         return extras.rewrap(out, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Affine in both kernels."""
         covariance = one_input(self, covariance)
         return self._fresh(
             covariance,

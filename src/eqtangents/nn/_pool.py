@@ -6,14 +6,20 @@ from typing import overload
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eqtangents._types import Counts, Padding, plain
 from eqtangents.covariance import AbstractCovariance, Pooled, Scaled, Total, Window
 from eqtangents.nn._inputs import Signal, SignalT, read_out, unwrap, window_mask
-from eqtangents.nn._layer import AbstractParameterless, Covariances, one_input
-from eqtangents.nn._spatial import window_sums, windows
+from eqtangents.nn._layer import (
+    AbstractParameterless,
+    Covariances,
+    LayerError,
+    one_input,
+)
+from eqtangents.nn._spatial import padded, window_sums, windows
 
 
 class SumPool(AbstractParameterless):
@@ -38,13 +44,11 @@ class SumPool(AbstractParameterless):
         self.padding = plain(padding)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         value, extras = unwrap(x)
-        found = _pool_windows(self, value.shape[1:])
-        return extras.rewrap(window_sums(value, found), window_mask(extras, found))
+        covered = _pool_windows(self, value.shape[1:])
+        return extras.rewrap(window_sums(value, covered), window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Sum over both windows of each pair of positions."""
         covariance = one_input(self, covariance)
         return Pooled(covariance, _pool_windows(self, covariance.outline.size))
 
@@ -80,27 +84,65 @@ class AvgPool(AbstractParameterless):
         self.normalize_edges = normalize_edges
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
-        """Apply to one example."""
         value, extras = unwrap(x)
-        found = _pool_windows(self, value.shape[1:])
-        shares = jnp.asarray(self._shares(found), value.dtype)
-        out = window_sums(value, found) * (shares[None] if shares.ndim else shares)
-        return extras.rewrap(out, window_mask(extras, found))
+        covered = _pool_windows(self, value.shape[1:])
+        shares = jnp.asarray(self._shares(covered), value.dtype)
+        out = window_sums(value, covered) * (shares[None] if shares.ndim else shares)
+        return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Average over both windows of each pair of positions."""
         covariance = one_input(self, covariance)
-        found = _pool_windows(self, covariance.outline.size)
-        return Scaled(Pooled(covariance, found), self._shares(found))
+        covered = _pool_windows(self, covariance.outline.size)
+        return Scaled(Pooled(covariance, covered), self._shares(covered))
 
-    def _shares(self, found: tuple[Window, ...]) -> float | np.ndarray:
+    def _shares(self, covered: tuple[Window, ...]) -> float | np.ndarray:
         """The weight of each input, at each output position or at all of them."""
         if not self.normalize_edges:
-            return 1 / math.prod(window.count for window in found)
+            return 1 / math.prod(window.count for window in covered)
         counts = np.ones(())
-        for window in found:
+        for window in covered:
             counts = np.multiply.outer(counts, window.counts())
         return 1 / counts
+
+
+class MaxPool(AbstractParameterless):
+    """The largest value under each window. It has no kernel in closed form."""
+
+    kernel_size: Counts = eqx.field(static=True)
+    stride: Counts = eqx.field(static=True)
+    padding: Padding = eqx.field(static=True)
+
+    def __init__(
+        self,
+        kernel_size: Counts,
+        stride: Counts = 1,
+        padding: Padding = "VALID",
+    ):
+        """Describe the windows, as for `Conv`; padding is never the largest."""
+        self.kernel_size, self.stride = plain(kernel_size), plain(stride)
+        self.padding = plain(padding)
+
+    def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
+        value, extras = unwrap(x)
+        covered = _pool_windows(self, value.shape[1:])
+        if extras.mask is not None:
+            value = jnp.where(extras.mask[None], value, -jnp.inf)
+        largest = lax.reduce_window(
+            padded(value, covered, fill=-np.inf),
+            np.asarray(-np.inf, value.dtype),
+            lax.max,
+            (1, *(window.count for window in covered)),
+            (1, *(window.stride for window in covered)),
+            "VALID",
+        )[:, *(slice(window.size_out) for window in covered)]
+        return extras.rewrap(largest, window_mask(extras, covered))
+
+    def propagate(self, covariance: Covariances) -> AbstractCovariance:
+        raise LayerError(
+            self,
+            "has no kernel in closed form. Use `AvgPool`, or estimate the kernel by "
+            "`eqtangents.monte_carlo`.",
+        )
 
 
 class GlobalSumPool(AbstractParameterless):
@@ -111,20 +153,18 @@ class GlobalSumPool(AbstractParameterless):
     @overload
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
-        """Apply to one example."""
         value, extras = unwrap(x)
         sums = value.sum(tuple(range(1, value.ndim)))
         return read_out(sums, extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Sum over all pairs of positions."""
         return Total(one_input(self, covariance))
 
 
 class GlobalAvgPool(AbstractParameterless):
     r"""The mean over all positions, $K' = \frac{1}{P P'} \sum_{pp'} K_{pp'}$.
 
-    Of a masked input, over those positions that it has.
+    The mean of a masked input is over the positions that it has.
     """
 
     @overload
@@ -132,21 +172,21 @@ class GlobalAvgPool(AbstractParameterless):
     @overload
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
-        """Apply to one example."""
         value, extras = unwrap(x)
         sums = value.sum(tuple(range(1, value.ndim)))
-        share = _share(value.shape[1:], extras.mask, value.dtype)
+        share = _weight_of_each_position(value.shape[1:], extras.mask, value.dtype)
         return read_out(share * sums, extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Average over all pairs of positions."""
         covariance = one_input(self, covariance)
         outline = covariance.outline
-        share = _share(outline.size, outline.mask, jnp.zeros(()).dtype)
+        share = _weight_of_each_position(
+            outline.size, outline.mask, jnp.zeros(()).dtype
+        )
         return Scaled(Total(covariance), share)
 
 
-def _share(
+def _weight_of_each_position(
     size: tuple[int, ...], mask: Bool[Array, "*n_and_size"] | None, dtype: DTypeLike
 ) -> float | Float[Array, "*n"]:
     """One over the number of positions there are, or zero if there are none."""
@@ -157,7 +197,7 @@ def _share(
 
 
 def _pool_windows(
-    layer: "SumPool | AvgPool", size: tuple[int, ...]
+    layer: "SumPool | AvgPool | MaxPool", size: tuple[int, ...]
 ) -> tuple[Window, ...]:
     return windows(
         layer,

@@ -24,11 +24,9 @@ class Identity(AbstractParameterless):
     @overload
     def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
     def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
-        """The input."""
         return x
 
     def propagate(self, covariance: Covariances) -> Covariances:
-        """The same covariance."""
         return covariance
 
 
@@ -43,10 +41,8 @@ class Flatten(AbstractParameterless):
     @overload
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal: ...
     def __call__(self, x: Signal, *, key: PRNGKeyArray | None = None) -> Signal:
-        """Apply to one example."""
         value, extras = unwrap(x)
         return read_out(jnp.ravel(value), extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        """Average over coinciding positions."""
         return Flattened(one_input(self, covariance))

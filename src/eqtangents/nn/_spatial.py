@@ -27,11 +27,9 @@ def windows(
             "moves a window over spatial axes, but its input has none. The shape of an "
             "example must be `(channels, *spatial)`.",
         )
-    per_axis = (
-        one_for_each(layer, rank, kernel_size=kernel_size),
-        one_for_each(layer, rank, stride=stride),
-        one_for_each(layer, rank, dilation=dilation),
-    )
+    kernels = per_axis(layer, "kernel_size", kernel_size, rank)
+    strides = per_axis(layer, "stride", stride, rank)
+    dilations = per_axis(layer, "dilation", dilation, rank)
     if isinstance(padding, int):
         padding = ((padding, padding),) * rank
     paddings = (padding,) * rank if isinstance(padding, str) else padding
@@ -41,11 +39,13 @@ def windows(
             f"`padding={padding}` is for {len(paddings)} spatial axes, but the input "
             f"has {rank}, of sizes {size}. Give a pair for each axis.",
         )
-    found = tuple(
-        Window.of(h, kernel=k, stride=s, dilation=d, padding=p)
-        for h, k, s, d, p in zip(size, *per_axis, paddings, strict=True)
+    moved = tuple(
+        Window.of(n, kernel=k, stride=s, dilation=d, padding=p)
+        for n, k, s, d, p in zip(
+            size, kernels, strides, dilations, paddings, strict=True
+        )
     )
-    for axis, window in enumerate(found):
+    for axis, window in enumerate(moved):
         if window.size_out < 1:
             extent = window.offsets[-1] - window.offsets[0] + 1
             raise LayerError(
@@ -54,14 +54,13 @@ def windows(
                 f"input has only {window.size_in} there. Use a smaller `kernel_size`, "
                 'or `padding="SAME"`.',
             )
-    return found
+    return moved
 
 
-def one_for_each(
-    layer: object, rank: int, **option: int | tuple[int, ...]
+def per_axis(
+    layer: object, name: str, value: int | tuple[int, ...], rank: int
 ) -> tuple[int, ...]:
     """An option of a layer for each spatial axis, given once or for each."""
-    ((name, value),) = option.items()
     values = (value,) * rank if isinstance(value, int) else tuple(value)
     if len(values) != rank:
         raise LayerError(

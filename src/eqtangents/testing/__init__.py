@@ -1,4 +1,5 @@
 """Laws that layers, duals and rules of training obey, to try your own on."""
 
 from eqtangents.testing._dual import check_dual as check_dual
+from eqtangents.testing._layer import check_layer as check_layer
 from eqtangents.testing._rule import check_rule as check_rule
