@@ -158,39 +158,37 @@ def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
 @eqx.filter_jit
 def _compiled_kernel(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _of_each_output(_both_kernels, tiled_kernels(net, x1, x2, wants_ntk=True))
+    return _map_outputs(_both_kernels, tiled_kernels(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _compiled_kernel_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Kernel]:
     check_hyperparameters(net)
-    return _of_each_output(_both_kernels, tiled_diagonal(net, x, wants_ntk=True))
+    return _map_outputs(_both_kernels, tiled_diagonal(net, x, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _compiled_nngp(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _of_each_output(
-        lambda e: e.nngp, tiled_kernels(net, x1, x2, wants_ntk=False)
-    )
+    return _map_outputs(lambda e: e.nngp, tiled_kernels(net, x1, x2, wants_ntk=False))
 
 
 @eqx.filter_jit
 def _compiled_nngp_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _of_each_output(lambda e: e.nngp, tiled_diagonal(net, x, wants_ntk=False))
+    return _map_outputs(lambda e: e.nngp, tiled_diagonal(net, x, wants_ntk=False))
 
 
 @eqx.filter_jit
 def _compiled_ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _of_each_output(lambda e: e.ntk, tiled_kernels(net, x1, x2, wants_ntk=True))
+    return _map_outputs(lambda e: e.ntk, tiled_kernels(net, x1, x2, wants_ntk=True))
 
 
 @eqx.filter_jit
 def _compiled_ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
-    return _of_each_output(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
+    return _map_outputs(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
 
 
 def _both_kernels(entries: Entries) -> Kernel:
@@ -198,6 +196,6 @@ def _both_kernels(entries: Entries) -> Kernel:
     return Kernel(entries.nngp, entries.ntk)
 
 
-def _of_each_output(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:
+def _map_outputs(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:
     """`fn` of the entries of each output of the network."""
     return jax.tree.map(fn, entries, is_leaf=lambda node: isinstance(node, Entries))

@@ -65,7 +65,7 @@ def taylor(
         for x, step in steps
     ]
     outputs = _on_series(*jaxpr_and_consts(closed), inputs, order)
-    return jax.tree.unflatten(jax.tree.structure(shape), map(_sum_of_terms, outputs))
+    return jax.tree.unflatten(jax.tree.structure(shape), map(_total, outputs))
 
 
 def _moves(x: Any) -> bool:
@@ -183,7 +183,7 @@ def _antiderivative(series: Series) -> Series:
     return tuple(None if s is None else s / (k + 1) for k, s in enumerate(series))
 
 
-def _sum_of_terms(terms: Sequence[Any]) -> Any:
+def _sum_of_products(terms: Sequence[Any]) -> Any:
     found = [term for term in terms if term is not None]
     return functools.reduce(jnp.add, found) if found else None
 
@@ -200,7 +200,7 @@ def _bilinear(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Se
     a, b = args
     return [
         tuple(
-            _sum_of_terms([at(a[i], b[k - i]) for i in range(k + 1)])
+            _sum_of_products([at(a[i], b[k - i]) for i in range(k + 1)])
             for k in range(order + 1)
         )
     ]
@@ -217,7 +217,7 @@ def _quotient(eqn: core.JaxprEqn, args: Sequence[Series], order: int) -> list[Se
             for i, y_i in enumerate(y)
             if y_i is not None and b[k - i] is not None
         ]
-        total = _sum_of_terms([a[k], *(-product for product in products)])
+        total = _sum_of_products([a[k], *(-product for product in products)])
         y.append(None if total is None else total / b[0])
     return [tuple(y)]
 

@@ -21,6 +21,8 @@ from eqtangents.covariance._coincidence import (
 )
 from eqtangents.covariance._covariance import (
     AbstractCovariance as AbstractCovariance,
+    Block as Block,
+    Frame as Frame,
     Scope as Scope,
 )
 from eqtangents.covariance._gathered import Gathered as Gathered

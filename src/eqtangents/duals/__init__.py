@@ -23,6 +23,7 @@ from eqtangents.duals._elementary import (
     safe_sqrt as safe_sqrt,
 )
 from eqtangents.duals._expansion import Expansion as Expansion
+from eqtangents.duals._expansion_fit import Accuracy as Accuracy
 from eqtangents.duals._exponential import (
     ExpDual as ExpDual,
     ExpNormalizedDual as ExpNormalizedDual,

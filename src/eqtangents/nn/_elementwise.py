@@ -96,8 +96,8 @@ class Elementwise(AbstractActivation):
         if error <= tolerance:
             return
         message = (
-            f"Elementwise: the kernel of `{_name(self.fn)}` by Hermite expansion is "
-            f"off by up to {error:.1e}, relatively, at variances up to "
+            f"Elementwise: the kernel of `{_function_name(self.fn)}` by Hermite "
+            f"expansion is off by up to {error:.1e}, relatively, at variances up to "
             f"{self.largest_variance:g}, but `tolerance` is {tolerance:g}"
         )
         if error > max(_NEARLY, 10 * tolerance):
@@ -218,7 +218,7 @@ def _check_formula(name: str, formula: Any) -> None:
         )
 
 
-def _name(fn: Callable) -> str:
+def _function_name(fn: Callable) -> str:
     return getattr(fn, "__name__", type(fn).__name__)
 
 
@@ -241,8 +241,8 @@ def _check_elementwise(fn: Callable, owner: str = "Elementwise") -> None:
         and jnp.issubdtype(came.dtype, jnp.floating)
     ):
         raise ValueError(
-            f"{owner}: `{_name(fn)}` must map an array of real numbers to one of "
-            f"the same shape, but makes {_type_of(came)} of {_type_of(given)}."
+            f"{owner}: `{_function_name(fn)}` must map an array of real numbers to "
+            f"one of the same shape, but makes {_type_of(came)} of {_type_of(given)}."
         )
 
 

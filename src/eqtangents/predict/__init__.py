@@ -17,6 +17,7 @@ from eqtangents.predict._from_network import FromNetwork as FromNetwork
 from eqtangents.predict._gaussian_process import GaussianProcess as GaussianProcess
 from eqtangents.predict._gradient_descent import GradientDescent as GradientDescent
 from eqtangents.predict._gradient_descent_mse import (
+    Gain as Gain,
     GradientDescentMSE as GradientDescentMSE,
 )
 from eqtangents.predict._gradient_steps import GradientSteps as GradientSteps

@@ -2,4 +2,4 @@
 
 from eqtangents.testing._dual import check_dual as check_dual
 from eqtangents.testing._layer import check_layer as check_layer
-from eqtangents.testing._rule import check_rule as check_rule
+from eqtangents.testing._rule import Optimiser as Optimiser, check_rule as check_rule

@@ -26,9 +26,9 @@ from eqtangents.testing._gaussian_pairs import (
 
 
 _CORRELATIONS = (-1.0, -0.6, 0.0, 0.3, 0.9, 0.99, 1.0)
-_SINGLE = 1e-3  # an error in single precision
+_SINGLE_RTOL = 1e-3  # an error in single precision
 # Two ways to one number; angles of nearly equal inputs have half of the digits.
-_ALIKE = 1e-7
+_FEW_DIGITS = 1e-7
 
 
 def check_dual(
@@ -198,7 +198,7 @@ def _check_swapped(
         EXPECTATIONS, swapped, values, scales, strict=True
     ):
         size = np.maximum(scale, np.abs(expected))
-        agree(f"{name} with u and v swapped", pairs, came, expected, size, _ALIKE)
+        agree(f"{name} with u and v swapped", pairs, came, expected, size, _FEW_DIGITS)
 
 
 @eqx.filter_jit
@@ -232,11 +232,11 @@ def _check_positions(
         EXPECTATIONS, came[:2], expectations(dual, flat), strict=True
     ):
         law = f"{name} in blocks with positions, as pair by pair"
-        agree(law, flat, jnp.ravel(block), expected, size, _ALIKE)
+        agree(law, flat, jnp.ravel(block), expected, size, _FEW_DIGITS)
     v = var1.ravel()
     expected = diagonal_of(dual, v)
     law = "`diagonal` with positions"
-    agree(law, GaussianPairs(v, v, v), jnp.ravel(diagonal), expected, size, _ALIKE)
+    agree(law, GaussianPairs(v, v, v), jnp.ravel(diagonal), expected, size, _FEW_DIGITS)
 
 
 @eqx.filter_jit
@@ -280,4 +280,4 @@ def _check_single_precision(
             "arrays enter by `constants(pair.cov, self.a)`, in the type of the inputs."
         )
         size = np.maximum(scale, np.abs(expected))
-        agree(f"{name} in single precision", pairs, came, expected, size, _SINGLE)
+        agree(f"{name} in single precision", pairs, came, expected, size, _SINGLE_RTOL)

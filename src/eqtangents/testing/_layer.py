@@ -1,112 +1,32 @@
 """The laws of every layer."""
 
 from collections.abc import Callable, Collection
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents import nn
 from eqtangents._arguments import described
-from eqtangents._kernel import kernel
-from eqtangents._kernel_pair import Kernel
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._inputs import Adjacency, as_input, values_of
 from eqtangents.nn._layer import instead_of_layer, shape_after
+from eqtangents.testing._layer_trial import (
+    DRAWS,
+    EXAMPLES,
+    FEATURES,
+    LayerLaw,
+    LayerTrial,
+    kernels_of_draws,
+    take,
+)
 
 
-LayerLaw: TypeAlias = Literal[
-    "shapes", "symmetry", "positivity", "swap", "batching", "masks", "finite width"
-]
-
-_EXAMPLES, _FEATURES = 4, 3
-# Draws of finite networks, some at a time: in a loop of JAX's, convolutions are slow.
-_DRAWS, _AT_A_TIME = 256, 32
 _STANDARD_ERRORS = 5
-
-
-class _Trial(NamedTuple):
-    """A network around a layer, and what it is given."""
-
-    layer: nn.AbstractLayer
-    shape: tuple[int, ...]
-    x: Float[Array, "n features *size"]
-    adjacency: Adjacency | None
-    key: PRNGKeyArray
-    finite_bias: float
-
-    @property
-    def before(self) -> nn.Sequential:
-        """Weights and the layer: what comes before the readout."""
-        first = nn.Linear(self.shape[0], weight_std=1.2, bias_std=0.3)
-        return nn.Sequential([first, self.layer])
-
-    @property
-    def net(self) -> nn.Sequential:
-        last = nn.Linear(1, weight_std=1.1, bias_std=0.2)
-        return nn.Sequential([self.before, nn.GlobalAvgPool(), last])
-
-    def kernel(self, x1: Any, x2: Any = None) -> Kernel:
-        """The kernel of the network, which has one output."""
-        one: Any = kernel(self.net, x1, x2)
-        return one
-
-    def drawn(self) -> Any:
-        """The network with parameters. Any network might have outputs in a tuple."""
-        return self.net.init(self.x.shape[1:], key=self.key)
-
-    def keys(self) -> Array:
-        """A key for the pass of each example."""
-        return jr.split(self.key, _EXAMPLES)
-
-    def signal(
-        self,
-        x: Float[Array, "n features *size"] | None = None,
-        mask: Bool[Array, "n *size"] | None = None,
-    ) -> Any:
-        """The batch, with a mask and graphs if there are any."""
-        values = self.x if x is None else x
-        signal: Any = values if mask is None else nn.Masked(values, mask)
-        return signal if self.adjacency is None else nn.Graph(signal, self.adjacency)
-
-    def is_random(self) -> bool:
-        """Whether one draw of the network is different at each call."""
-        model, one = self.drawn(), _examples(self.signal(), 0)
-        keys = self.keys()
-        first, second = (values_of(model(one, key=keys[i])) for i in (0, 1))
-        return bool(jnp.any(first != second))
-
-    def failed(self, law: LayerLaw, message: str) -> AssertionError:
-        return AssertionError(
-            f"{type(self.layer).__name__} breaks the law of {law}: {message}"
-        )
-
-    def compare(
-        self, law: LayerLaw, what: str, actual: Any, expected: Any, within: float
-    ) -> None:
-        """Raise unless two arrays agree within a share of the largest entry."""
-        actual, expected = np.asarray(actual), np.asarray(expected)
-        error = np.abs(actual - expected)
-        error = np.where(np.isnan(error), np.inf, error)
-        bound = within * np.abs(expected).max()
-        at = np.unravel_index(error.argmax(), error.shape)
-        if error[at] <= bound:
-            return
-        raise self.failed(
-            law,
-            f"{what} at {tuple(map(int, at))} is {actual[at]:.6g}, but should be "
-            f"{expected[at]:.6g}: {error[at]:.3g} off, where {bound:.3g} is rounding.",
-        )
-
-    def compare_kernels(self, law: LayerLaw, a: Kernel, b: Kernel, what: str) -> None:
-        rounding = 1e-11 if a.nngp.dtype == np.float64 else 2e-5
-        for name in ("nngp", "ntk"):
-            first, second = getattr(a, name), getattr(b, name)
-            self.compare(law, f"the {name} {what}", first, second, rounding)
 
 
 def check_layer(
@@ -161,17 +81,13 @@ def check_layer(
     if unknown := set(laws) - set(_LAWS):
         raise ValueError(f"check_layer: there is no law of {', '.join(unknown)}.")
     own_key, x_key = jr.split(jr.key(0) if key is None else key)
-    x = jr.normal(x_key, (_EXAMPLES, _FEATURES, *shape[1:]), float)
-    trial = _Trial(layer, tuple(shape), x, adjacency, own_key, finite_bias)
+    x = jr.normal(x_key, (EXAMPLES, FEATURES, *shape[1:]), float)
+    trial = LayerTrial(layer, tuple(shape), x, adjacency, own_key, finite_bias)
     for law in laws:
         _LAWS[law](trial)
 
 
-def _examples(signal: Any, index: int | slice) -> Any:
-    return jax.tree.map(lambda leaf: leaf[index], signal)
-
-
-def _check_shapes(trial: _Trial) -> None:
+def _check_shapes(trial: LayerTrial) -> None:
     x = trial.signal()
     covariance = trial.before.propagate(as_input(x, x))
     assert isinstance(covariance, AbstractCovariance), "one layer with one output"
@@ -185,7 +101,7 @@ def _check_shapes(trial: _Trial) -> None:
         )
 
 
-def _check_symmetry(trial: _Trial) -> None:
+def _check_symmetry(trial: LayerTrial) -> None:
     x = trial.signal()
     own, copied = trial.kernel(x), trial.kernel(x, x)
     for name in ("nngp", "ntk"):
@@ -199,12 +115,12 @@ def _check_symmetry(trial: _Trial) -> None:
                 "the layer is random, but the variances of examples are no larger than "
                 f"the covariances of two passes, by {rise}.",
             )
-        apart = ~np.eye(_EXAMPLES, dtype=bool)
+        apart = ~np.eye(EXAMPLES, dtype=bool)
         own, copied = (jax.tree.map(lambda k: k[apart], k) for k in (own, copied))
     trial.compare_kernels("symmetry", copied, own, "of a batch with a copy of it")
 
 
-def _check_positivity(trial: _Trial) -> None:
+def _check_positivity(trial: LayerTrial) -> None:
     own = trial.kernel(trial.signal())
     rounding = 1e-12 if own.nngp.dtype == np.float64 else 1e-5
     for name in ("nngp", "ntk"):
@@ -217,9 +133,9 @@ def _check_positivity(trial: _Trial) -> None:
             )
 
 
-def _check_swap(trial: _Trial) -> None:
+def _check_swap(trial: LayerTrial) -> None:
     x = trial.signal()
-    first, second = (_examples(x, slice(start, None, 2)) for start in (0, 1))
+    first, second = (take(x, slice(start, None, 2)) for start in (0, 1))
     back = trial.kernel(second, first)
     trial.compare_kernels(
         "swap",
@@ -229,11 +145,11 @@ def _check_swap(trial: _Trial) -> None:
     )
 
 
-def _check_batching(trial: _Trial) -> None:
+def _check_batching(trial: LayerTrial) -> None:
     x = trial.signal()
     whole = trial.kernel(x)
     for i, j in ((0, 1), (1, 3), (3, 2)):
-        pair = (_examples(x, slice(at, at + 1)) for at in (i, j))
+        pair = (take(x, slice(at, at + 1)) for at in (i, j))
         trial.compare_kernels(
             "batching",
             trial.kernel(*pair),
@@ -242,25 +158,25 @@ def _check_batching(trial: _Trial) -> None:
         )
     model, keys = trial.drawn(), trial.keys()
     outputs = jax.vmap(lambda one, key: model(one, key=key))(x, keys)
-    alone = [model(_examples(x, i), key=keys[i]) for i in range(_EXAMPLES)]
+    alone = [model(take(x, i), key=keys[i]) for i in range(EXAMPLES)]
     alone = jnp.stack([values_of(one) for one in alone])
     rounding = 1e-11 if alone.dtype == np.float64 else 2e-5
     what = "the output of a finite network for examples one by one"
     trial.compare("batching", what, alone, values_of(outputs), rounding)
 
 
-def _check_masks(trial: _Trial) -> None:
+def _check_masks(trial: LayerTrial) -> None:
     size = trial.shape[1:]
     if not size:
         return
-    mask = jr.bernoulli(trial.key, 0.7, (_EXAMPLES, *size))
+    mask = jr.bernoulli(trial.key, 0.7, (EXAMPLES, *size))
     mask = mask.at[(slice(None), *(0,) * len(size))].set(True)
     mask = mask.at[0].set(True)
     there = mask[:, None]
     model, keys = trial.drawn(), trial.keys()
     # The weights before the layer would hide from it what missing positions hold.
     layer = model.layers[0].layers[1]
-    hidden = jr.normal(trial.key, (_EXAMPLES, *trial.shape), trial.x.dtype)
+    hidden = jr.normal(trial.key, (EXAMPLES, *trial.shape), trial.x.dtype)
 
     def outputs(fill: float) -> Array:
         signal = trial.signal(jnp.where(there, hidden, fill), mask)
@@ -288,11 +204,11 @@ def _check_masks(trial: _Trial) -> None:
         trial.compare("masks", what, missing, np.zeros_like(missing), 0.0)
 
 
-def _check_finite_width(trial: _Trial) -> None:
+def _check_finite_width(trial: LayerTrial) -> None:
     limit = trial.kernel(trial.signal())
-    for name, draws in zip(("nngp", "ntk"), _sampled_kernels(trial), strict=True):
+    for name, draws in zip(("nngp", "ntk"), kernels_of_draws(trial), strict=True):
         expected = np.asarray(getattr(limit, name), np.float64)
-        mean, stderr = draws.mean(0), draws.std(0) / _DRAWS**0.5
+        mean, stderr = draws.mean(0), draws.std(0) / DRAWS**0.5
         bias = trial.finite_bias / trial.shape[0] * np.abs(expected).max()
         excess = np.abs(mean - expected) - _STANDARD_ERRORS * stderr - bias
         at = np.unravel_index(excess.argmax(), excess.shape)
@@ -306,34 +222,7 @@ def _check_finite_width(trial: _Trial) -> None:
             )
 
 
-def _sampled_kernels(
-    trial: _Trial,
-) -> list[Float[np.ndarray, "draws n n"]]:
-    """The NNGP and the NTK of drawn networks, by their definitions."""
-    x = trial.signal()
-
-    def one(key: PRNGKeyArray) -> tuple[Float[Array, "n n"], Float[Array, "n n"]]:
-        key, *keys = jr.split(key, 1 + _EXAMPLES)
-        model: Any = trial.net.init(trial.x.shape[1:], key=key)
-        parameters, rest = eqx.partition(model, eqx.is_inexact_array)
-
-        def output(parameters: Any, x: Any, key: PRNGKeyArray) -> Float[Array, ""]:
-            return values_of(eqx.combine(parameters, rest)(x, key=key))[0]
-
-        out, slopes = jax.vmap(jax.value_and_grad(output), (None, 0, 0))(
-            parameters, x, jnp.stack(keys)
-        )
-        leaves = [leaf.reshape(_EXAMPLES, -1) for leaf in jax.tree.leaves(slopes)]
-        rows = jnp.concatenate(leaves, 1)
-        return jnp.outer(out, out), rows @ rows.T
-
-    some = eqx.filter_jit(jax.vmap(one))
-    keys = jr.split(trial.key, (_DRAWS // _AT_A_TIME, _AT_A_TIME))
-    draws = [jax.tree.map(np.asarray, some(batch)) for batch in keys]
-    return [np.concatenate(parts).astype(float) for parts in zip(*draws, strict=True)]
-
-
-_LAWS: dict[LayerLaw, Callable[[_Trial], None]] = {
+_LAWS: dict[LayerLaw, Callable[[LayerTrial], None]] = {
     "shapes": _check_shapes,
     "symmetry": _check_symmetry,
     "positivity": _check_positivity,
