@@ -129,7 +129,7 @@ def test_negative_variances_are_seen():
     class Imaginary(Scaled):
         def bind(self, frame):
             rule = super().bind(frame)
-            if frame.same:
+            if frame.self_pairs:
                 return rule
             return lambda at: rule(at).scaled(jnp.asarray(-1.0))
 

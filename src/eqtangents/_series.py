@@ -65,7 +65,7 @@ def taylor(
         for x, step in steps
     ]
     outputs = _on_series(*jaxpr_and_consts(closed), inputs, order)
-    return jax.tree.unflatten(jax.tree.structure(shape), map(_total, outputs))
+    return jax.tree.unflatten(jax.tree.structure(shape), map(_sum_of_products, outputs))
 
 
 def _moves(x: Any) -> bool:

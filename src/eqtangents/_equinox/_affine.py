@@ -22,11 +22,13 @@ Weighted: TypeAlias = eqx.nn.Linear | eqx.nn.Conv | eqx.nn.ConvTranspose
 
 @dataclasses.dataclass(frozen=True)
 class Scales:
-    """What `from_equinox` was asked for."""
+    """What `from_equinox` was asked for, and the parameters that were carried over."""
 
     weight_std: Scalar
     bias_std: Scalar | None
     parameterization: ParameterizationName
+    # By identity: parameters that layers of the model share are shared in ours, too.
+    known: dict[int, Array] = dataclasses.field(default_factory=dict)
 
     def options(self, theirs: Weighted) -> dict[str, Any]:
         """The arguments that all layers with weights have."""
@@ -41,15 +43,20 @@ class Scales:
 
     def carried(self, ours: Any, theirs: Weighted) -> Any:
         """The parameters of their layer, in ours."""
-        weight, bias = theirs.weight, theirs.bias
-        out, channels = weight.shape[:2]
+        out, channels = theirs.weight.shape[:2]
         fans = Fans(_fan_in(theirs), channels, out)
-        scale = ours.parameterization.weights(ours.weight_std, fans).multiplier
-        weight = math.sqrt(fans.inputs) / jnp.asarray(scale, weight.dtype) * weight
-        if bias is not None:
-            scale = ours.parameterization.biases(ours.bias_std, fans).multiplier
-            bias = bias.reshape(-1) / jnp.asarray(scale, bias.dtype)
+        weights = ours.parameterization.weights(ours.weight_std, fans)
+        scale = weights.multiplier / math.sqrt(fans.inputs)
+        weight, bias = self._divided(theirs.weight, scale), None
+        if theirs.bias is not None:
+            biases = ours.parameterization.biases(ours.bias_std, fans)
+            bias = self._divided(theirs.bias, biases.multiplier).reshape(-1)
         return with_parameters(ours, weight, bias)
+
+    def _divided(self, theirs: Array, scale: Scalar) -> Array:
+        if id(theirs) not in self.known:
+            self.known[id(theirs)] = theirs / jnp.asarray(scale, theirs.dtype)
+        return self.known[id(theirs)]
 
 
 def _fan_in(theirs: Weighted) -> int:
