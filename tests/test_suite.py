@@ -18,8 +18,8 @@ ARRAYS = {"jnp", "jax.numpy"}
 RANDOM_ARRAYS = {f"jr.{name}" for name in ("normal", "uniform", "bernoulli")}
 EXPANDED = {"Elementwise", "Elu", "Selu", "Sigmoid", "Silu", "Softplus", "Tanh"}
 OF_THE_PRECISION = {"is_double", "by_precision"}
-# One sets the precision; the other is read by type checkers alone.
-NOT_IMPORTED = {"conftest.py", "typed_user.py"}
+# One sets the precision, one is read by type checkers alone, and one reads files.
+NOT_IMPORTED = {"conftest.py", "typed_user.py", "load.py"}
 
 
 def at_import(node):
@@ -52,7 +52,7 @@ def decided_at_import(source):
 @pytest.mark.precision("float32")
 @pytest.mark.parametrize(
     "path",
-    [p for p in TESTS.glob("*.py") if p.name not in NOT_IMPORTED],
+    [p for p in TESTS.rglob("*.py") if p.name not in NOT_IMPORTED],
     ids=lambda p: p.name,
 )
 def test_nothing_depends_on_the_precision_at_import(path):
