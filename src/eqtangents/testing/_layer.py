@@ -35,7 +35,7 @@ def check_layer(
     *,
     key: PRNGKeyArray | None = None,
     adjacency: Adjacency | None = None,
-    finite_bias: float = 2.0,
+    finite_bias: float | int = 2.0,
     laws: Collection[LayerLaw] | None = None,
 ) -> None:
     """Raise unless a layer obeys the laws of all layers.

@@ -32,7 +32,7 @@ class LayerTrial(NamedTuple):
     x: Float[Array, "n features *size"]
     adjacency: Adjacency | None
     key: PRNGKeyArray
-    finite_bias: float
+    finite_bias: float | int
 
     @property
     def before(self) -> nn.Sequential:
