@@ -80,7 +80,7 @@ def nngp(
 def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     """The neural network Gaussian process kernel alone, at about half the cost.
 
-    Arguments, result axes and errors are those of `eqtangents.kernel`.
+    It takes and raises what `eqtangents.kernel` does, and has the axes of its arrays.
     """
     return _compiled_nngp(*checked_arguments(net, x1, x2))
 
@@ -97,7 +97,7 @@ def ntk(
 def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     """The neural tangent kernel alone.
 
-    Arguments, result axes and errors are those of `eqtangents.kernel`.
+    It takes and raises what `eqtangents.kernel` does, and has the axes of its arrays.
     """
     return _compiled_ntk(*checked_arguments(net, x1, x2))
 
@@ -135,7 +135,7 @@ def nngp_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedMatrix:
 def nngp_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """The neural network Gaussian process kernel of each example with itself.
 
-    Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
+    It takes and raises what `eqtangents.kernel_diagonal` does, and has its axes.
     """
     net, x, _ = checked_arguments(net, x, None)
     return _compiled_nngp_diagonal(net, x)
@@ -149,7 +149,7 @@ def ntk_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedMatrix: 
 def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
     """The neural tangent kernel of each example with itself.
 
-    Arguments, result axes and errors are those of `eqtangents.kernel_diagonal`.
+    It takes and raises what `eqtangents.kernel_diagonal` does, and has its axes.
     """
     net, x, _ = checked_arguments(net, x, None)
     return _compiled_ntk_diagonal(net, x)

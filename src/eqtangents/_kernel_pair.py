@@ -7,10 +7,10 @@ from jaxtyping import Array, Float
 class Kernel(eqx.Module):
     """The NNGP and the neural tangent kernel of a network, of infinite or finite width.
 
-    The axes of both are those of the examples, `(n1, n2)`, and then those of outputs
-    that are told apart: of a network of infinite width the positions, if it has no
-    readout, `(n1, n2, *size, *size)`; of a finite one what was neither traced nor taken
-    on the diagonal. Of each example with itself alone, the first axis is `(n)`.
+    Both have the axes of the examples, `(n1, n2)`, and then one or two for each axis of
+    the outputs that is left: without a readout a network of infinite width has
+    positions, `(n1, n2, *size, *size)`; a finite one has whatever was neither traced
+    nor taken on the diagonal. Kernels of each example with itself begin with one `(n)`.
     Predictors take either.
     """
 

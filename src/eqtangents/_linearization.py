@@ -231,7 +231,7 @@ def taylorize(
 def _placed(params: PyTree, tree: PyTree) -> PyTree:
     """The same parameters in a tree that has the same places.
 
-    Those of another network may be of another structure only because its functions,
+    The structure of another network's parameters may differ only because its functions,
     which are not parameters, were made anew.
     """
     is_none = lambda leaf: leaf is None

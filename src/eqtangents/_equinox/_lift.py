@@ -40,8 +40,8 @@ def from_equinox(
 ) -> nn.AbstractLayer:
     r"""The network with the architecture of a model made of `equinox.nn` layers.
 
-    It has the parameters of the model, so that it is the same function, and its kernels
-    are those of the model at Equinox's initialisation: parameters uniform in
+    It has the parameters of the model, so that it is the same function. Its kernels are
+    the model's at Equinox's initialisation: parameters uniform in
     $\pm 1 / \sqrt{\text{fan\_in}}$ have variance $1 / (3\, \text{fan\_in})$, which is
     $\sigma_w^2 = 1/3$ and $\sigma_b^2 = 1 / (3\, \text{fan\_in})$. Kernels depend on
     the distribution no further.

@@ -37,8 +37,8 @@ class Outline:
     `has_trained_gains`: whether a normalisation with trained gains acts since the last
     weights. The gradient in a gain is the channel itself, so the next nonlinearity must
     not treat that part of the NTK as independent of its input.
-    `vanishing`: whether outputs vanish in the limit, as those of a readout in the
-    maximal-update parameterisation do. No nonlinearity and no weights may follow.
+    `vanishing`: whether outputs vanish in the limit, as a readout does in the
+    maximal-update parameterisation. No nonlinearity and no weights may follow.
     `diagonal`: whether different positions are known to be uncorrelated.
     `mask`: the positions that each example has, where not all examples have all. The
     other positions count as zero.

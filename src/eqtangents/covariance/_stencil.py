@@ -106,7 +106,7 @@ def seen_through(
 class Stencil(AbstractCovariance):
     r"""$K'_{pp'} = \sum_o K_{s p + o,\, s p' + o}$ over the offsets of a window.
 
-    The displacement of the inputs is `s` times that of the outputs, so that a stride
+    Inputs have `s` times the displacement of the outputs, so that a stride
     leaves all other displacements uncomputed.
     """
 

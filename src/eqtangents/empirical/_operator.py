@@ -26,8 +26,8 @@ class NTKOperator(lx.AbstractLinearOperator):
 
     with the Jacobians $J$ of the outputs for a batch in the parameters. It maps trees
     of arrays like the outputs for `x2` to trees like the outputs for `x1`. Without
-    `x2` the kernel is that of `x1` with itself: symmetric and positive semidefinite, as
-    the operator tells solvers such as `lineax.CG`.
+    `x2`, `x1` is paired with itself: the kernel is symmetric and positive semidefinite,
+    as the operator tells solvers such as `lineax.CG`.
 
     ```python
     operator = eqt.NTKOperator(model, x)

@@ -117,9 +117,9 @@ class AbstractAffine(AbstractLayer):
         if not sums.outline.trainable:
             raise LayerError(
                 self,
-                "is a readout, whose outputs vanish as its input widens, but its input "
-                "is that of the network. Put a layer with weights before it, or write "
-                "`parameterization=nn.MuP()`.",
+                "is a readout, whose outputs vanish as its input widens, but it reads "
+                "the input of the network. Put a layer with weights before it, or "
+                "write `parameterization=nn.MuP()`.",
             )
         return Vanished(fresh, shift)
 

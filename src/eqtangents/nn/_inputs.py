@@ -57,8 +57,8 @@ class Masked(eqx.Module):
         if not shape or mask.shape not in (shape[1:], shape[:1] + shape[2:]):
             raise ValueError(
                 f"Masked: `mask` has shape {mask.shape} and `value` {shape}, but all "
-                "channels have one mask: that of values `(n, channels, *spatial)` is "
-                "`(n, *spatial)`, that of one example `(*spatial)`."
+                "channels have one mask: values `(n, channels, *spatial)` have a mask "
+                "`(n, *spatial)`, and one example has a mask `(*spatial)`."
             )
         self.value, self.mask = value, mask
 

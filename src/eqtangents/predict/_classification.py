@@ -66,7 +66,7 @@ def class_probabilities(
     $$p_c = \int \mathcal{N}(z) \prod_{d \ne c}
     \Phi\!\left(\frac{m_c + s_c z - m_d}{s_d}\right) dz$$
 
-    Add the noise's variance to that of a posterior, for the probability of labels
+    Add the noise's variance to a posterior's, for the probability of labels
     rather than of the noiseless function: that is what is calibrated.
 
     **Arguments:**

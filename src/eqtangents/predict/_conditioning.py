@@ -15,7 +15,7 @@ def eigenvalues(
 ) -> Float[Array, " rows"]:
     """Eigenvalues of a kernel, from the smallest to the largest.
 
-    **Raises:** `ValueError` if it is not that of examples with themselves,
+    **Raises:** `ValueError` if it is no kernel of examples with themselves,
     `RuntimeError` if it is not finite or not symmetric.
 
     **Cost:** about $4 n^3 / 3$ multiply-adds.
@@ -48,10 +48,10 @@ def max_learning_rate(
     **Arguments:**
 
     - `k_train_train`: the kernel of the training: the NTK, if all layers are trained.
-    - `n_targets`: $N$, which is `y_train.size`; if not given, that of one output.
+    - `n_targets`: $N$, which is `y_train.size`; if not given, there is one output.
     - `momentum`, `nesterov`: $\beta$ and its kind, as for `GradientSteps`.
 
-    **Raises:** `ValueError` if the kernel is not that of examples with themselves.
+    **Raises:** `ValueError` if it is no kernel of examples with themselves.
 
     **Source:** for the momentum, Qian 1999, "On the momentum term in gradient descent
     learning algorithms", equation 12.
@@ -87,7 +87,7 @@ def condition_number(
     **Returns:** infinity where a kernel without enough noise has eigenvalues that are
     zero or, by rounding, negative.
 
-    **Raises:** `ValueError` if the kernel is not that of examples with themselves.
+    **Raises:** `ValueError` if it is no kernel of examples with themselves.
     """
     values = eigenvalues(k_train_train)
     noise = jnp.asarray(number("noise", noise), values.dtype)

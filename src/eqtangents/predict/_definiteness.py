@@ -183,7 +183,7 @@ def refuse_beyond_rounding(
     **Returns:** the kernel, and how much more of its diagonal makes it one: zero if no
     eigenvalue is negative.
 
-    **Cost:** that of eigenvalues without vectors, about $4 n^3 / 3$ multiply-adds.
+    **Cost:** eigenvalues without vectors, about $4 n^3 / 3$ multiply-adds.
     """
     fixed = lax.stop_gradient(kernel)
     none, noise = jnp.zeros((), kernel.dtype), jnp.zeros(kernel.shape[0], kernel.dtype)
@@ -236,7 +236,7 @@ def _worst(
 def smallest_eigenvalue(cholesky: Float[Array, "n n"]) -> Float[Array, ""]:
     r"""Least eigenvalue of $L L^\top$, by the largest of the inverse on a Krylov space.
 
-    **Cost:** of order $n^2$, far below that of the factorisation.
+    **Cost:** of order $n^2$, far below the factorisation.
     """
     n, eps = cholesky.shape[0], float(jnp.finfo(cholesky.dtype).eps)
     start = jr.normal(jr.key(0), (n,), cholesky.dtype)
@@ -269,7 +269,7 @@ def refuse_learned_rounding(
 
     - `times`: of training.
     - `learned`: the part that is learned along directions that are rounding.
-    - `kernel`: that of the training, without any noise.
+    - `kernel`: the kernel of the training, without any noise.
 
     **Raises:** `RuntimeError`.
     """

@@ -79,7 +79,7 @@ class Ensemble(eqx.Module):
 
         **Raises:** as `GradientDescentMSE` does.
 
-        **Cost:** that of an eigendecomposition, and less than $4 n^3$ multiply-adds.
+        **Cost:** an eigendecomposition, and less than $4 n^3$ multiply-adds.
 
         **Source:** Lee et al. 2019, arXiv:1902.06720, section 2.3; Matthews et al.
         2017, "Sample-then-optimize posterior sampling for Bayesian linear models".
@@ -180,7 +180,7 @@ class Ensemble(eqx.Module):
         return jnp.reshape(variance, np.shape(t) + np.shape(nngp_test_diagonal))
 
     def train_mean(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:
-        """Mean outputs of the training examples: those of the networks, no noise."""
+        """Mean outputs of the networks for the training examples, without noise."""
         return self.training.train_outputs(t)
 
     def train_covariance(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:

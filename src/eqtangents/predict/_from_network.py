@@ -35,7 +35,7 @@ class FromNetwork(eqx.Module, Generic[P]):
     """A predictor of this package that takes inputs where that takes kernels.
 
     It is made from a network of `eqtangents.nn`, or from any function of two batches:
-    of a finite network, a sum of kernels, your own. Its methods are those of the
+    of a finite network, a sum of kernels, your own. It has the methods of the
     predictor, with the same arguments in the same order, but inputs in place of
     kernels; all else that a predictor has is there as `predictor`.
 
@@ -73,7 +73,7 @@ class FromNetwork(eqx.Module, Generic[P]):
             `(x1, x2)`, where `x2=None` stands for `x1` again. It returns one kernel, or
             both for an `Ensemble`: `eqx.Partial(eqtangents.ntk, net)`, say.
         - `x_train`, `y_train`: inputs and targets.
-        - `options`: those of the class.
+        - `options`: what the class takes besides.
 
         **Raises:** what the kernel and the class do, `TypeError` for what is no class
         of predictors or no kernel.

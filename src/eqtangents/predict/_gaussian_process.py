@@ -28,10 +28,9 @@ class GaussianProcess(eqx.Module):
 
     - **NNGP**: the exact Bayesian posterior of the infinitely wide network. It is also
       what an ensemble gives in which only the last layer is trained.
-    - **NTK**: `mean` is that of an ensemble of infinitely wide networks trained by
-      gradient descent on the squared error for an infinite time, and
-      `ensemble_covariance` is its covariance. `covariance` is that of the Gaussian
-      process *with the NTK as prior*.
+    - **NTK**: `mean` and `ensemble_covariance` describe an ensemble of infinitely wide
+      networks, trained by gradient descent on the squared error for an infinite time.
+      `covariance` belongs to the Gaussian process *with the NTK as prior*.
 
     The matrix is factorised once, when the object is made; each call of a method only
     solves. Outputs are independent and share the kernel. Everything is differentiable
@@ -42,9 +41,9 @@ class GaussianProcess(eqx.Module):
     mean = posterior.mean(eqt.nngp(net, x_test, x_train))
     ```
 
-    Where outputs at several positions are correlated, kernels have axes for those of
-    both examples, `(n1, n2, *positions, *positions)`, and targets and outputs are
-    `(n, *positions, *outputs)`.
+    Where outputs at several positions are correlated, kernels have axes for
+    the positions of both examples, `(n1, n2, *positions, *positions)`, and targets and
+    outputs are `(n, *positions, *outputs)`.
     """
 
     data: TrainingSet
@@ -113,8 +112,8 @@ class GaussianProcess(eqx.Module):
         - `k_new_new`: covariance $K_{++}$ of the new examples with each other.
         - `y_new`: their targets.
         - `noise`: variance of the new observations, as for the constructor; if not
-            given that of the first ones, to which `relative_noise` counts with what it
-            came to then.
+            given, the variance of the first ones, where `relative_noise` counts as what
+            it came to then.
 
         **Raises:** as the constructor does; `ValueError` if the noise has to be given,
         since it differed between examples.
@@ -154,7 +153,7 @@ class GaussianProcess(eqx.Module):
         $$K_{**} - K_* (K + \sigma^2 I)^{-1} K_*^\top$$
 
         It is the same for every output, unless the noise differs between them: then
-        there are leading axes for outputs. It is that of the function itself: add the
+        there are leading axes for outputs. It describes the function itself: add the
         noise's variance to its diagonal for new noisy observations.
 
         **Arguments:**
@@ -212,7 +211,7 @@ class GaussianProcess(eqx.Module):
         **Raises:** `ValueError` if the shapes do not fit. `RuntimeError` if the
         covariance is not positive semi-definite beyond rounding.
 
-        **Cost:** that of an eigendecomposition of the covariance.
+        **Cost:** an eigendecomposition of the covariance.
         """
         k_test_train, k_test_test = self._test_blocks(k_test_train, k_test_test)
         mean = k_test_train @ self.solution
@@ -262,10 +261,10 @@ class GaussianProcess(eqx.Module):
     def leave_one_out(self) -> tuple[TrainOutputs, TrainOutputs]:
         r"""Mean and variance of each training target, given all other examples.
 
-        They are those of the noisy target. Where outputs have positions, what is left
-        out is an example at one position.
+        The target is the noisy one. Where outputs have positions, one position of one
+        example is left out.
 
-        **Cost:** that of one inverse, not of `n_train` posteriors.
+        **Cost:** one inverse, not `n_train` posteriors.
 
         **Source:** Rasmussen & Williams 2006, equations 5.10 to 5.12.
         """

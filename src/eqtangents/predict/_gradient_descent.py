@@ -93,7 +93,7 @@ class GradientDescent(eqx.Module):
             with a mean over examples, a learning rate means what it usually does.
         - `k_train_train`: kernel of the training examples with each other.
         - `y_train`: anything that the loss understands, examples first.
-        - `output_shape`: of one example's outputs, if it is not that of `y_train`:
+        - `output_shape`: of one example's outputs, if one target has another shape:
             `(n_classes,)` for class labels.
         - `learning_rate`: $\eta$.
         - `momentum`: $\beta$, or `None` for none.
@@ -147,7 +147,7 @@ class GradientDescent(eqx.Module):
         - `outputs`: initial outputs for the training examples.
         - `velocity`: their initial velocity, if there is momentum; zero if not given.
 
-        **Raises:** `ValueError` for another shape than that of the outputs, or a
+        **Raises:** `ValueError` for a shape that outputs do not have, or a
         velocity without momentum.
         """
         if velocity is not None and self.momentum is None:
@@ -176,7 +176,7 @@ class GradientDescent(eqx.Module):
         **Arguments:**
 
         - `t`: finite times, increasing, in any shape.
-        - `start`: the state to start from; that of zero outputs if not given.
+        - `start`: the state to start from; outputs of zero if not given.
         - `progress`: how to show it: `diffrax.TextProgressMeter()`, say.
 
         **Returns:** a state whose arrays have leading axes for `t`.
@@ -201,7 +201,7 @@ class GradientDescent(eqx.Module):
 
         **Arguments:**
 
-        - `start`: the state to start from; that of zero outputs if not given.
+        - `start`: the state to start from; outputs of zero if not given.
         - `tolerance`: what may be left of the norm of the gradient with respect to the
             parameters, relative to that at the start.
         - `progress`: how to show it.
@@ -220,7 +220,7 @@ class GradientDescent(eqx.Module):
         **Arguments:**
 
         - `t`: until when the equation is solved.
-        - `start`: the state to start from; that of zero outputs if not given.
+        - `start`: the state to start from; outputs of zero if not given.
         - `max_steps`: of the solver; memory for all of them is taken.
 
         **Raises:** `RuntimeError` if the solver takes too many steps.

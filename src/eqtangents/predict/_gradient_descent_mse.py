@@ -83,8 +83,8 @@ class GradientDescentMSE(eqx.Module):
         **Arguments:**
 
         - `k_train_train`: kernel $\Theta$ of the training examples with each other.
-            Where outputs at several positions are correlated, those of both examples
-            follow: `(n_train, n_train, *positions, *positions)`.
+            Where outputs at several positions are correlated, the positions of both
+            examples follow: `(n_train, n_train, *positions, *positions)`.
         - `y_train`: targets, `(n_train, *positions, *outputs)`. Outputs are independent
             and share the kernel.
         - `rule`: how it is trained: `GradientFlow`, `GradientSteps`, or your own
@@ -114,7 +114,7 @@ class GradientDescentMSE(eqx.Module):
         t: Scalar | Float[Array, "..."],
         start_train: Scalar | Float[Array, "..."] = 0.0,
     ) -> Float[Array, "..."]:
-        """Outputs for the training examples: those of the network, without any noise.
+        """Outputs of the network for the training examples, without any noise.
 
         **Arguments:**
 
@@ -165,9 +165,9 @@ class GradientDescentMSE(eqx.Module):
     ) -> Float[Array, "..."]:
         r"""$w_t$: by how much each training target moves the output of any example.
 
-        The shape is that of `train_outputs`. In parameters,
+        They have the shape of `train_outputs`. In parameters,
         $\theta_t = \theta_0 + \nabla_\theta f_0^\top w_t$. Along directions in which no
-        output moves, those of eigenvalues that are zero, it is zero too.
+        output moves (where eigenvalues are zero) it is zero too.
         """
         start = self._start(start_train)
         return self._restored(_weights(self, self.times(t), start), t)

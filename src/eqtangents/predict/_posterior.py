@@ -21,7 +21,7 @@ def extended_cholesky(
     kernel: Float[Array, "rows rows"],
     noise: Float[Array, "rows groups"],
 ) -> Float[Array, "groups rows rows"]:
-    """Cholesky factors of the kernel with its noise, from those of its first rows.
+    """Cholesky factors of the kernel with its noise, from factors of its first rows.
 
     **Raises:** `RuntimeError` if one of them is not positive definite beyond rounding.
     """

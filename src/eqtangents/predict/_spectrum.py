@@ -31,7 +31,7 @@ class Spectrum(eqx.Module):
 
     Eigenvalues that rounding made negative are zero, or the noise. Without noise, those
     within rounding are zero too where they can be told from the others: the matrix has
-    no full rank then, as that of equal examples or of a linear network.
+    no full rank then, as for equal examples or a linear network.
 
     The eigenvectors of repeated eigenvalues have no derivatives, but functions of the
     matrix have: `apply` is differentiable with respect to the matrix always.

@@ -103,7 +103,7 @@ class TrainingSet(eqx.Module):
     def _noise_of(
         self, shape: tuple[int, ...], noise: Scalar | Float[Array, "..."] | None
     ) -> Float[Array, "rows groups"]:
-        """Of new examples with targets of this shape."""
+        """The noise of new examples with targets of this shape, in columns."""
         if noise is not None:
             dtype, rank = self.kernel.dtype, len(self.positions)
             noise = checked_noise(array_argument("noise", noise, dtype).astype(dtype))

@@ -22,7 +22,7 @@ Velocity: TypeAlias = Callable[
 
 @runtime_checkable
 class Optimiser(Protocol):
-    """A pair of functions as those of `optax`."""
+    """A pair of functions, as optimisers of `optax` are."""
 
     def init(self, params: Any, /) -> Any:
         """The state before the first step."""
