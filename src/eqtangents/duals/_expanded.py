@@ -212,7 +212,12 @@ class ExpandedDual(AbstractDual):
         of_value, _ = self._jumps(variance.dtype)
         kernels = JumpKernels.at_equal_inputs(coefficients.deviation.std)
         left_out = self._left_out(self.expansion.value, of_value, None, kernels)
-        return jnp.sum(jnp.square(jnp.stack(coefficients.value)), 0) + left_out
+        total = jnp.sum(jnp.square(jnp.stack(coefficients.value)), 0) + left_out
+        if not self.expansion.jumps:
+            return total
+        # An input of zero is on one side of a jump, which the terms know both of.
+        at_zero = self.fn(jnp.zeros((), variance.dtype))
+        return jnp.where(variance > 0, total, at_zero * at_zero)
 
     def errors(
         self, variance: Float[Array, " n"]
