@@ -267,7 +267,7 @@ def test_no_kernel_is_defined_after_a_readout(after, getkey):
 
 @pytest.mark.precision("float32")
 def test_a_readout_needs_an_input_that_is_wide(getkey):
-    with pytest.raises(nn.LayerError, match="its input is that of the network"):
+    with pytest.raises(nn.LayerError, match="it reads the input of the network"):
         eqt.kernel(nn.Linear(1, parameterization=READOUT), jr.normal(getkey(), (2, 8)))
     repeated = nn.Sequential(
         [nn.Linear(8), nn.Repeat(nn.Linear(8, parameterization=READOUT), 2)]
