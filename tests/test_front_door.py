@@ -247,6 +247,17 @@ MISTAKES = {
         nn.LayerError,
         ["layers[1]", "layers[0].weight"],
     ),
+    "shared weights of a model, scaled": (
+        lambda: eqt.kernel(
+            eqt.from_equinox(
+                eqx.nn.Sequential([layer := MLP.layers[0], layer]),
+                parameterization="ntk",
+            ),
+            inputs(),
+        ),
+        nn.LayerError,
+        ["layers[1]", "layers[0].weight"],
+    ),
     "hyperparameters of a set of networks": (
         lambda: eqt.ntk(
             eqx.tree_at(

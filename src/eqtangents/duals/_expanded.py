@@ -216,8 +216,9 @@ class ExpandedDual(AbstractDual):
         if not self.expansion.jumps:
             return total
         # An input of zero is on one side of a jump, which the terms know both of.
-        at_zero = self.fn(jnp.zeros((), variance.dtype))
-        return jnp.where(variance > 0, total, at_zero * at_zero)
+        at_zero = self.fn(jnp.zeros((), variance.dtype)) ** 2
+        known = (variance <= 0) & jnp.isfinite(at_zero)
+        return jnp.where(known, at_zero, total)
 
     def errors(
         self, variance: Float[Array, " n"]

@@ -10,6 +10,7 @@ and $E f' f'$ is the derivative of this series in $k$. If $f$ is a polynomial, s
 all $p_l$.
 """
 
+import abc
 import math
 from collections.abc import Sequence
 
@@ -89,7 +90,28 @@ def gap_of_power_series(
     return lost
 
 
-class PolynomialDual(AbstractDual):
+class AbstractPowerSeriesDual(AbstractDual):
+    r"""$E f f = \sum_l p_l(v)\, p_l(v')\, k^l$ over a few $l$, $p_l$ as prepared."""
+
+    @property
+    @abc.abstractmethod
+    def exponents(self) -> list[int]:
+        """The powers of the covariance that occur."""
+
+    def moments(
+        self,
+        pair: Pair,
+        left: Sequence[Float[Array, "..."]],
+        right: Sequence[Float[Array, "..."]],
+    ) -> Moments:
+        products = [a * b for a, b in zip(left, right, strict=True)]
+        return _series_and_derivative(self.exponents, products, pair.cov)
+
+    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
+        return at_equal_inputs(self, variance).value
+
+
+class PolynomialDual(AbstractPowerSeriesDual):
     r"""Dual of $f(x) = \sum_m c_m x^m$.
 
     $E f f = \sum_l p_l(v)\, p_l(v')\, k^l$ and
@@ -102,8 +124,8 @@ class PolynomialDual(AbstractDual):
     coefficients: Sequence[Scalar] | Float[Array, " terms"]
 
     @property
-    def _exponents(self) -> list[int]:
-        """The powers of the covariance that occur; numbers 0 leave out powers."""
+    def exponents(self) -> list[int]:
+        # Coefficients that are the number 0 leave out powers.
         size = len(self.coefficients)
         return [l for l in range(size) if self._powers(l)]
 
@@ -116,7 +138,7 @@ class PolynomialDual(AbstractDual):
 
     def prepare(self, variance: Float[Array, "n *size"]) -> Stacked:
         terms = []
-        for l in self._exponents:
+        for l in self.exponents:
             powers = self._powers(l)
             c = constants(variance, *(self.coefficients[m] for m in powers))
             scaled = [
@@ -126,20 +148,8 @@ class PolynomialDual(AbstractDual):
         none = jnp.zeros_like(variance)[:, None][:, :0]
         return Stacked(jnp.stack(terms, 1) if terms else none)
 
-    def moments(
-        self,
-        pair: Pair,
-        left: Sequence[Float[Array, "..."]],
-        right: Sequence[Float[Array, "..."]],
-    ) -> Moments:
-        products = [a * b for a, b in zip(left, right, strict=True)]
-        return _series_and_derivative(self._exponents, products, pair.cov)
 
-    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        return at_equal_inputs(self, variance).value
-
-
-class HermiteDual(AbstractDual):
+class HermiteDual(AbstractPowerSeriesDual):
     r"""Dual of $h_n = \mathrm{He}_n / \sqrt{n!}$, for inputs of any variance.
 
     $E f f = \sum_l p_l(v)\, p_l(v')\, k^l$ and
@@ -153,28 +163,16 @@ class HermiteDual(AbstractDual):
     degree: int = eqx.field(static=True)
 
     @property
-    def _exponents(self) -> list[int]:
+    def exponents(self) -> list[int]:
         return list(range(self.degree % 2, self.degree + 1, 2))
 
     def prepare(self, variance: Float[Array, "n *size"]) -> Stacked:
         terms = []
-        for l in self._exponents:
+        for l in self.exponents:
             i = (self.degree - l) // 2
             scale = math.sqrt(math.factorial(self.degree) / math.factorial(l))
             terms.append(scale / (2**i * math.factorial(i)) * (variance - 1) ** i)
         return Stacked(jnp.stack(terms, 1))
-
-    def moments(
-        self,
-        pair: Pair,
-        left: Sequence[Float[Array, "..."]],
-        right: Sequence[Float[Array, "..."]],
-    ) -> Moments:
-        products = [a * b for a, b in zip(left, right, strict=True)]
-        return _series_and_derivative(self._exponents, products, pair.cov)
-
-    def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
-        return at_equal_inputs(self, variance).value
 
 
 def _is_zero(coefficient: Scalar) -> bool:
