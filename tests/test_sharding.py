@@ -1,5 +1,6 @@
 """Kernels over the devices of a mesh, and of no examples at all."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -9,6 +10,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import eqtangents as eqt
 from eqtangents import nn
+from mesh_cases import NETWORKS as ON_MESHES, assert_same, inputs, line, over_meshes
 from precision import DTYPE
 
 
@@ -86,3 +88,81 @@ def test_diagonals(name):
     np.testing.assert_allclose(own.ntk, jnp.diagonal(kernels.ntk), rtol=1e-5)
     np.testing.assert_array_equal(eqt.nngp_diagonal(net, x), own.nngp)
     np.testing.assert_array_equal(eqt.ntk_diagonal(net, x), own.ntk)
+
+
+over_checks = pytest.mark.parametrize("check_vma", [True, False], ids=["vma", "plain"])
+SPLIT, WHOLE = PartitionSpec("d"), PartitionSpec()
+
+
+def on_mesh(mesh, spec, x):
+    return jax.tree.map(lambda a: jax.device_put(a, NamedSharding(mesh, spec)), x)
+
+
+def by_rows(function, mesh, check_vma, *specs, out=SPLIT):
+    mapped = jax.shard_map(
+        function, mesh=mesh, in_specs=specs, out_specs=out, check_vma=check_vma
+    )
+    return jax.jit(mapped)
+
+
+@pytest.mark.quick(4)
+@over_meshes
+@over_checks
+@pytest.mark.parametrize("name", ON_MESHES)
+def test_values_inside_shard_map(name, check_vma, kind):
+    net, x, mesh = ON_MESHES[name](), inputs(name, 8), line(kind)
+    others = jax.tree.map(lambda a: a[:3], x)
+    split, whole = on_mesh(mesh, SPLIT, x), on_mesh(mesh, WHOLE, others)
+    pairs = by_rows(lambda a, b: eqt.ntk(net, a, b), mesh, check_vma, SPLIT, WHOLE)
+    assert_same(pairs(split, whole), eqt.ntk(net, x, others))
+    own = by_rows(lambda a: eqt.nngp(net, a), mesh, check_vma, SPLIT)(split)
+    two = jax.tree.map(lambda a: a[:2], x)
+    assert_same(np.asarray(own)[:2], eqt.nngp(net, two))
+    diagonal = by_rows(lambda a: eqt.ntk_diagonal(net, a), mesh, check_vma, SPLIT)
+    assert_same(diagonal(split), eqt.ntk_diagonal(net, x))
+    none = lambda a, b: eqt.ntk(net, jax.tree.map(lambda a: a[:0], a), b)
+    empty = by_rows(none, mesh, check_vma, SPLIT, WHOLE)(split, whole)
+    assert jax.tree.leaves(empty)[0].shape[:2] == (0, 3)
+
+
+@pytest.mark.quick(2)
+@over_meshes
+@over_checks
+@pytest.mark.parametrize(
+    "name", ["fully-connected", "pooled", "repeated", "tanh", "attention"]
+)
+def test_gradients_through_shard_map(name, check_vma, kind):
+    """In inputs that are split, in others that are not, and in a hyperparameter."""
+    mesh, x = line(kind), inputs(name, 8)
+    first = nn.Linear if x.ndim == 2 else lambda n, **std: nn.Conv(n, 1, **std)
+
+    def ntk(std, a, b):
+        net = nn.Sequential([first(8, weight_std=std), ON_MESHES[name]()])
+        return eqt.ntk(net, a, b)
+
+    mapped = by_rows(ntk, mesh, check_vma, WHOLE, SPLIT, WHOLE)
+    slopes = lambda f, *at: jax.grad(lambda a: jnp.sum(jnp.sin(f(*a))))(at)
+    std = jnp.asarray(1.2, DTYPE)
+    at = on_mesh(mesh, WHOLE, std), on_mesh(mesh, SPLIT, x), on_mesh(mesh, WHOLE, x[:3])
+    with jax.set_mesh(mesh):
+        found = jax.jit(lambda *at: slopes(mapped, *at))(*at)
+    assert_same(found, slopes(ntk, std, x, x[:3]))
+
+
+@pytest.mark.quick(1)
+@over_meshes
+def test_a_network_is_an_argument_inside_filter_jit_and_vmap(kind):
+    mesh, x = line(kind), inputs("tanh", 8)
+    net = nn.Sequential([nn.Linear(8, weight_std=jnp.asarray(1.2, DTYPE)), nn.Relu()])
+    arrays, rest = eqx.partition(net, eqx.is_array)
+
+    def rows(arrays, a, b):
+        one = lambda x: eqt.ntk(eqx.combine(arrays, rest), x[None], b)[0]
+        return jax.vmap(one)(a)
+
+    mapped = jax.shard_map(
+        rows, mesh=mesh, in_specs=(WHOLE, SPLIT, WHOLE), out_specs=SPLIT
+    )
+    places = zip((arrays, x, x[:3]), (WHOLE, SPLIT, WHOLE), strict=True)
+    found = eqx.filter_jit(mapped)(*(on_mesh(mesh, spec, a) for a, spec in places))
+    assert_same(found, eqt.ntk(net, x, x[:3]))

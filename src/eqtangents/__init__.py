@@ -9,6 +9,7 @@ from eqtangents import (
     predict as predict,
 )
 from eqtangents._equinox import from_equinox as from_equinox
+from eqtangents._gram import Progress as Progress, gram as gram
 from eqtangents._kernel import (
     Kernel as Kernel,
     kernel as kernel,

@@ -1,11 +1,11 @@
 """Kernels of infinitely wide networks."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Int, PyTree
 
 from eqtangents._batches import NestedBatch, OneBatch, checked_arguments
 from eqtangents._kernel_habits import KERNEL_HABITS
@@ -189,6 +189,25 @@ def _compiled_ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Arr
 def _compiled_ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
     check_hyperparameters(net)
     return _map_outputs(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
+
+
+@eqx.filter_jit
+def of_each_pair(
+    net: AbstractLayer,
+    x1: Batch,
+    x2: Batch,
+    kind: Literal["ntk", "nngp", "both"],
+    first_row: Int[Array, ""] | None,
+) -> PyTree:
+    """What `kernel`, `nngp` or `ntk` give for two parts of one batch, or of two.
+
+    `first_row`: of one batch, the place of the first row less that of the first column.
+    """
+    check_hyperparameters(net)
+    wants_ntk = kind != "nngp"
+    entries = tiled_kernels(net, x1, x2, wants_ntk=wants_ntk, first_row=first_row)
+    wanted = {"ntk": lambda e: e.ntk, "nngp": lambda e: e.nngp, "both": _both_kernels}
+    return _map_outputs(wanted[kind], entries)
 
 
 def _both_kernels(entries: Entries) -> Kernel:

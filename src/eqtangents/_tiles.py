@@ -37,17 +37,25 @@ class Entries(NamedTuple):
 
 
 def tiled_kernels(
-    net: AbstractLayer, x1: Examples, x2: Examples | None, *, wants_ntk: bool
+    net: AbstractLayer,
+    x1: Examples,
+    x2: Examples | None,
+    *,
+    wants_ntk: bool,
+    first_row: Int[Array, ""] | None = None,
 ) -> PyTree[Entries]:
     """The kernels of all pairs of examples, one tile of the matrix at a time.
 
     Examples that are split over a mesh with explicit axes stay split: each device
     computes the rows and columns of its own examples.
+
+    `first_row`: if both batches are parts of one, the place of the first row in it,
+    less that of the first column.
     """
     rows, columns = (() if x is None else _split_over(x) for x in (x1, x2))
     columns = () if set(rows) & set(columns) else columns
     if not rows and not columns:
-        return _on_one_device(net, x1, x2, wants_ntk=wants_ntk)
+        return _on_one_device(net, x1, x2, wants_ntk=wants_ntk, first_row=first_row)
     mesh = jax.typeof(jax.tree.leaves((x1, x2))[0]).sharding.mesh
     arrays, rest = eqx.partition(net, eqx.is_array)
     second = x1 if x2 is None else x2
@@ -231,6 +239,11 @@ def _batch_size(x: Examples) -> int:
 
 def _examples_from(x: Examples, start: Int[Array, ""] | int, size: int) -> Examples:
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
+
+
+def square_tile(x: Examples) -> int:
+    """How many examples are on each side of the tiles of a symmetric matrix."""
+    return _tile_sizes(x, *[_batch_size(x)] * 2, symmetric=True)[0]
 
 
 def _tile_sizes(x1: Examples, n1: int, n2: int, symmetric: bool) -> tuple[int, int]:

@@ -1,0 +1,223 @@
+"""Kernels over whole data sets: the function that users call."""
+
+from collections.abc import Callable
+from typing import Any, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
+
+from eqtangents._arguments import checked_choice, checked_integer, described
+from eqtangents._batches import checked_arguments
+from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
+from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, Kind, NetworkPairs
+from eqtangents._gram._placement import Placement, is_traced
+from eqtangents._gram._plan import Plan
+from eqtangents._gram._progress import Clock, Line, Report
+from eqtangents._kernel import kernel as kernels_of, nngp, ntk
+from eqtangents._kernel_habits import KERNEL_HABITS
+from eqtangents._signatures import names_checked
+from eqtangents._tiles import Examples
+from eqtangents._trees import Batch, Tree
+from eqtangents.nn import AbstractLayer
+
+
+# Examples of columns up to this size are whole on every device.
+WHOLE_BYTES = 2**30
+# A run that reports its progress does so after each of about so many steps.
+STEPS = 200
+
+
+@names_checked(KERNEL_HABITS)
+def gram(
+    kernel: AbstractLayer | Callable[[Any, Any], Any],
+    x1: Batch,
+    x2: Batch | None = None,
+    *,
+    kind: Kind = "ntk",
+    mesh: Mesh | None = None,
+    tile: int | None = None,
+    ring: bool | None = None,
+    progress: bool | Report | None = None,
+) -> Tree[Any]:
+    r"""The kernels of all pairs of two data sets, divided over the devices of a mesh.
+
+    $$G_{ij} = k(x_i, x'_j)$$
+
+    The matrix is computed in tiles, by one program for all of them. Without `x2` only
+    those on and above the diagonal are, and every device does as many, up to one. Each
+    device has some rows of the result.
+
+    **Arguments:**
+
+    - `kernel`: a network of `eqtangents.nn`; or a function of two batches that returns
+        arrays `(n1, n2, ...)`, `eqx.Partial(eqt.empirical_ntk, model)` say. Without
+        `x2` it has to be symmetric, as kernels are, and is given two parts of `x1`.
+    - `x1`, `x2`: batches, as for `eqtangents.kernel`, or as the function takes them;
+        any numbers of examples. Arrays may lie anywhere: in host memory, on one device
+        or split over the mesh. With several processes each has all examples, or they
+        are global arrays.
+    - `kind`: which kernel of a network, `"ntk"`, `"nngp"`, or `"both"` for an
+        `eqtangents.Kernel`.
+    - `mesh`: the devices, of any number of axes of any type. Rows are split over all of
+        them; given two axes and `x2`, rows over the first, columns over the second.
+        Without a mesh everything is on one device.
+    - `tile`: how many examples of either batch a tile has at most. By default as many
+        as fit the cache for a network, and for a function about half the rows of a
+        device.
+    - `ring`: whether examples of columns, too, are split over the mesh and handed on
+        from device to device, so that none ever has more than two shares. By default
+        if they take more than 1 GiB; otherwise every device has them all.
+    - `progress`: `True` for a line with the rate and the remaining time, on runs that
+        take more than a few seconds; or a function of an `eqtangents.Progress`. In a
+        program that is traced there is no progress to tell.
+
+    **Returns:** what `eqtangents.ntk`, `nngp` or `kernel` do, or the function: arrays
+    `(n1, n2, ...)`, each a global one. Its sharding is `PartitionSpec(mesh.axis_names)`
+    where the number of rows is a multiple of the devices, and
+    `PartitionSpec(first, second)` for two axes and `x2`; an axis of other length is not
+    split, since JAX has no such arrays: every device has all of it.
+
+    **Raises:** what `eqtangents.kernel` does; `TypeError` if `kernel`, `mesh` or
+    `progress` is of another kind; `ValueError` if batches of a function have no
+    common number of examples.
+
+    **Cost:** as of the plain call over the number of devices. Of the result, a device
+    has its rows three times while the two halves of a symmetric matrix are exchanged,
+    `O(n1 n2 / devices)` numbers. Differentiation computes each tile again.
+    """
+    pairs, x1, x2 = _checked(kernel, x1, x2, kind)
+    devices = _checked_mesh(mesh)
+    most = None if tile is None else checked_integer("tile", tile, 1)
+    report = _checked_progress(progress)
+    n1, n2 = _size(x1), _size(x1 if x2 is None else x2)
+    if (devices == 1 and most is None and report is None) or not (n1 and n2):
+        # What one call computes, in tiles of its own.
+        return _in_one_call(*Placement(mesh).put((pairs, x1, x2), PartitionSpec()))
+    symmetric = x2 is None and pairs.is_mirrored(x1)
+    second = x1 if x2 is None else x2
+    placement, split = _placement(mesh, second, x2 is None, ring)
+    rows = placement.count(placement.row_axes)
+    size = pairs.tile_size(x1, -(-n1 // rows), devices) if most is None else most
+    columns = placement.count(placement.column_axes)
+    plan = Plan(n1, n2, size, rows, columns, symmetric, split)
+    task = _task(pairs, x1, second, plan, placement)
+    if report is None or any(map(is_traced, jax.tree.leaves(task))):
+        return all_at_once(task)
+    total = n1 * (n1 + 1) // 2 if symmetric else n1 * n2
+    return _reported(task, Clock(total, report))
+
+
+def _checked(
+    kernel: Any, x1: Any, x2: Any, kind: Any
+) -> tuple[AbstractPairs, Examples, Examples | None]:
+    """A kernel and its batches, of arrays that lie where they did or on the host."""
+    kind = cast(Kind, checked_choice("kind", kind, get_args(Kind)))
+    is_network = isinstance(kernel, AbstractLayer)
+    if is_network or not callable(kernel) or isinstance(kernel, type):
+        with _on_host():
+            net, x1, x2 = checked_arguments(kernel, x1, x2)
+        return NetworkPairs(net, kind), x1, x2
+    if kind != "ntk":
+        raise ValueError(
+            f'`kind` is "{kind}", but chooses among the kernels of a network of '
+            "`eqtangents.nn`; a function of two batches has the one that it returns."
+        )
+    for name, x in (("x1", x1), ("x2", x2)):
+        sizes = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(x)}
+        if x is not None and (len(sizes) != 1 or () in sizes):
+            raise ValueError(
+                f"`{name}` is {described(x)}, but must be a batch: arrays with one "
+                "leading axis of examples, of the same size."
+            )
+    return FunctionPairs(kernel), x1, x2
+
+
+def _on_host() -> Any:
+    """New arrays are made in host memory: they may not fit one device."""
+    host = jax.local_devices(backend="cpu")[0]
+    return jax.default_device(host)
+
+
+def _checked_mesh(mesh: Any) -> int:
+    """The number of devices."""
+    if mesh is None:
+        return 1
+    if not isinstance(mesh, Mesh):
+        raise TypeError(
+            f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
+            "`jax.make_mesh((jax.device_count(),), ('rows',))` say."
+        )
+    return mesh.size
+
+
+def _checked_progress(progress: Any) -> Report | None:
+    if progress is None or isinstance(progress, bool):
+        return Line() if progress and jax.process_index() == 0 else None
+    if not callable(progress):
+        raise TypeError(
+            f"`progress` is {described(progress)}, but must be `True` or a function of "
+            "an `eqtangents.Progress`, `print` say."
+        )
+    return progress
+
+
+def _in_one_call(pairs: AbstractPairs, x1: Examples, x2: Examples | None) -> PyTree[Array]:
+    if not isinstance(pairs, NetworkPairs):
+        return pairs(x1, x1 if x2 is None else x2, None)
+    function = {"ntk": ntk, "nngp": nngp, "both": kernels_of}[pairs.kind]
+    return cast(Any, function)(pairs.net, x1, x2)
+
+
+def _size(x: Examples) -> int:
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def _placement(
+    mesh: Mesh | None, second: Examples, alone: bool, ring: bool | None
+) -> tuple[Placement, bool]:
+    """What is split over which axes, and whether examples go round in a ring."""
+    if mesh is None:
+        return Placement(None), False
+    axes = tuple(mesh.axis_names)
+    grid = not alone and len(axes) == 2 and not ring
+    parts = mesh.shape[axes[1]] if grid else 1
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(second)) // parts
+    if ring or (ring is None and size > WHOLE_BYTES):
+        return Placement(mesh, axes), True
+    return Placement(mesh, *((axes[:1], axes[1:]) if grid else (axes,))), False
+
+
+def _task(
+    pairs: AbstractPairs, x1: Examples, x2: Examples, plan: Plan, placement: Placement
+) -> Task:
+    """The task with its arrays on the mesh."""
+    with _on_host():
+        first, second = (
+            jax.tree.map(lambda a, n=n: _lengthened(a, n), x)
+            for x, n in zip((x1, x2), plan.padded, strict=True)
+        )
+    rows = placement.put(first, placement.rows)
+    shared = x1 is x2 and plan.ring
+    columns = placement.rows if plan.ring else placement.columns
+    columns = rows if shared else placement.put(second, columns)
+    return Task(placement.put(pairs, PartitionSpec()), rows, columns, plan, placement)
+
+
+def _lengthened(
+    leaf: Shaped[Array | np.ndarray, "n *rest"], size: int
+) -> Shaped[Array | np.ndarray, "size *rest"]:
+    """So many examples, the last one over and over: values of no new kind."""
+    if leaf.shape[0] == size:
+        return leaf
+    library = np if isinstance(leaf, np.ndarray) else jnp
+    return library.take(leaf, np.minimum(np.arange(size), leaf.shape[0] - 1), 0)
+
+
+def _reported(task: Task, clock: Clock) -> PyTree[Array]:
+    for share, rows in one_after_the_other(task, STEPS):
+        jax.block_until_ready(rows)
+        clock.tell(share)
+    return rows

@@ -1,0 +1,109 @@
+"""Where the parts of arrays lie on a mesh."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree, Shaped
+
+
+class Placement(NamedTuple):
+    """The axes of a mesh that rows and columns are split over; no mesh, no axes."""
+
+    mesh: Mesh | None
+    row_axes: tuple[str, ...] = ()
+    column_axes: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> PartitionSpec:
+        """How arrays are split by the examples of their rows."""
+        return PartitionSpec(self.row_axes or None)
+
+    @property
+    def columns(self) -> PartitionSpec:
+        """How arrays are split by the examples of the matrix's columns."""
+        return PartitionSpec(self.column_axes or None)
+
+    @property
+    def matrix(self) -> PartitionSpec:
+        """How a matrix is split."""
+        return PartitionSpec(self.row_axes or None, self.column_axes or None)
+
+    def fitting(self, n1: int, n2: int) -> PartitionSpec:
+        """How a matrix is split whose sizes the devices may not divide."""
+        both = (n1, self.row_axes), (n2, self.column_axes)
+        fits = [bool(axes) and n % self.count(axes) == 0 for n, axes in both]
+        return PartitionSpec(
+            *(axes if fit else None for fit, (_, axes) in zip(fits, both, strict=True))
+        )
+
+    def count(self, axes: tuple[str, ...]) -> int:
+        """How many parts these axes make."""
+        sizes = {} if self.mesh is None else self.mesh.shape
+        return int(np.prod([sizes[name] for name in axes], dtype=int))
+
+    def put(self, tree: PyTree, spec: PartitionSpec) -> PyTree:
+        """Arrays, split so over the mesh."""
+        if self.mesh is None:
+            return tree
+        sharding = NamedSharding(self.mesh, spec)
+        put = lambda a: self.within(a, spec) if is_traced(a) else _put(a, sharding)
+        arrays, rest = eqx.partition(tree, _is_some_array)
+        return eqx.combine(jax.tree.map(put, arrays), rest)
+
+    def within(
+        self, x: Shaped[Array | np.ndarray, "..."], spec: PartitionSpec
+    ) -> Array:
+        """The same inside of a program, where only explicit axes have to be told."""
+        if self.mesh is None or AxisType.Explicit not in self.mesh.axis_types:
+            return jnp.asarray(x)
+        return jax.reshard(jnp.asarray(x), NamedSharding(self.mesh, spec))
+
+    def mapped(
+        self,
+        function: Callable[..., Any],
+        in_specs: tuple[PartitionSpec, ...],
+        out_specs: PartitionSpec,
+    ) -> Callable[..., Any]:
+        """A function of what one device has, as one of what all of them have.
+
+        Nothing is checked to vary over the mesh: a function of a user's may well carry
+        zeros that do not, and would have its derivatives in what is the same on all
+        devices summed over these.
+        """
+        if self.mesh is None:
+            return function
+        return jax.shard_map(
+            function,
+            mesh=self.mesh,
+            in_specs=in_specs,
+            out_specs=out_specs,
+            check_vma=False,
+        )
+
+
+def _is_some_array(x: Any) -> bool:
+    return isinstance(x, jax.Array | np.ndarray)
+
+
+def is_traced(x: Any) -> bool:
+    """Whether the values of an array are not known yet, on any machine."""
+    if not isinstance(x, jax.Array):
+        return False
+    try:
+        return x.is_fully_addressable is None
+    except jax.errors.ConcretizationTypeError:
+        return True
+
+
+def _put(x: Shaped[Array | np.ndarray, "..."], sharding: NamedSharding) -> Array:
+    here = not isinstance(x, jax.Array) or x.is_fully_addressable
+    if here and not sharding.is_fully_addressable:
+        # Every process has the whole array, and gives its devices their parts.
+        part = lambda index: np.asarray(x[index])
+        return jax.make_array_from_callback(x.shape, sharding, part)
+    return jax.device_put(x, sharding)
