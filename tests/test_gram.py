@@ -135,9 +135,7 @@ def test_functions_of_two_batches(ring, tile):
 def test_empirical_kernels(implementation, kind):
     model = connected().init((5,), key=jr.key(2))
     x = inputs("tanh", 7)
-    function = eqx.Partial(
-        eqt.empirical_kernel, model, implementation=implementation
-    )
+    function = eqx.Partial(eqt.empirical_kernel, model, implementation=implementation)
     assert_same(eqt.gram(function, x, mesh=line(kind)), function(x, x))
     pairs = eqx.Partial(eqt.empirical_ntk, model, trace_axes=())
     assert_same(eqt.gram(pairs, x, x[:3], mesh=line(kind)), pairs(x, x[:3]))

@@ -37,7 +37,9 @@ class Device(NamedTuple):
     def empty(self, x1: Examples, x2: Examples) -> Rows:
         """Rows of NaN: a tile that nobody computes is seen."""
         zero = jnp.zeros((), jnp.int32)
-        shapes = eqx.filter_eval_shape(self._tile, x1, x2, Corner(zero, zero, zero, zero))
+        shapes = eqx.filter_eval_shape(
+            self._tile, x1, x2, Corner(zero, zero, zero, zero)
+        )
 
         def rows(like: jax.ShapeDtypeStruct) -> Shaped[Array, "..."]:
             fill = jnp.nan if jnp.issubdtype(like.dtype, jnp.inexact) else 0
@@ -123,14 +125,20 @@ class Device(NamedTuple):
         table = lax.dynamic_index_in_dim(
             jnp.asarray(plan.owned()), self._number, keepdims=False
         )
-        count = table.shape[0]
-        row, column = jnp.arange(plan.rows), jnp.arange(plan.width)
-        column_tile = column // plan.rows * count + column % plan.rows // size
-        owned = table[row // size][:, column_tile]
-        number = self._number.astype(row.dtype) * plan.rows + row
-        below = number[:, None] > column[None]
-        same = (self._number * count + row // size)[:, None] == column_tile
-        return owned & ~(below & same), number[:, None] == column[None]
+        count, blocks = table.shape[0], plan.blocks
+        # Each tile's fact is broadcast to its entries: a gather of them would be slow.
+        owned = jnp.broadcast_to(
+            table.reshape(count, 1, blocks, count, 1),
+            (count, size, blocks, count, size),
+        )
+        owned = owned.reshape(count * size, blocks, count * size)
+        owned = owned[: plan.rows, :, : plan.rows].reshape(plan.rows, plan.width)
+        row = jnp.arange(plan.rows, dtype=jnp.int32) + self._number * plan.rows
+        column = jnp.arange(plan.width, dtype=jnp.int32)
+        tile = lambda at: at // plan.rows * count + at % plan.rows // size
+        row, column = row[:, None], column[None]
+        below = (row > column) & (tile(row) == tile(column))
+        return owned & ~below, row == column
 
     def _owned_positions(
         self, owned: tuple[Bool[Array, "rows width"], Bool[Array, "r w"]], size: list

@@ -164,7 +164,9 @@ def _checked_progress(progress: Any) -> Report | None:
     return progress
 
 
-def _in_one_call(pairs: AbstractPairs, x1: Examples, x2: Examples | None) -> PyTree[Array]:
+def _in_one_call(
+    pairs: AbstractPairs, x1: Examples, x2: Examples | None
+) -> PyTree[Array]:
     if not isinstance(pairs, NetworkPairs):
         return pairs(x1, x1 if x2 is None else x2, None)
     function = {"ntk": ntk, "nngp": nngp, "both": kernels_of}[pairs.kind]
