@@ -64,7 +64,7 @@ NETWORKS = {
     "masked": lambda: nn.Sequential([conv(), nn.Relu(), nn.GlobalAvgPool()]),
     "positions": lambda: nn.Sequential([conv(), nn.Relu()]),
     "dropped out": lambda: nn.Sequential(
-        [conv(), nn.Dropout(0.5), nn.Relu(), nn.GlobalAvgPool()]
+        [conv(), nn.Relu(), nn.Dropout(0.5), conv(), nn.Relu(), nn.GlobalAvgPool()]
     ),
 }
 

@@ -146,7 +146,7 @@ class Device(NamedTuple):
         """The same of pairs of positions, those of one example with itself halved."""
         entries, identical = owned
         count = math.prod(size)
-        below = jnp.arange(count)[:, None] > jnp.arange(count)
+        below = jnp.arange(count)[:, None] > jnp.arange(count)[None]
         lead = (..., None, None)
         kept = entries[lead] & ~(identical[lead] & below[None, None])
         return kept.reshape(*entries.shape, *size, *size)
