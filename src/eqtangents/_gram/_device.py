@@ -53,8 +53,8 @@ class Device(NamedTuple):
     ) -> Rows:
         """The rows with some more tiles, one after the other."""
 
-        def step(rows: Rows, tile: Int[Array, " 4"]) -> tuple[Rows, None]:
-            tile = Corner(*tile)
+        def step(rows: Rows, numbers: Int[Array, " 4"]) -> tuple[Rows, None]:
+            tile = Corner(*numbers)
             found = jax.checkpoint(self._tile)(x1, x2, tile)
 
             def put(

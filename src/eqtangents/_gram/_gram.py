@@ -219,6 +219,7 @@ def _lengthened(
 
 
 def _reported(task: Task, clock: Clock) -> PyTree[Array]:
+    rows = None
     for share, rows in one_after_the_other(task, STEPS):
         jax.block_until_ready(rows)
         clock.tell(share)
