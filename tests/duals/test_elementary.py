@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from eqtangents.duals import ErfDual
 from eqtangents.duals._elementary import angle_factors, arcsin
 from precision import DTYPE
 
@@ -61,3 +62,16 @@ def test_twice_the_digits_cost_little_more():
         return len(jax.make_jaxpr(angle_factors)(jnp.ones(3, dtype)).eqns)
 
     assert operations(jnp.float64) < 1.6 * operations(jnp.float32)
+
+
+@pytest.mark.precision("float64")
+def test_small_variances_keep_their_digits_through_thousands_of_layers():
+    dual = ErfDual(a=math.pi**0.5 / 2)
+
+    def after_many_layers(dtype):
+        v = jnp.linspace(0.3, 3, 40, dtype=dtype)
+        v = jax.lax.fori_loop(0, 10_000, lambda _, v: dual.diagonal(v), v)
+        return np.asarray(v, np.float64)
+
+    single, double = map(after_many_layers, (jnp.float32, jnp.float64))
+    np.testing.assert_allclose(single, double, rtol=5e-6)

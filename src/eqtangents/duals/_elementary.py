@@ -65,7 +65,7 @@ def _angle_fractions(double: bool) -> _AngleFractions:
         )
         for rest, degree in zip(rests, degrees, strict=True)
     ]
-    return _AngleFractions(*map(_power_coefficients, (*numerators, denominator)))
+    return _AngleFractions(*map(_in_powers, (*numerators, denominator)))
 
 
 def _denominator(
@@ -84,7 +84,7 @@ def _denominator(
     return found / found(0.0)
 
 
-def _power_coefficients(series: np.polynomial.Chebyshev) -> np.ndarray:
+def _in_powers(series: np.polynomial.Chebyshev) -> np.ndarray:
     kind = np.polynomial.Polynomial
     return series.convert(kind=kind, domain=[0, 1], window=[0, 1]).coef
 
@@ -157,9 +157,7 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
     z = jnp.where(small, 2 * size * size, jnp.maximum(square, 0) / (1 + size))
     # The first term is exactly one: angles of deep networks are small, and their layers
     # would add up the rounding of any other number.
-    fractions = _angle_fractions(z.dtype == jnp.float64)
-    rest = horner(fractions.angle / math.sqrt(2), z) * _over_denominator(fractions, z)
-    ratio = 1 + rest
+    ratio = 1 + _excess(z)
     angle = jnp.where(small, size * ratio, math.pi / 2 - safe_sqrt(2 * z) * ratio)
     return jnp.where(sine < 0, -angle, angle)
 
@@ -168,6 +166,17 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
 def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """The square of the cosine is a function of the sine: its tangent is not used."""
     return arcsin(*primals), tangents[0] * reciprocal(safe_sqrt(primals[1]))
+
+
+def arcsin_less_sine(sine: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`arcsin(sine) - sine` without subtracting, for sines of a size up to 0.7."""
+    return sine * _excess(2 * sine * sine)
+
+
+def _excess(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    r"""$\theta / \sqrt{2z} - 1$: by how much half an angle exceeds its sine."""
+    fractions = _angle_fractions(z.dtype == jnp.float64)
+    return horner(fractions.angle / math.sqrt(2), z) * _over_denominator(fractions, z)
 
 
 def constants(like: Float[Array, "..."], *values: Scalar) -> list[Any]:
