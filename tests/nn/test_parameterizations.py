@@ -191,6 +191,15 @@ def test_tangent_kernels_before_the_readout_grow_with_the_width(getkey):
     np.testing.assert_allclose(wide, 4 * narrow, rtol=1e-5)
 
 
+@pytest.mark.parametrize("ours", [nn.NTK(), nn.Standard(), HIDDEN], ids=str)
+def test_the_scale_of_the_function_is_not_rounded(ours):
+    """All make one function of deviations, whether these are numbers or arrays."""
+    for std in (0.3, 1.7, np.pi):
+        std = jnp.asarray(std, jnp.float32)
+        for scale in (ours.weights, ours.biases):
+            assert scale(std, nn.Fans(7, 7, 5)).of_function == std
+
+
 @pytest.mark.parametrize("ours", ["ntk", "standard"])
 def test_names_are_objects(ours, getkey):
     named = nn.Linear(3, bias_std=0.5, parameterization=ours)

@@ -215,6 +215,16 @@ def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
     return x, Extras(mask, adjacency)
 
 
+def cleared(x: PyTree) -> PyTree:
+    """The same inputs, with zeros where a position is missing."""
+
+    def one(signal: Signal) -> Signal:
+        value, extras = unwrap(signal)
+        return extras.rewrap(value, extras.mask)
+
+    return jax.tree.map(one, x, is_leaf=is_signal)
+
+
 def window_mask(
     extras: Extras, windows: Sequence[Window]
 ) -> Bool[Array, "*size_out"] | None:
