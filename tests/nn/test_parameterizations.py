@@ -67,6 +67,7 @@ each = pytest.mark.parametrize(
 
 
 @each
+@pytest.mark.quick(1)
 def test_maximal_updates_have_the_tangent_kernel_of_ntk_and_only_biases_else(
     network, shape, getkey
 ):
@@ -160,6 +161,7 @@ def test_drawn_networks_approach_both_kernels(network, shape, getkey):
 
 
 @pytest.mark.precision("float64")
+@pytest.mark.slow
 def test_layers_of_different_widths_count_by_their_widths(getkey):
     """As gradients of drawn networks do, at every width."""
     x = jr.normal(getkey(), (2, 3))
