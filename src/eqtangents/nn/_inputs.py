@@ -179,6 +179,8 @@ def _adjacency(adjacency: Any) -> Adjacency:
     return dense
 
 
+Cleared = TypeVar("Cleared")  # a signal, or a tuple of several
+
 # One example as layers take it.
 Signal: TypeAlias = Float[Array, "..."] | Masked | Graph
 # The same kind of signal, out of a layer as it went in.
@@ -215,7 +217,7 @@ def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
     return x, Extras(mask, adjacency)
 
 
-def cleared(x: PyTree) -> PyTree:
+def cleared(x: Cleared) -> Cleared:
     """The same inputs, with zeros where a position is missing."""
 
     def one(signal: Signal) -> Signal:

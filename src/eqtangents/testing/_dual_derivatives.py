@@ -156,10 +156,12 @@ def _check_at_zero(
     def means(v: float) -> tuple[float, float, float]:
         """`E f(v)`, `E f'(v)`, and the derivative of the first in the variance."""
         if not v:
-            return *(float(part[0]) for part in function(np.zeros(1))), 0.0
+            value, slope = function(np.zeros(1))
+            return float(value[0]), float(slope[0]), 0.0
         at = lambda v: single_expectation(function, np.sqrt(v), shape.breaks)
         change = at(v * (1 + _STEP_AT_ZERO))[0] - at(v * (1 - _STEP_AT_ZERO))[0]
-        return *map(float, at(v)), float(change) / (2 * _STEP_AT_ZERO * v)
+        value, slope = at(v)
+        return float(value), float(slope), float(change) / (2 * _STEP_AT_ZERO * v)
 
     ends = [np.transpose([means(v) for v in axis]) for axis in pairs[1:]]
     (value1, slope1, change1), (value2, slope2, change2) = ends
