@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.floors import kernel_work
 from benchmarks.harness import (
     OURS,
     REFERENCE,
@@ -141,7 +142,12 @@ def kernel_of(
     n = 3 if tiny else n
     reference_n = n if reference_n is None else reference_n
     of = lambda n: {"network": network, "n": n, "symmetric": symmetric}
-    runs = {OURS: Run(OURS, "kernels_eqtangents", of(n), units=n * n)}
+    least = functools.partial(kernel_work, network, shape, n=n, symmetric=symmetric)
+    ours = functools.partial(Run, OURS, "kernels_eqtangents", of(n), units=n * n)
+    runs = {
+        OURS: ours(least=least(itemsize=4)),
+        f"{OURS} float64": ours("float64", least=least(itemsize=8)),
+    }
     if reference_n:
         units = reference_n**2
         job = of(reference_n)
@@ -165,11 +171,12 @@ def inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 def check(symmetric: bool, answers: dict[str, Answer]) -> Figures:
     """The worst error where both libraries computed; else whether it is symmetric."""
-    ours, theirs = answers[OURS], answers.get(REFERENCE)
-    if theirs is None:
+    ours, double = answers[OURS], answers[f"{OURS} float64"]
+    figures: Figures = {"error of float32": relative_error(ours, double, TOLERANCE)}
+    if (theirs := answers.get(REFERENCE)) is None:
         if symmetric:
             relative_error({k: v.T for k, v in ours.items()}, ours, TOLERANCE)
-        return {"error": None}
+        return figures
     n1, n2 = theirs["nngp"].shape
     ours = {name: value[:n1, :n2] for name, value in ours.items()}
-    return {"error": relative_error(ours, theirs, TOLERANCE)}
+    return figures | {"error": relative_error(ours, theirs, TOLERANCE)}
