@@ -8,6 +8,8 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
+import numpy as np
+
 
 # Of the rate of matrix products: what arithmetic reaches whose additions and products
 # are not paired, as they are there.
@@ -17,8 +19,8 @@ UNPAIRED = 0.5
 OPERATIONS_OF_A_LAYER = 60
 NONLINEARITIES = {"relu", "leaky_relu", "erf", "tanh"}
 
-# Of each spatial axis, the displacements of two positions, from one to the other.
-Displacements = tuple[frozenset[int], ...]
+# Of each spatial axis, the pairs of positions that are needed: all products of these.
+Pairs = tuple[np.ndarray, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,36 +60,45 @@ def kernel_work(
     examples = n * (n + 1) // 2 if symmetric else n * n
     inputs = (1 if symmetric else 2) * n * math.prod(shape)
     return Work(
-        products=examples * pairs(tuple(size), wanted) * 2 * channels,
+        products=examples * count(wanted) * 2 * channels,
         arithmetic=examples * sum(layers) * OPERATIONS_OF_A_LAYER,
         moved=itemsize * (inputs + 2 * n * n),
     )
 
 
 def demand(
-    network: list[list],
-    size: tuple[int, ...],
-    wanted: Displacements,
-    layers: list[int],
-) -> Displacements:
-    """The displacements of its inputs that a network needs for those of its outputs.
+    network: list[list], size: tuple[int, ...], wanted: Pairs, layers: list[int]
+) -> Pairs:
+    """The pairs of positions of its inputs that those of a network's outputs depend on.
 
-    `layers` gets the number of pairs of positions at each nonlinearity. A readout has
-    no spatial axes, hence no displacements, and one pair.
+    `layers` gets the number of pairs at each nonlinearity. A readout has no spatial
+    axes, hence one pair.
     """
     sizes = [size]
     for kind, arguments in network:
         sizes.append(size_after(kind, arguments, sizes[-1]))
     for (kind, arguments), before in zip(network[::-1], sizes[-2::-1], strict=True):
         if kind in NONLINEARITIES:
-            layers.append(pairs(before, wanted))
+            layers.append(count(wanted))
         elif kind == "residual":
             branches = [arguments["main"], arguments["shortcut"] or []]
             both = [demand(branch, before, wanted, layers) for branch in branches]
             wanted = tuple(a | b for a, b in zip(*both, strict=True))
-        elif kind != "linear":
-            axes = enumerate(before)
-            wanted = tuple(needed(kind, arguments, g, i, wanted) for i, g in axes)
+        elif kind == "flatten":
+            wanted = tuple(np.eye(g, dtype=bool) for g in before)
+        elif kind == "global_avg_pool":
+            wanted = tuple(np.ones((g, g), bool) for g in before)
+        elif kind == "avg_pool":
+            wanted = tuple(
+                pooled(arguments["size"], *pair)
+                for pair in zip(before, wanted, strict=True)
+            )
+        elif kind == "conv":
+            windows = arguments["kernel_size"]
+            wanted = tuple(
+                convolved(arguments, *axis)
+                for axis in zip(windows, before, wanted, strict=True)
+            )
     return wanted
 
 
@@ -102,8 +113,8 @@ def size_after(kind: str, arguments: dict, size: tuple[int, ...]) -> tuple[int, 
             size = size_after(inner, options, size)
         return size
     if kind == "conv":
-        windows = arguments["kernel_size"]
         if arguments["padding"] == "VALID":
+            windows = arguments["kernel_size"]
             size = tuple(g - k + 1 for g, k in zip(size, windows, strict=True))
         return tuple(-(-g // arguments["stride"]) for g in size)
     if kind == "linear" or kind in NONLINEARITIES:
@@ -111,27 +122,29 @@ def size_after(kind: str, arguments: dict, size: tuple[int, ...]) -> tuple[int, 
     raise ValueError(f"what a layer of kind {kind!r} needs is not known here.")
 
 
-def needed(
-    kind: str, arguments: dict, size: int, axis: int, wanted: Displacements
-) -> frozenset[int]:
-    """Displacements along an axis of `size` inputs that the outputs of a layer need."""
-    if kind == "flatten":
-        return frozenset({0})
-    if kind == "global_avg_pool":
-        return frozenset(range(1 - size, size))
-    if kind == "conv":  # shared weights move both positions by the same offset
-        found = {arguments["stride"] * d for d in wanted[axis]}
-    else:  # windows have pairs of positions of their own
-        found = {
-            arguments["size"] * d + offset
-            for d in wanted[axis]
-            for offset in range(1 - arguments["size"], arguments["size"])
-        }
-    return frozenset(d for d in found if abs(d) < size)
+def pooled(window: int, size: int, wanted: np.ndarray) -> np.ndarray:
+    """Windows have all pairs of their own positions."""
+    found = np.zeros((size, size), bool)
+    whole = np.kron(wanted, np.ones((window, window), bool))
+    found[: len(whole), : len(whole)] = whole
+    return found
 
 
-def pairs(size: tuple[int, ...], wanted: Displacements) -> int:
-    """How many pairs of positions have one of these displacements along each axis."""
-    return math.prod(
-        sum(g - abs(d) for d in axis) for g, axis in zip(size, wanted, strict=True)
-    )
+def convolved(arguments: dict, window: int, size: int, wanted: np.ndarray):
+    """Weights that are shared move both positions of a pair by the same offset."""
+    stride, padding = arguments["stride"], arguments["padding"]
+    padded = max((len(wanted) - 1) * stride + window - size, 0)
+    before = 0 if padding == "VALID" else padded // 2
+    found = np.zeros((size, size), bool)
+    for offset in range(window):
+        pair = stride * np.stack(np.nonzero(wanted)) + offset - before
+        if padding == "CIRCULAR":
+            pair = pair % size
+        inside = np.all((pair >= 0) & (pair < size), axis=0)
+        found[tuple(pair[:, inside])] = True
+    return found
+
+
+def count(wanted: Pairs) -> int:
+    """How many pairs of positions there are, over all axes."""
+    return math.prod(int(axis.sum()) for axis in wanted)
