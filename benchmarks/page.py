@@ -10,6 +10,7 @@ import sys
 
 import matplotlib
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
 from benchmarks.harness import OURS
 from benchmarks.history import newest, read
@@ -128,6 +129,8 @@ def plots(rows: list[Row]) -> Figure:
             )  # fmt: skip
         panel.axvline(1, color="#999", lw=0.8)
         panel.set_xscale("log")
+        panel.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        panel.xaxis.set_minor_formatter(NullFormatter())  # they run into each other
         panel.margins(x=0.25)
         panel.set_title(says, fontsize=9)
         panel.tick_params(labelsize=7)
