@@ -43,23 +43,41 @@ def tiled_kernels(
     columns = () if set(rows) & set(columns) else columns
     if not rows and not columns:
         return _on_one_device(net, x1, x2, wants_ntk=wants_ntk)
-    mesh = jax.typeof(jax.tree.leaves((x1, x2))[0]).sharding.mesh
-    arrays, rest = eqx.partition(net, eqx.is_array)
     second = x1 if x2 is None else x2
-    own = lambda axes: PartitionSpec(axes or None)
 
-    def part(arrays: PyTree[Array], x1: Examples, second: Examples) -> PyTree[Entries]:
-        net = eqx.combine(arrays, rest)
+    def part(net: AbstractLayer, x1: Examples, second: Examples) -> PyTree[Entries]:
         first = lax.axis_index(rows) * batch_size(x1) if x2 is None else None
         return _on_one_device(net, x1, second, wants_ntk=wants_ntk, first_row=first)
 
-    specs = PartitionSpec(), own(rows), own(columns)
+    return _over_mesh(part, net, [(x1, rows), (second, columns)], (rows, columns))
+
+
+def _over_mesh(
+    part: Callable[..., PyTree[Entries]],
+    net: AbstractLayer,
+    batches: list[tuple[Examples, tuple[str, ...]]],
+    result: tuple[tuple[str, ...], ...],
+) -> PyTree[Entries]:
+    """Run `part(net, *batches)` on each device, with its own examples of each batch.
+
+    The axes of the mesh that each batch and each axis of the result are split over are
+    given beside it.
+    """
+    examples, axes = zip(*batches, strict=True)
+    mesh = jax.typeof(jax.tree.leaves(examples)[0]).sharding.mesh
+    arrays, rest = eqx.partition(net, eqx.is_array)
+    specs = PartitionSpec(), *(PartitionSpec(own or None) for own in axes)
     placed = [
         jax.tree.map(lambda a, s=s: jax.reshard(a, NamedSharding(mesh, s)), tree)
-        for s, tree in zip(specs, (arrays, x1, second), strict=True)
+        for s, tree in zip(specs, (arrays, *examples), strict=True)
     ]
-    out_specs = PartitionSpec(rows or None, columns or None)
-    return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=out_specs)(*placed)
+    out_specs = PartitionSpec(*(own or None for own in result))
+    return jax.shard_map(
+        lambda arrays, *own: part(eqx.combine(arrays, rest), *own),
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=out_specs,
+    )(*placed)
 
 
 def _split_over(x: Examples) -> tuple[str, ...]:
@@ -135,7 +153,14 @@ def tiled_diagonal(
     net: AbstractLayer, x: Examples, *, wants_ntk: bool
 ) -> PyTree[Entries]:
     """The kernels of each example with itself, at the same positions."""
+    rows = _split_over(x)
+    part = lambda net, x: _diagonal_on_one_device(net, x, wants_ntk=wants_ntk)
+    return _over_mesh(part, net, [(x, rows)], (rows,)) if rows else part(net, x)
 
+
+def _diagonal_on_one_device(
+    net: AbstractLayer, x: Examples, *, wants_ntk: bool
+) -> PyTree[Entries]:
     def own(x: Examples) -> PyTree[Entries]:
         one = jax.tree.map(lambda a: a[None], x)
         block = _tile(net, one, one, jnp.ones((1, 1), bool), wants_ntk=wants_ntk)
