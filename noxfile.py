@@ -63,4 +63,4 @@ def docs(session):
 def bench_smoke(session):
     """Each kind of benchmark once, at its smallest size, so that it cannot rot."""
     session.install("-e", ".[examples]")
-    session.run("python", "-m", "benchmarks", "--smoke", *session.posargs)
+    session.run("python", "-m", "benchmarks", "--all", "--quick", *session.posargs)

@@ -1,27 +1,26 @@
 """Runs cases: each measurement is a process of its own, and the libraries take turns.
 
 A fresh process has a cold compile and its own peak memory. Inputs are made once, and
-all processes read them; answers are checked before anything is reported. Each process
-leaves one line of JSON: the job, the device, versions and commit, and the figures.
+all processes read them; answers are checked before anything is reported.
 """
 
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from benchmarks.floors import Work
+from benchmarks.machine import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
+
 OURS, REFERENCE = "eqtangents", "reference"
 
 Answer = dict[str, np.ndarray]
@@ -42,6 +41,7 @@ class Run:
     dtype: str = "float32"
     units: int = 1  # of work, entries of a kernel, say: runs are compared by unit
     may_fail: bool = False  # one of several ways, which may take too long or too much
+    least: Work | None = None  # what has to be done, to be held against the machine
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +65,16 @@ class Options:
     repeats: int = 3  # timed runs in a process
     rounds: int = 2  # processes of each run
     timeout: float | None = None  # seconds for a process
+    deadline: float = float("inf")  # of all of them, by `time.monotonic`
     platform: str = "cpu"
 
+    def seconds_left(self) -> float | None:
+        """How long a process that starts now may take."""
+        left = min(self.timeout or float("inf"), self.deadline - time.monotonic())
+        return None if left == float("inf") else max(left, 0.0)
 
-def run(
-    case: Case, about: dict[str, Any], options: Options, log: TextIO
-) -> tuple[dict[str, list[dict]], Figures]:
+
+def run(case: Case, options: Options) -> tuple[dict[str, list[dict]], Figures]:
     """All rounds of a case: records by run, and the worst figures."""
     chosen = {
         name: run
@@ -83,7 +87,7 @@ def run(
         inputs = f"{folder}/inputs.npz"
         np.savez(inputs, **case.inputs())
         for round_ in range(options.rounds):
-            lines, answers = [], {}
+            answers = {}
             for name, one in chosen.items():
                 print(f"  round {round_ + 1}, {name}", file=sys.stderr, flush=True)
                 try:
@@ -94,14 +98,8 @@ def run(
                     print(f"  {name}: {failure}", file=sys.stderr, flush=True)
                     continue
                 records[name].append(measured)
-                line = about | {"about": case.about, "run": name, "round": round_}
-                line |= {"library": one.library, "dtype": one.dtype, "job": one.job}
-                lines.append(line | measured | summary([measured], one))
             require_finite(answers)
             figures = case.check(answers)
-            for line in lines:
-                log.write(json.dumps(line | figures) + "\n")
-            log.flush()
             worst = {k: larger(v, worst.get(k)) for k, v in figures.items()}
     first = next(records[name] for name in chosen)
     check_memory(first, case.memory_limit_mib)
@@ -118,6 +116,8 @@ def process(run: Run, inputs: str, options: Options) -> tuple[dict, Answer]:
     if run.library == OURS:
         env["PYTHONPATH"], python = str(ROOT / "src"), sys.executable
     job = {**run.job, "inputs": inputs, "dtype": run.dtype, "repeats": options.repeats}
+    job["rates"] = run.least is not None
+    limit = options.seconds_left()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         (folder / "job.json").write_text(json.dumps(job))
@@ -126,10 +126,10 @@ def process(run: Run, inputs: str, options: Options) -> tuple[dict, Answer]:
             # Captured, because TensorFlow chatters on stderr.
             done = subprocess.run(
                 command, cwd=ROOT, env=env, capture_output=True, text=True,
-                check=False, timeout=options.timeout,
+                check=False, timeout=limit,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
-            raise Failed(f"{run.child} took over {options.timeout:.0f} s.") from None
+            raise Failed(f"{run.child} took over {limit:.0f} s.") from None
         if done.returncode != 0:
             last = done.stderr[-3000:]
             raise Failed(f"{run.child} exited with {done.returncode}.\n{last}")
@@ -175,66 +175,3 @@ def check_memory(records: list[dict], limit: float | None) -> None:
 def larger(a: float | None, b: float | None) -> float | None:
     """The larger figure of those there are."""
     return max((x for x in (a, b) if x is not None), default=None)
-
-
-# ------------------------------------------------------------------------------------
-# Figures.
-# ------------------------------------------------------------------------------------
-
-
-def summary(records: list[dict], run: Run) -> dict[str, float]:
-    """What one run needed, over all its processes."""
-    runs = [seconds for record in records for seconds in record["run_s"]]
-    return {
-        "compile_s_median": statistics.median(r["compile_s"] for r in records),
-        "run_s_median": statistics.median(runs),
-        "run_s_min": min(runs),
-        "run_s_max": max(runs),
-        "ns_per_unit": 1e9 * statistics.median(runs) / run.units,
-        "peak_mib": max(record["peak_mib"] for record in records),
-    }
-
-
-def table(case: Case, records: dict[str, list[dict]], figures: Figures) -> str:
-    """A line for each run, the ratio of the libraries, and the figures."""
-    summaries = {
-        name: summary(found, case.runs[name]) for name, found in records.items()
-    }
-    lines = [
-        f"  {name:28} {s['run_s_median']:9.3g} s "
-        f"({s['run_s_min']:.3g} to {s['run_s_max']:.3g}), "
-        f"{s['ns_per_unit'] / 1e6:9.3g} ms/{case.unit}, "
-        f"compiled in {s['compile_s_median']:6.3g} s, {s['peak_mib']:5.0f} MiB"
-        for name, s in summaries.items()
-    ]
-    verdict = [f"{name}: {v:.3g}" for name, v in figures.items() if v is not None]
-    if (ratio := times_as_fast(case, summaries)) is not None:
-        verdict.insert(0, f"{ratio:.3g} times as fast as the reference")
-    return "\n".join([*lines, *(f"  {line}" for line in verdict)])
-
-
-def times_as_fast(case: Case, summaries: dict[str, dict]) -> float | None:
-    """How many times as fast our first run is as the fastest of the reference."""
-    of = lambda library: [
-        s["ns_per_unit"]
-        for name, s in summaries.items()
-        if case.runs[name].library == library
-    ]
-    ours, theirs = of(OURS), of(REFERENCE)
-    return min(theirs) / ours[0] if theirs else None
-
-
-def machine() -> dict[str, Any]:
-    """Where, when and on which commit this runs."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip() or None,
-        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    }

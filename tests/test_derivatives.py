@@ -109,7 +109,7 @@ def test_hyperparameters_where_inputs_coincide(name):
 
 
 @each
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 def test_inputs_at_special_points(name):
     """What exists is right: the covariance of a function's slope, by differences."""
     x = jr.normal(jr.key(5), (3,), DTYPE)
@@ -141,6 +141,7 @@ BENT_AT_ZERO = {
 
 
 @pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in BENT_AT_ZERO])
+@pytest.mark.quick(6)
 def test_inputs_of_zero_without_biases(name):
     """There the covariance has the slope `f'(0) E f'(v)`, and no correlation."""
     layer = ACTIVATIONS[name][0]()

@@ -72,6 +72,7 @@ def test_variances_of_any_size(activation, scale):
     [(nn.Erf, 1e2), (nn.Gelu, 1e2), (nn.Relu, 1e2), (nn.Tanh, 1.0)],
 )
 @pytest.mark.parametrize("bias_std", [None, 0.3])
+@pytest.mark.quick(1)
 def test_inputs_of_very_different_norms(activation, largest, bias_std):
     """Each entry, relative to what it may be at most, whatever is beside it."""
     norms = jnp.geomspace(1e-3, largest, 6, dtype=DTYPE)[:, None]

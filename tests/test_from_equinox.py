@@ -367,11 +367,36 @@ def test_refuses_and_says_what_and_where(name):
 
 
 @pytest.mark.parametrize("name", ["weight_std", "bias_std"])
-def test_no_parameters_are_scaled_by_zero(name):
+@pytest.mark.parametrize("ours", ["ntk", nn.NTK(), nn.MuP()], ids=str)
+def test_no_parameters_are_scaled_by_zero(name, ours):
+    model = eqx.nn.Linear(3, 2, key=KEY)
     with pytest.raises(ValueError, match=f"`{name}` is 0"):
-        eqt.from_equinox(
-            eqx.nn.Linear(3, 2, key=KEY), parameterization="ntk", **{name: 0.0}
-        )
+        eqt.from_equinox(model, parameterization=ours, **{name: 0.0})
+    eqt.from_equinox(model, parameterization=nn.Standard(), **{name: 0.0})
+
+
+@pytest.mark.parametrize("ours", [nn.NTK(), nn.Standard(), nn.MuP()], ids=str)
+def test_parameterizations_are_names_or_objects(ours):
+    model = eqx.nn.Linear(3, 7, key=KEY)
+    lifted = eqt.from_equinox(model, parameterization=ours)
+    assert lifted.parameterization == ours
+    x = jr.normal(KEY, (3,))
+    np.testing.assert_allclose(lifted(x), model(x), rtol=1e-5, atol=1e-6)
+    if name := {nn.NTK(): "ntk", nn.Standard(): "standard"}.get(ours):
+        assert eqx.tree_equal(lifted, eqt.from_equinox(model, parameterization=name))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        ("mup", ValueError, "`parameterization` is 'mup', but must be"),
+        (nn.MuP, TypeError, "`parameterization` is the class `MuP`"),
+        (nn.Standard((1, 2)), ValueError, "makes them wider"),
+    ],
+)
+def test_other_parameterizations_are_refused(given, error, message, without_jaxtyping):
+    with pytest.raises(error, match=re.escape(message)):
+        eqt.from_equinox(eqx.nn.Linear(3, 2, key=KEY), parameterization=given)
 
 
 def mlp(width, key):

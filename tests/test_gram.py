@@ -124,7 +124,9 @@ def test_functions_of_two_batches(ring, tile):
     tree = lambda a, b: {"one": laplace(*a, *b), "two": 2 * laplace(*a, *b)}
     found = eqt.gram(tree, (x,), **options)
     assert_same(found, tree((x,), (x,)))
-    lone = lambda a, b: laplace(a, b)[..., None] * jnp.arange(3.0, dtype=DTYPE)[None, None]
+    lone = lambda a, b: (
+        laplace(a, b)[..., None] * jnp.arange(3.0, dtype=DTYPE)[None, None]
+    )
     lopsided = lambda a, b: lone(a, b) + jnp.sum(a, -1)[:, None, None]
     assert_same(eqt.gram(lopsided, x, **options), lopsided(x, x))
 

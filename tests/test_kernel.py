@@ -81,7 +81,7 @@ def assert_close(a, b, rtol=None):
     assert error <= rtol, f"relative error {error:.2e} > {rtol:.0e}"
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_network
 def test_one_batch_is_two_equal_ones(net, shape, getkey):
     x = jr.normal(getkey(), (4, *shape))
@@ -90,7 +90,7 @@ def test_one_batch_is_two_equal_ones(net, shape, getkey):
     assert_close(one.ntk, two.ntk, 1e-8 if is_double() else 1e-3)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each_network
 def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
     x = jr.normal(getkey(), (5, *shape))
@@ -104,7 +104,7 @@ def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
         assert lowest > -10 * size * jnp.finfo(matrix.dtype).eps * np.abs(square).max()
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_network
 def test_swapping_batches_transposes(net, shape, getkey):
     x1, x2 = jr.normal(getkey(), (3, *shape)), jr.normal(getkey(), (2, *shape))
@@ -115,6 +115,7 @@ def test_swapping_batches_transposes(net, shape, getkey):
     assert_close(there.ntk, back.ntk.transpose(swap))
 
 
+@pytest.mark.slow
 def test_the_order_of_branches_that_are_set_end_to_end_does_not_matter(getkey):
     # They are stored on canvases of different sizes, 3 and 5.
     branches = [

@@ -100,14 +100,19 @@ def _name(value):
     return getattr(value, "name", value)
 
 
-def _kernels(case, tag):
-    x1, x2 = jax.tree.map(_of_our_type, case.inputs(tag))
+def _kernels(case, tag, dtype=float):
+    dtype = jnp.result_type(dtype)
+    x1, x2 = jax.tree.map(lambda x: _of_type(x, dtype), case.inputs(tag))
     return eqt.kernel(case.build(), x1, x2)
 
 
 def _of_our_type(x):
+    return _of_type(x, jnp.result_type(float))
+
+
+def _of_type(x, dtype):
     floating = np.issubdtype(x.dtype, np.floating)
-    return jnp.asarray(x, jnp.result_type(float) if floating else None)
+    return jnp.asarray(x, dtype if floating else None)
 
 
 def _brute_force(case, tag):
@@ -213,6 +218,21 @@ def test_kernel_of_a_random_network_is_the_reference_one(case):
 def _assert_blocks_agree(case):
     for tag, kernels in _blocks(case).items():
         _assert_agrees(kernels, case.expected(tag), _rtol())
+
+
+@pytest.mark.precision("float64")  # it uses both
+@pytest.mark.slow
+@pytest.mark.sampled(16)
+@pytest.mark.parametrize("case", SUPPORTED, ids=_name)
+def test_single_precision_is_close_to_double(case):
+    """Relative to the largest entry of each kernel."""
+    single, double = (
+        jax.tree.leaves(_kernels(case, "12", dtype)) for dtype in ("float32", "float64")
+    )
+    for a, b in zip(single, double, strict=True):
+        assert a.dtype == jnp.float32
+        error = np.abs(np.asarray(a, np.float64) - b).max(initial=0)
+        assert error <= 1e-5 * np.abs(b).max(initial=0)
 
 
 @pytest.mark.parametrize("case", FIRST, ids=_name)

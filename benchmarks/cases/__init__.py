@@ -5,7 +5,9 @@ but those that differ from another in size alone.
 """
 
 from benchmarks.cases import (
+    distillation,
     finite_width,
+    gradients,
     kernels,
     nonlinearities,
     precision,
@@ -16,6 +18,8 @@ from benchmarks.cases import (
 
 TOPICS = {
     "kernels": kernels,
+    "gradients": gradients,
+    "distillation": distillation,
     "finite_width": finite_width,
     "predictions": predictions,
     "nonlinearities": nonlinearities,

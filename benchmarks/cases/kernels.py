@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.floors import kernel_work
 from benchmarks.harness import (
     OURS,
     REFERENCE,
@@ -103,12 +104,15 @@ def cases(*, tiny: bool) -> dict[str, Case]:
     fc3 = f"{few} x (linear, ReLU)", fully_connected(few), vector
     fc20 = f"{many} x (linear, ReLU)", fully_connected(many), vector
     circles = f"{lines} x (1-D circular conv, ReLU), pooled", circular(lines), line
-    alone = {"symmetric": True, "reference_n": 0, "memory_limit_mib": 2048}
+    single = {"double": False}  # of a network that is here in double precision as well
+    alone = {"symmetric": True, "reference_n": 0, "memory_limit_mib": 2048, **single}
     make = functools.partial(kernel_of, tiny=tiny)
     return {
         "conv21-pooled": make(*pooled, n=4, reference_n=2),
-        "conv21-pooled-n8": make(*pooled, n=8, reference_n=2),
-        "conv21-pooled-symmetric": make(*pooled, n=16, symmetric=True, reference_n=2),
+        "conv21-pooled-n8": make(*pooled, n=8, reference_n=2, **single),
+        "conv21-pooled-symmetric": make(
+            *pooled, n=16, symmetric=True, reference_n=2, **single
+        ),
         "conv21-pooled-symmetric-n32": make(*pooled, n=32, **alone),
         "conv21-flattened": make(*flattened, n=64),
         "myrtle5": make("Myrtle-5", myrtle(), image, n=4),
@@ -129,6 +133,7 @@ def kernel_of(
     *,
     n: int,
     symmetric: bool = False,
+    double: bool = True,
     reference_n: int | None = None,
     memory_limit_mib: float | None = None,
     tiny: bool,
@@ -141,7 +146,11 @@ def kernel_of(
     n = 3 if tiny else n
     reference_n = n if reference_n is None else reference_n
     of = lambda n: {"network": network, "n": n, "symmetric": symmetric}
-    runs = {OURS: Run(OURS, "kernels_eqtangents", of(n), units=n * n)}
+    least = functools.partial(kernel_work, network, shape, n=n, symmetric=symmetric)
+    ours = functools.partial(Run, OURS, "kernels_eqtangents", of(n), units=n * n)
+    runs = {OURS: ours(least=least(itemsize=4))}
+    if double:
+        runs[f"{OURS} float64"] = ours(dtype="float64", least=least(itemsize=8))
     if reference_n:
         units = reference_n**2
         job = of(reference_n)
@@ -165,11 +174,14 @@ def inputs(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 def check(symmetric: bool, answers: dict[str, Answer]) -> Figures:
     """The worst error where both libraries computed; else whether it is symmetric."""
-    ours, theirs = answers[OURS], answers.get(REFERENCE)
-    if theirs is None:
+    ours, double = answers[OURS], answers.get(f"{OURS} float64")
+    figures: Figures = {}
+    if double is not None:
+        figures["error of float32"] = relative_error(ours, double, TOLERANCE)
+    if (theirs := answers.get(REFERENCE)) is None:
         if symmetric:
             relative_error({k: v.T for k, v in ours.items()}, ours, TOLERANCE)
-        return {"error": None}
+        return figures
     n1, n2 = theirs["nngp"].shape
     ours = {name: value[:n1, :n2] for name, value in ours.items()}
-    return {"error": relative_error(ours, theirs, TOLERANCE)}
+    return figures | {"error": relative_error(ours, theirs, TOLERANCE)}

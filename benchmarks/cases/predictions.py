@@ -39,10 +39,21 @@ class Prediction:
     last: float  # of the times, in units of those of the fastest direction
     squared_error: bool = True
     momentum: bool = False
+    times: int = TIMES
 
 
 PREDICTIONS = {
     "squared-error": Prediction("closed form: test outputs", "float32", 1e6),
+    "squared-error-end": Prediction("the same, at the end", "float32", np.inf, times=1),
+    "squared-error-early": Prediction(
+        "the same, at one early time", "float32", 1e3, times=1
+    ),
+    "ensemble-ntk-end": Prediction(
+        "ensemble, all layers, at the end: mean and covariance",
+        "float32",
+        np.inf,
+        times=1,
+    ),
     "ensemble-ntk": Prediction(
         "ensemble, all layers: mean and covariance", "float32", 1e6
     ),
@@ -121,6 +132,6 @@ def inputs(case: Prediction, n_train: int, n_test: int) -> dict[str, np.ndarray]
         "ntk_train_train": ntk[train, train],
         "ntk_test_train": ntk[test, train],
         "y": one_hot,
-        "t": np.geomspace(1e-3, 1, TIMES) * case.last * unit,
+        "t": np.geomspace(1, 1e-3, case.times)[::-1] * case.last * unit,
     }
     return {name: array.astype(case.dtype) for name, array in arrays.items()}

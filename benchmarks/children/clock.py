@@ -16,6 +16,9 @@ import jax
 import numpy as np
 
 
+PATIENCE = 20.0  # seconds after which there are no more runs of one kind
+
+
 def child(package: str, work: Callable) -> None:
     """Do `job.json` of the folder `sys.argv[1]`; leave `answer.npz`, `record.json`.
 
@@ -40,6 +43,8 @@ def child(package: str, work: Callable) -> None:
         "device": device.device_kind,
         "versions": {name: version(name) for name in (package, "jax", "jaxlib")},
     }
+    if job["rates"]:
+        record |= rates(job["dtype"])
     np.savez(folder / "answer.npz", **answer)
     (folder / "record.json").write_text(json.dumps(record))
 
@@ -54,6 +59,8 @@ def timed(function: Callable, *arguments, repeats: int, at_least: float = 0.0) -
     start = time.perf_counter()
     compiled = jax.jit(function).lower(*arguments).compile()  # tracing counts
     record = {"compile_s": time.perf_counter() - start, "peak_mib": peak_mib()}
+    if (memory := compiled.memory_analysis()) is not None:
+        record["temporary_mib"] = memory.temp_size_in_bytes / 2**20
     at_rest = restart_peak()
     answer = jax.block_until_ready(compiled(*arguments))  # the warm-up, to be checked
     record["run_s"] = seconds(lambda: compiled(*arguments), repeats, at_least)
@@ -64,13 +71,46 @@ def timed(function: Callable, *arguments, repeats: int, at_least: float = 0.0) -
 
 
 def seconds(run: Callable, repeats: int, at_least: float = 0.0) -> list:
-    """The time of each run."""
+    """The time of each run; `repeats` only while that takes less than `PATIENCE`."""
     runs = []
     while len(runs) < repeats or sum(runs) < at_least:
         start = time.perf_counter()
         jax.block_until_ready(run())
         runs.append(time.perf_counter() - start)
+        if sum(runs) > PATIENCE:
+            break
     return runs
+
+
+def rates(dtype: str) -> dict:
+    """What this machine reaches at best, with all cores that JAX uses."""
+    return {
+        "matmul_gflop_per_s": matmul_rate(dtype),
+        "copy_gb_per_s": copy_rate(dtype),
+    }
+
+
+def matmul_rate(dtype: str, n: int = 2048) -> float:
+    """Matrix products, in 1e9 operations per second."""
+    a = jax.numpy.ones((n, n), dtype)
+    multiply = jax.jit(jax.numpy.dot)
+    jax.block_until_ready(multiply(a, a))
+    return 2e-9 * n**3 / min(seconds(lambda: multiply(a, a), 5, 1.5))
+
+
+def copy_rate(dtype: str, mib: int = 256) -> float:
+    """Reading and writing an array that no cache holds, in 1e9 bytes per second."""
+    a = jax.numpy.ones(mib * 2**20 // np.dtype(dtype).itemsize, dtype)
+    # In place: the first touch of fresh pages is the system's work, not the memory's.
+    negate = jax.jit(jax.numpy.negative, donate_argnums=0)
+
+    def run():
+        nonlocal a
+        a = negate(a)
+        return a
+
+    jax.block_until_ready(run())
+    return 2e-9 * a.nbytes / min(seconds(run, 5, 0.5))
 
 
 def peak_mib() -> float:

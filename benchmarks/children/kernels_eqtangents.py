@@ -10,14 +10,14 @@ WIDTH = 64  # kernels do not depend on it
 
 def work(job, arrays):
     net = sequential(job["network"])
-    x1, x2 = (arrays[name][: job["n"]] for name in ("x1", "x2"))
+    x1, x2 = (arrays[name][: job["n"]].astype(job["dtype"]) for name in ("x1", "x2"))
 
     def kernel(x1, x2):
         result = eqt.kernel(net, x1, x2)
         return {"nngp": result.nngp, "ntk": result.ntk}
 
     x2 = None if job["symmetric"] else x2
-    return timed(kernel, x1, x2, repeats=job["repeats"])
+    return timed(kernel, x1, x2, repeats=job["repeats"], at_least=1.0)
 
 
 def sequential(network):

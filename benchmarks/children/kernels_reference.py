@@ -23,7 +23,7 @@ def work(job, arrays):
         return {"nngp": result.nngp, "ntk": result.ntk}
 
     x2 = None if job["symmetric"] else x2
-    return timed(kernel, x1, x2, repeats=job["repeats"])
+    return timed(kernel, x1, x2, repeats=job["repeats"], at_least=1.0)
 
 
 def serial(network):

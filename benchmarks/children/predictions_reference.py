@@ -21,7 +21,8 @@ def squared_error(job, a):
     predict_fn = predict.gradient_descent_mse(
         a["ntk_train_train"], a["y"], diag_reg=job["ridge"]
     )
-    mean = predict_fn(a["t"], None, 0.0, a["ntk_test_train"])
+    t = None if job["case"].endswith("-end") else a["t"]
+    mean = predict_fn(t, None, 0.0, a["ntk_test_train"])
     return {"mean": mean}
 
 
@@ -44,7 +45,8 @@ def ensemble(get):
         predict_fn = predict.gradient_descent_mse_ensemble(
             kernel_fn, x_train, a["y"], diag_reg=job["ridge"]
         )
-        result = predict_fn(a["t"], x_test, get, True)
+        t = None if job["case"].endswith("-end") else a["t"]
+        result = predict_fn(t, x_test, get, True)
         return {"mean": result.mean, "covariance": result.covariance}
 
     return run
@@ -68,6 +70,9 @@ def cross_entropy(with_momentum):
 
 FUNCTIONS = {
     "squared-error": squared_error,
+    "squared-error-end": squared_error,
+    "squared-error-early": squared_error,
+    "ensemble-ntk-end": ensemble("ntk"),
     "ensemble-ntk": ensemble("ntk"),
     "ensemble-nngp": ensemble("nngp"),
     "cross-entropy": cross_entropy(with_momentum=False),

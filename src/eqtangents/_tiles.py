@@ -1,9 +1,8 @@
-"""Kernels computed in tiles: how large they are, in which order, and put together."""
+"""Kernels computed in tiles of pairs of examples, and put together."""
 
-import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -11,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from eqtangents._tile_plan import Examples, batch_size, tile_sizes, tile_starts
 from eqtangents.covariance import (
-    BLOCK_BYTES,
     AbstractCovariance,
     Scope,
     bounded,
@@ -23,10 +22,6 @@ from eqtangents.covariance import (
 )
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import as_input, is_signal, values_of
-
-
-# Examples along the first axis of each array; a signal or nested tuples of them.
-Examples: TypeAlias = PyTree[Shaped[Array, "..."]]
 
 
 class Entries(NamedTuple):
@@ -56,23 +51,41 @@ def tiled_kernels(
     columns = () if set(rows) & set(columns) else columns
     if not rows and not columns:
         return _on_one_device(net, x1, x2, wants_ntk=wants_ntk, first_row=first_row)
-    mesh = jax.typeof(jax.tree.leaves((x1, x2))[0]).sharding.mesh
-    arrays, rest = eqx.partition(net, eqx.is_array)
     second = x1 if x2 is None else x2
-    own = lambda axes: PartitionSpec(axes or None)
 
-    def part(arrays: PyTree[Array], x1: Examples, second: Examples) -> PyTree[Entries]:
-        net = eqx.combine(arrays, rest)
-        first = lax.axis_index(rows) * _batch_size(x1) if x2 is None else None
+    def part(net: AbstractLayer, x1: Examples, second: Examples) -> PyTree[Entries]:
+        first = lax.axis_index(rows) * batch_size(x1) if x2 is None else None
         return _on_one_device(net, x1, second, wants_ntk=wants_ntk, first_row=first)
 
-    specs = PartitionSpec(), own(rows), own(columns)
+    return _over_mesh(part, net, [(x1, rows), (second, columns)], (rows, columns))
+
+
+def _over_mesh(
+    part: Callable[..., PyTree[Entries]],
+    net: AbstractLayer,
+    batches: list[tuple[Examples, tuple[str, ...]]],
+    result: tuple[tuple[str, ...], ...],
+) -> PyTree[Entries]:
+    """Run `part(net, *batches)` on each device, with its own examples of each batch.
+
+    The axes of the mesh that each batch and each axis of the result are split over are
+    given beside it.
+    """
+    examples, axes = zip(*batches, strict=True)
+    mesh = jax.typeof(jax.tree.leaves(examples)[0]).sharding.mesh
+    arrays, rest = eqx.partition(net, eqx.is_array)
+    specs = PartitionSpec(), *(PartitionSpec(own or None) for own in axes)
     placed = [
         jax.tree.map(lambda a, s=s: jax.reshard(a, NamedSharding(mesh, s)), tree)
-        for s, tree in zip(specs, (arrays, x1, second), strict=True)
+        for s, tree in zip(specs, (arrays, *examples), strict=True)
     ]
-    out_specs = PartitionSpec(rows or None, columns or None)
-    return jax.shard_map(part, mesh=mesh, in_specs=specs, out_specs=out_specs)(*placed)
+    out_specs = PartitionSpec(*(own or None for own in result))
+    return jax.shard_map(
+        lambda arrays, *own: part(eqx.combine(arrays, rest), *own),
+        mesh=mesh,
+        in_specs=specs,
+        out_specs=out_specs,
+    )(*placed)
 
 
 def _split_over(x: Examples) -> tuple[str, ...]:
@@ -96,11 +109,11 @@ def _on_one_device(
     """
     symmetric = x2 is None
     x2 = x1 if x2 is None else x2
-    n1, n2 = map(_batch_size, (x1, x2))
+    n1, n2 = map(batch_size, (x1, x2))
     if not n1 or not n2:
         return _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
     offset = jnp.zeros((), jnp.int32) if symmetric else first_row
-    sizes = _tile_sizes(x1, n1, n2, symmetric)
+    sizes = tile_sizes(x1, n1, n2, symmetric)
 
     @jax.checkpoint
     def tile(
@@ -116,7 +129,7 @@ def _on_one_device(
         put = lambda r, b: lax.dynamic_update_slice(r, b, _origin(b.ndim, start))
         return jax.tree.map(put, result, block), None
 
-    starts = _tile_starts((n1, n2), sizes, symmetric)
+    starts = tile_starts((n1, n2), sizes, symmetric)
     if starts.shape[0] > 1:
         result = _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
         result, _ = lax.scan(step, result, starts)
@@ -148,15 +161,22 @@ def tiled_diagonal(
     net: AbstractLayer, x: Examples, *, wants_ntk: bool
 ) -> PyTree[Entries]:
     """The kernels of each example with itself, at the same positions."""
+    rows = _split_over(x)
+    part = lambda net, x: _diagonal_on_one_device(net, x, wants_ntk=wants_ntk)
+    return _over_mesh(part, net, [(x, rows)], (rows,)) if rows else part(net, x)
 
+
+def _diagonal_on_one_device(
+    net: AbstractLayer, x: Examples, *, wants_ntk: bool
+) -> PyTree[Entries]:
     def own(x: Examples) -> PyTree[Entries]:
         one = jax.tree.map(lambda a: a[None], x)
         block = _tile(net, one, one, jnp.ones((1, 1), bool), wants_ntk=wants_ntk)
         return jax.tree.map(_own_positions, block)
 
-    if not _batch_size(x):
+    if not batch_size(x):
         return _zeros(net, x, x, (0,), wants_ntk=wants_ntk)
-    size, _ = _tile_sizes(x, _batch_size(x), 1, symmetric=False)
+    size, _ = tile_sizes(x, batch_size(x), 1, symmetric=False)
     return lax.map(jax.checkpoint(own), x, batch_size=size)
 
 
@@ -177,8 +197,8 @@ def _tile(
 ) -> PyTree[Entries]:
     """The kernels of all pairs of a few examples."""
     scope = Scope(
-        _batch_size(x1),
-        _batch_size(x2),
+        batch_size(x1),
+        batch_size(x2),
         _zero(net, x1, x2),
         wants_ntk=wants_ntk,
         identical=identical,
@@ -233,45 +253,8 @@ def _zero(net: AbstractLayer, x1: Examples, x2: Examples) -> Float[Array, ""]:
     )
 
 
-def _batch_size(x: Examples) -> int:
-    return jax.tree.leaves(x)[0].shape[0]
-
-
 def _examples_from(x: Examples, start: Int[Array, ""] | int, size: int) -> Examples:
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
-
-
-def square_tile(x: Examples) -> int:
-    """How many examples are on each side of the tiles of a symmetric matrix."""
-    return _tile_sizes(x, *[_batch_size(x)] * 2, symmetric=True)[0]
-
-
-def _tile_sizes(x1: Examples, n1: int, n2: int, symmetric: bool) -> tuple[int, int]:
-    """How many examples of either batch to treat at a time: as many as fill a block."""
-    values = map(values_of, jax.tree.leaves(x1, is_leaf=is_signal))
-    entry = max(math.prod(v.shape[2:]) * v.dtype.itemsize for v in values)
-    pairs = max(1, BLOCK_BYTES // entry)
-    square = max(1, int(pairs**0.5))
-    if symmetric:
-        return min(square, n1), min(square, n1)
-    t2 = min(n2, max(1, pairs // min(square, n1)))
-    return min(n1, max(1, pairs // t2)), t2
-
-
-def _tile_starts(
-    n: tuple[int, int], sizes: tuple[int, int], symmetric: bool
-) -> Int[Array, "tiles 2"]:
-    """The first row and column of tiles that cover all pairs, or the upper triangle.
-
-    The last tile overlaps the one before where sizes do not divide the whole.
-    """
-    rows, columns = (
-        [min(start, count - size) for start in range(0, count, size)]
-        for count, size in zip(n, sizes, strict=True)
-    )
-    starts = itertools.product(rows, columns)
-    starts = [(i, j) for i, j in starts if not symmetric or i <= j]
-    return jnp.asarray(np.array(starts, np.int32))
 
 
 def _symmetric_tiles(

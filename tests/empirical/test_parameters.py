@@ -113,7 +113,7 @@ def test_hyperparameters_do_not_move(expand):
     assert trained(everything) == 7 + 15  # those of `Repeat` twice
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("use", USES)
 def test_hyperparameters_are_no_parameters(use):
     numbers, arrays = networks(few_layers)

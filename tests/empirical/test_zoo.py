@@ -63,10 +63,10 @@ def by_structure(call, params, x1, x2):
     network, example = Network(call, params), example_of(x1)
     program = traced(network, network.leaves, example)
     recipe = analyse(program, network.leaves, example, frozenset())
-    kernels = []
+    kernels, owner = [], network.owner
     for i, output in enumerate(recipe.outputs):
         found = pairing(output.shape, (), ())
-        terms = from_rows(recipe, network.leaves, x1, x2, i, found, 1000)
+        terms = from_rows(recipe, network.leaves, owner, x1, x2, i, found, 1000)
         zero = jnp.zeros((N1, N2, *output.shape, *output.shape), output.dtype)
         kernels.append(sum(map(found.assembled, terms.values()), start=zero))
     return kernels

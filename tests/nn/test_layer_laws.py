@@ -379,3 +379,42 @@ def test_gains_are_remembered_until_the_next_weights():
         with pytest.raises(nn.LayerError, match="trained gains"):
             eqt.kernel(nn.Sequential([nn.Linear(8), *norms, nn.Tanh()]), x)
         eqt.kernel(nn.Sequential([nn.Linear(8), *norms, nn.Linear(8), nn.Tanh()]), x)
+
+
+PASSING = {
+    "Identity": nn.Identity(),
+    "Dropout_inference": nn.Dropout(0.3, inference=True),
+    "Dropout_nothing": nn.Dropout(0.0),
+    "Sequential_nothing": nn.Sequential([]),
+    "FanOut": nn.FanOut(2),
+    "Parallel": nn.Sequential([nn.FanOut(2), nn.Parallel([nn.Identity()] * 2)]),
+    "Residual": nn.Residual(nn.Identity()),
+    "Repeat": nn.Repeat(nn.Identity(), 2),
+    "MaxPool": nn.MaxPool(1),
+    "BatchNorm": nn.BatchNorm(),
+}
+
+
+@pytest.mark.parametrize("layer", PASSING.values(), ids=PASSING.keys())
+def test_layers_that_pass_their_input_on_clear_what_is_missing(layer):
+    """Others are compositions, whose law is that missing positions do not matter."""
+    x = jr.normal(jr.key(0), (3, 2, 5), DTYPE)
+    x = nn.Masked(jnp.where(MASK[:, None], x, jnp.nan), MASK)
+    layer = layer.init((2, 5), key=jr.key(1))
+    for signal in (x, nn.Graph(x, jnp.zeros((3, 5, 5), DTYPE))):
+        out = jax.vmap(layer, axis_name="batch")(signal)
+        is_masked = lambda node: isinstance(node, nn.Masked)
+        masked = filter(is_masked, jax.tree.leaves(out, is_leaf=is_masked))
+        zero = [np.where(one.mask[:, None], 0, one.value) == 0 for one in masked]
+        assert zero
+        assert np.all(zero)
+
+
+def test_kernels_of_layers_that_pass_their_input_on_do_not_see_what_is_missing():
+    x = jr.normal(jr.key(0), (3, 2, 5), DTYPE)
+    layers = [nn.Identity(), nn.Dropout(0.3, inference=True), nn.Sequential([])]
+    net = nn.Sequential([*layers, nn.GlobalAvgPool()])
+    kernel = lambda fill: eqt.nngp(
+        net, nn.Masked(jnp.where(MASK[:, None], x, fill), MASK)
+    )
+    np.testing.assert_array_equal(kernel(jnp.nan), kernel(0.0))

@@ -67,6 +67,7 @@ each = pytest.mark.parametrize(
 
 
 @each
+@pytest.mark.quick(1)
 def test_maximal_updates_have_the_tangent_kernel_of_ntk_and_only_biases_else(
     network, shape, getkey
 ):
@@ -160,6 +161,7 @@ def test_drawn_networks_approach_both_kernels(network, shape, getkey):
 
 
 @pytest.mark.precision("float64")
+@pytest.mark.slow
 def test_layers_of_different_widths_count_by_their_widths(getkey):
     """As gradients of drawn networks do, at every width."""
     x = jr.normal(getkey(), (2, 3))
@@ -189,6 +191,15 @@ def test_tangent_kernels_before_the_readout_grow_with_the_width(getkey):
     x = jr.normal(getkey(), (3, 4))
     wide, narrow = (eqt.ntk(nn.Linear(w, parameterization=HIDDEN), x) for w in (64, 16))
     np.testing.assert_allclose(wide, 4 * narrow, rtol=1e-5)
+
+
+@pytest.mark.parametrize("ours", [nn.NTK(), nn.Standard(), HIDDEN], ids=str)
+def test_the_scale_of_the_function_is_not_rounded(ours):
+    """All make one function of deviations, whether these are numbers or arrays."""
+    for std in (0.3, 1.7, np.pi):
+        std = jnp.asarray(std, jnp.float32)
+        for scale in (ours.weights, ours.biases):
+            assert scale(std, nn.Fans(7, 7, 5)).of_function == std
 
 
 @pytest.mark.parametrize("ours", ["ntk", "standard"])

@@ -121,6 +121,7 @@ def test_conditioning_compiles_and_has_gradients(getkey):
 
 
 @plain
+@pytest.mark.slow
 def test_observations_that_do_not_fit_are_refused(getkey):
     joint, y = covariance(getkey(), 5), jnp.ones((5, 2), DTYPE)
     posterior = GaussianProcess(joint[:3, :3], y[:3])

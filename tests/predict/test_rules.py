@@ -146,7 +146,7 @@ BROKEN = {
 }
 
 
-QUICK_LAWS = ("start", "traced times", "end", "finite slopes", "velocity")
+QUICK_LAWS = ("start", "traced times", "end", "finite slopes")
 
 
 @pytest.mark.parametrize(

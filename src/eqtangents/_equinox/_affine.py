@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -11,10 +11,9 @@ from jaxtyping import Array, Float
 from eqtangents import nn
 from eqtangents._types import Padding, Scalar
 from eqtangents.nn._layer import LayerError
-from eqtangents.nn._parameterization import Fans
+from eqtangents.nn._parameterization import AbstractParameterization, Fans
 
 
-ParameterizationName: TypeAlias = Literal["ntk", "standard"]
 # Equinox draws parameters uniformly from +-1 / sqrt(fan_in): variance 1 / (3 fan_in).
 UNIFORM_STD = 1 / math.sqrt(3)
 Weighted: TypeAlias = eqx.nn.Linear | eqx.nn.Conv | eqx.nn.ConvTranspose
@@ -26,7 +25,7 @@ class Scales:
 
     weight_std: Scalar
     bias_std: Scalar | None
-    parameterization: ParameterizationName
+    parameterization: AbstractParameterization
     # By identity: parameters that layers of the model share are shared in ours, too.
     known: dict[int, Array] = dataclasses.field(default_factory=dict)
 

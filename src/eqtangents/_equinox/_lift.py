@@ -7,9 +7,9 @@ import equinox as eqx
 import jax
 
 from eqtangents import nn
+from eqtangents._arguments import check
 from eqtangents._equinox._affine import (
     UNIFORM_STD,
-    ParameterizationName,
     Scales,
     lift_conv,
     lift_linear,
@@ -27,8 +27,15 @@ from eqtangents._equinox._plain import (
     lift_prelu,
     lift_rms_norm,
 )
-from eqtangents._types import Scalar
+from eqtangents._types import Scalar, known_value
 from eqtangents.nn._layer import LayerError, error_path
+from eqtangents.nn._parameterization import (
+    IS_PARAMETERIZATION,
+    AbstractParameterization,
+    Fans,
+    Parameterization,
+    as_parameterization,
+)
 
 
 def from_equinox(
@@ -36,7 +43,7 @@ def from_equinox(
     *,
     weight_std: Scalar = UNIFORM_STD,
     bias_std: Scalar | None = None,
-    parameterization: ParameterizationName = "standard",
+    parameterization: Parameterization = "standard",
 ) -> nn.AbstractLayer:
     r"""The network with the architecture of a model made of `equinox.nn` layers.
 
@@ -65,9 +72,10 @@ def from_equinox(
     - `weight_std`, `bias_std`: $\sigma_w$ and $\sigma_b$ of all layers, and of all
         layers that have biases, instead of the deviations of Equinox's
         initialisation.
-    - `parameterization`: `"standard"` for gradients in the parameters of the model;
-        with `"ntk"`, of parameters with variance one, kernels depend on no width, other
-        than through `bias_std`.
+    - `parameterization`: of all layers. `"standard"`, or `nn.Standard()`, for gradients
+        in the parameters of the model; with `"ntk"`, or `nn.NTK()`, of parameters with
+        variance one, kernels depend on no width, other than through `bias_std`. With
+        `nn.MuP()` lift the last layer apart, by `nn.MuP(readout=True)`.
 
     **Returns:** a network with parameters; `init` draws others, normally distributed.
     Inputs and outputs that are `"scalar"` have one channel, and an `AdaptiveAvgPool`
@@ -75,18 +83,37 @@ def from_equinox(
     slope of a `PReLU`, count as fixed.
 
     **Raises:** `nn.LayerError` for what has no counterpart, with its place in the
-    model, and what to do; `ValueError` for a standard deviation of zero with
-    `parameterization="ntk"`, which no parameters can be scaled to.
+    model, and what to do; `ValueError` for a standard deviation of zero that the
+    parameters are multiplied by, which none can be scaled to, and for a
+    parameterisation that makes layers wider than they are asked to be.
     """
-    if parameterization == "ntk":
-        for name, std in (("weight_std", weight_std), ("bias_std", bias_std)):
-            if isinstance(std, int | float) and std == 0:
-                raise ValueError(
-                    f"from_equinox: `{name}` is 0, and the parameters of the model "
-                    "cannot be carried over to ones that are multiplied by 0. Use "
-                    '`parameterization="standard"`.'
-                )
-    return _lift(model, Scales(weight_std, bias_std, parameterization))
+    check("from_equinox", "parameterization", parameterization, IS_PARAMETERIZATION)
+    given = as_parameterization(model, parameterization, (1, 1))
+    _check_keeps_models(given, weight_std, bias_std)
+    return _lift(model, Scales(weight_std, bias_std, given))
+
+
+def _check_keeps_models(
+    given: AbstractParameterization, weight_std: Scalar, bias_std: Scalar | None
+) -> None:
+    """Raise unless the parameters of a model can be those of its network."""
+    if given.channels(1) != 1:
+        raise ValueError(
+            "from_equinox: layers of a model are as wide as they are, but "
+            f"`{given}` makes them wider than they are asked to be. Use "
+            "`nn.Standard()`."
+        )
+    fans = Fans(1, 1, 1)
+    scales = {"weight_std": given.weights(weight_std, fans)}
+    if bias_std is not None:
+        scales["bias_std"] = given.biases(bias_std, fans)
+    for name, scale in scales.items():
+        if known_value(scale.multiplier) == 0:
+            raise ValueError(
+                f"from_equinox: `{name}` is 0, and the parameters of the model "
+                "cannot be carried over to ones that are multiplied by 0. Use "
+                '`parameterization="standard"`.'
+            )
 
 
 def _lift(theirs: Any, scales: Scales) -> nn.AbstractLayer:

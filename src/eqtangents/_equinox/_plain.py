@@ -93,7 +93,7 @@ def lift_prelu(theirs: eqx.nn.PReLU, scales: Scales) -> nn.LeakyRelu:
         raise LayerError(
             theirs,
             f"has slopes of shape {theirs.negative_slope.shape}, but the kernel is "
-            "that of one slope for all channels. Use `PReLU()` with a single number.",
+            "known for one slope of all channels. Use `PReLU()` with a single number.",
         )
     return nn.LeakyRelu(theirs.negative_slope)
 

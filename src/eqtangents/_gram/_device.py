@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._plan import Plan
-from eqtangents._tiles import Examples
+from eqtangents._tile_plan import Examples
 
 
 # The rows of a matrix that a device has, or of each of several matrices.

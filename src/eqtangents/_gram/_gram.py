@@ -19,7 +19,7 @@ from eqtangents._gram._progress import Clock, Line, Report
 from eqtangents._kernel import kernel as kernels_of, nngp, ntk
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._signatures import names_checked
-from eqtangents._tiles import Examples
+from eqtangents._tile_plan import Examples
 from eqtangents._trees import Batch, Tree
 from eqtangents.nn import AbstractLayer
 

@@ -14,7 +14,7 @@ from eqtangents._gram._device import Device, Rows
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement
 from eqtangents._gram._plan import Plan
-from eqtangents._tiles import Examples
+from eqtangents._tile_plan import Examples
 
 
 class Task(eqx.Module):

@@ -9,7 +9,7 @@ import jax
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from eqtangents._kernel import of_each_pair
-from eqtangents._tiles import Examples, square_tile
+from eqtangents._tile_plan import Examples, square_tile
 from eqtangents.nn import AbstractLayer
 
 

@@ -59,12 +59,12 @@ from eqtangents.covariance._repeated import (
     Repeated as Repeated,
     ShapeChange as ShapeChange,
 )
-from eqtangents.covariance._stencil import (
-    Stencil as Stencil,
-    Window as Window,
-    seen_through as seen_through,
-)
+from eqtangents.covariance._stencil import Stencil as Stencil
 from eqtangents.covariance._table import (
     BLOCK_BYTES as BLOCK_BYTES,
     dense_block as dense_block,
+)
+from eqtangents.covariance._window import (
+    Window as Window,
+    seen_through as seen_through,
 )

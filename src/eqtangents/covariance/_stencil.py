@@ -1,8 +1,9 @@
 """Windows that move over positions, and convolutions: both positions move alike."""
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Literal
+import functools
+import operator
+from typing import Literal, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,87 +21,11 @@ from eqtangents.covariance._covariance import (
 from eqtangents.covariance._gathered import recanvassed, wrap_uneven
 from eqtangents.covariance._lattice import along, partner, where
 from eqtangents.covariance._outline import Outline
+from eqtangents.covariance._window import Window, seen_through
 
 
-@dataclasses.dataclass(frozen=True)
-class Window:
-    """Output `q` covers inputs `q * stride + o` for the offsets `o`.
-
-    Inputs out of range are zero, or wrap around where `periodic`.
-    """
-
-    offsets: tuple[int, ...]
-    stride: int
-    size_in: int
-    size_out: int
-    periodic: bool
-
-    @classmethod
-    def of(
-        cls,
-        size: int,
-        *,
-        kernel: int,
-        stride: int = 1,
-        dilation: int = 1,
-        padding: Literal["VALID", "SAME", "CIRCULAR"] | tuple[int, int] = "VALID",
-    ) -> "Window":
-        """The window of a kernel on an axis; its output may be empty or negative.
-
-        `padding` may be the numbers of zeros before and after the input.
-        """
-        extent = (kernel - 1) * dilation + 1
-        if padding == "VALID":
-            padding = (0, 0)
-        if not isinstance(padding, str):
-            low, high = padding
-            size_out = (low + size + high - extent) // stride + 1
-        else:
-            size_out = -(-size // stride)
-            low = max((size_out - 1) * stride + extent - size, 0) // 2
-        offsets = tuple(i * dilation - low for i in range(kernel))
-        return cls(offsets, stride, size, size_out, padding == "CIRCULAR")
-
-    @property
-    def count(self) -> int:
-        """The number of inputs that a window covers, in range or not."""
-        return len(self.offsets)
-
-    @property
-    def padding(self) -> tuple[int, int]:
-        """The number of inputs missing below the first and beyond the last."""
-        return self.reach(self.size_in, self.size_out)
-
-    def reach(self, size_in: int, size_out: int) -> tuple[int, int]:
-        """The padding needed when input and output are stored on these canvases."""
-        last = (size_out - 1) * self.stride + self.offsets[-1]
-        return max(0, -self.offsets[0]), max(0, last - (size_in - 1))
-
-    def counts(self) -> tuple[int, ...]:
-        """The number of inputs in range that each window covers."""
-        return tuple(
-            len(self.offsets)
-            if self.periodic
-            else sum(0 <= q * self.stride + o < self.size_in for o in self.offsets)
-            for q in range(self.size_out)
-        )
-
-
-def seen_through(
-    mask: Bool[Array, "*n_and_size"], windows: Sequence[Window]
-) -> Bool[Array, "*n_and_size_out"]:
-    """The mask of outputs: an output exists where the centre of its window does.
-
-    Where windows keep the size, the mask stays as it is.
-    """
-    if all(window.size_in == window.size_out for window in windows):
-        return mask
-    for axis, window in enumerate(windows, mask.ndim - len(windows)):
-        centre = window.offsets[(window.count - 1) // 2]
-        at = np.arange(window.size_out) * window.stride + centre
-        at = at % window.size_in if window.periodic else at.clip(0, window.size_in - 1)
-        mask = jnp.take(mask, at, axis)
-    return mask
+# Where the entries of one tap count, along one of the last axes; `None` for everywhere.
+_Counted: TypeAlias = Bool[Array, "..."] | None
 
 
 class Stencil(AbstractCovariance):
@@ -127,28 +52,26 @@ class Stencil(AbstractCovariance):
         self.outline = outline if mask is None else outline.replace(mask=mask)
 
     def bind(self, frame: Frame) -> BlockRule:
-        """Sum one axis after the other."""
-        strides = tuple(window.stride for window in self.windows)
-        above = frame.strided(strides)
+        """Look the masks of all axes up, then sum."""
+        above = frame.strided(tuple(window.stride for window in self.windows))
         upstream = above.bind(self.upstream)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
+        coincide = frame.canvas is None
         masks = [
             [
-                _tap_mask(above, self.windows, axis, offset)
-                if frame.canvas is not None and not window.periodic
-                else None
+                None
+                if coincide or window.periodic
+                else _tap_mask(above, self.windows, axis, offset)
                 for offset in window.offsets
             ]
             for axis, window in enumerate(self.windows)
         ]
+        by_rows = not coincide and _rows_follow(self.windows)
 
         def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
-            for axis, window in enumerate(self.windows):
-                here = [None if mask is None else mask(at) for mask in masks[axis]]
-                block = window_sum(
-                    block, axis - len(self.windows), window, canvas[axis], here
-                )
-            return block
+            here = [[mask and mask(at) for mask in of_axis] for of_axis in masks]
+            sums = _sums_by_rows if by_rows else _sums_by_axis
+            return sums(block, self.windows, canvas, here)
 
         def rule(at: Evaluation) -> Block:
             nngp, ntk, _ = at(upstream)
@@ -206,6 +129,65 @@ def strided(
     )
 
 
+def _rows_follow(windows: tuple[Window, ...]) -> bool:
+    """Whether taps that leave their row of the last axis are masked or not used."""
+    return windows[-1].count > 1 and not any(window.periodic for window in windows)
+
+
+def _sums_by_axis(
+    block: Float[Array, "..."],
+    windows: tuple[Window, ...],
+    sizes: tuple[int, ...],
+    masks: list[list[_Counted]],
+) -> Float[Array, "..."]:
+    """Sum the entries under windows along the last axes, one after the other."""
+    for axis, window in enumerate(windows):
+        place = axis - len(windows)
+        block = window_sum(block, place, window, sizes[axis], masks[axis])
+    return block
+
+
+def _sums_by_rows(
+    block: Float[Array, "..."],
+    windows: tuple[Window, ...],
+    sizes: tuple[int, ...],
+    masks: list[list[_Counted]],
+) -> Float[Array, "..."]:
+    """Sum the entries under windows on a canvas, along the last axis first.
+
+    That axis is not padded, which no compiler vectorises: rows follow each other in
+    memory, and a tap that leaves its row reaches into a neighbouring one.
+    """
+    rank, (*others, last) = len(windows), windows
+    canvas = block.shape[block.ndim - rank :]
+    reach = [w.reach(*ends) for w, *ends in zip(others, canvas, sizes, strict=False)]
+    block = _sum_along_rows(block, last, sizes[-1], masks[-1], reach)
+    for axis, (window, (low, _)) in enumerate(zip(others, reach, strict=True)):
+        taps = _taps(block, axis - rank, window, low, sizes[axis])
+        block = _masked_sum(taps, masks[axis])
+    return block
+
+
+def _sum_along_rows(
+    block: Float[Array, "..."],
+    window: Window,
+    size: int,
+    masks: list[_Counted],
+    reach: list[tuple[int, int]],
+) -> Float[Array, "..."]:
+    """Sum along the last axis; pad the axes before it by `reach`, for their windows."""
+    width = block.shape[-1]
+    more = -(-max(window.reach(width, size)) // width)
+    widths = [(0, 0)] * (block.ndim - 1 - len(reach)) + reach
+    widths[-1] = (widths[-1][0] + more, widths[-1][1] + more)
+    block = _surrounded(block, [*widths, (0, 0)])
+    rows = block.shape[-2] - 2 * more
+    laid_out = block.reshape(*block.shape[:-2], -1)
+    taps = _taps(laid_out, -1, window, more * width, rows * size)
+    taps = [tap.reshape(*block.shape[:-2], rows, size) for tap in taps]
+    return _masked_sum(taps, masks)
+
+
 def window_sum(
     block: Float[Array, "..."],
     axis: int,
@@ -217,27 +199,52 @@ def window_sum(
 
     Each offset has a mask; where it is false, the entry counts as zero.
     """
-    offsets, stride = window.offsets, window.stride
-    if offsets == (0,) and stride == 1 and masks == [None]:
+    if window.offsets == (0,) and window.stride == 1 and masks == [None]:
         return block
     low, high = window.reach(block.shape[axis], size)
-    if low or high:
-        widths = [(0, 0)] * block.ndim
-        widths[axis] = (low, high)
-        block = jnp.pad(block, widths, mode="wrap" if window.periodic else "constant")
-        # A padding that is fused into its consumers branches for every entry.
-        block = lax.optimization_barrier(block)
-    total = None
-    for offset, mask in zip(offsets, masks, strict=True):
-        start = offset + low
-        tap = lax.slice_in_dim(
-            block, start, start + (size - 1) * stride + 1, stride, axis
-        )
-        if mask is not None:
-            tap = where(mask, tap)
-        total = tap if total is None else total + tap
-    assert total is not None
-    return total
+    widths = [(0, 0)] * block.ndim
+    widths[axis] = (low, high)
+    block = _surrounded(block, widths, "wrap" if window.periodic else "constant")
+    return _masked_sum(_taps(block, axis, window, low, size), masks)
+
+
+def _surrounded(
+    block: Float[Array, "..."],
+    widths: list[tuple[int, int]],
+    mode: Literal["constant", "wrap"] = "constant",
+) -> Float[Array, "..."]:
+    """The block with more entries around it, kept apart from what reads them.
+
+    A padding that is fused into its consumers branches for every entry.
+    """
+    if not any(map(any, widths)):
+        return block
+    return lax.optimization_barrier(jnp.pad(block, widths, mode=mode))
+
+
+def _taps(
+    block: Float[Array, "..."], axis: int, window: Window, low: int, size: int
+) -> list[Float[Array, "..."]]:
+    """The entries at each offset, of a block with `low` entries before its first."""
+    length = (size - 1) * window.stride + 1
+    starts = [low + offset for offset in window.offsets]
+    return [
+        lax.slice_in_dim(block, start, start + length, window.stride, axis)
+        for start in starts
+    ]
+
+
+def _masked_sum(
+    taps: list[Float[Array, "..."]], masks: list[_Counted]
+) -> Float[Array, "..."]:
+    """The sum of taps, each zero where it has a mask that does not hold."""
+    return functools.reduce(
+        operator.add,
+        (
+            tap if mask is None else where(mask, tap)
+            for tap, mask in zip(taps, masks, strict=True)
+        ),
+    )
 
 
 def _tap_mask(
@@ -245,20 +252,16 @@ def _tap_mask(
 ) -> Lookup[Bool[Array, "..."]] | None:
     """Register where both positions, moved by `offset`, are inside the input."""
     assert above.canvas is not None
-    window = windows[axis]
-    canvas, size, stride = above.canvas[axis], window.size_in, window.stride
-    # Written out to the whole block: a broadcast inside of a fusion is slower.
-    shape = tuple(
-        g // w.stride if i <= axis else g
-        for i, (g, w) in enumerate(zip(above.canvas, windows, strict=True))
-    )
+    window, rank = windows[axis], len(windows)
+    size, stride = window.size_in, window.stride
     real = np.arange(window.size_out) * stride + offset
     if np.all((0 <= real) & (real < size)):
         return None  # The partner is inside, too, wherever the output exists.
+    canvas = above.canvas[axis]
 
     def look(d: Int[Array, " rank"]) -> Bool[Array, "..."]:
         here, there = jnp.arange(canvas)[::stride], partner(canvas, d[axis])[::stride]
         inside = [(p + offset >= 0) & (p + offset < size) for p in (here, there)]
-        return jnp.broadcast_to(along(inside[0] & inside[1], axis, len(shape)), shape)
+        return along(inside[0] & inside[1], axis, rank)
 
-    return above.mask(("tap", axis, size, offset, shape), look)
+    return above.mask(("tap", axis, size, offset, stride, rank), look)

@@ -22,6 +22,7 @@ from eqtangents._types import Scalar
 from eqtangents.duals._dual import AbstractDual, at_equal_inputs
 from eqtangents.duals._elementary import (
     arcsin,
+    arcsin_less_sine,
     constants,
     reciprocal,
     safe_sqrt,
@@ -109,14 +110,18 @@ class ErfDual(AbstractDual):
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         r"""The first expectation at equal inputs, where $\rho = u / (1 + u)$.
 
-        The quotient is rounded once: thousands of layers add up their roundings.
+        Thousands of layers add up their roundings. Where $u$ is small, they hardly
+        change it: $\arcsin\rho = u + (\arcsin\rho - \rho) - u \rho$ rounds once.
         """
         a, b, c = constants(variance, self.a, self.b, self.c)
         u = 2 * b * b * variance
         rest = 1 / (1 + u)
         finite = jnp.isfinite(rest * u)
         rho = jnp.where(finite, jnp.where(finite, u, 0) / (1 + u), 1)
-        return a * a * (2 / math.pi) * arcsin(rho, rest * (1 + rho)) + c * c
+        angle = arcsin(rho, rest * (1 + rho))
+        near = lax.stop_gradient(u + (arcsin_less_sine(rho) - u * rho))
+        angle = valued(jnp.where(rho < 0.5, near, lax.stop_gradient(angle)), angle)
+        return a * a * (2 / math.pi) * angle + c * c
 
 
 def _mean_angle_less(

@@ -1,24 +1,26 @@
 r"""Elementary functions that vectorise on every device, with finite derivatives.
 
-Angles are computed from one polynomial, because `arccos` and `arctan2` are calls of a
-scalar library on CPUs and would cost more than the rest of a layer. For
+Angles are computed from fractions of polynomials, because `arccos` and `arctan2` are
+calls of a scalar library on CPUs and would cost more than the rest of a layer. For
 $\theta = \arccos(1 - z)$ with $0 \le z \le 1$,
 
 $$\theta = \sqrt{z} \sum_k p_k z^k, \qquad
 \sin\theta - \theta\cos\theta = \int_0^z \theta\, dz
-= z^{3/2} \sum_k \frac{p_k}{k + 3/2} z^k.$$
+= z^{3/2} \sum_k \frac{p_k}{k + 3/2} z^k, \qquad
+p_k = \frac{\sqrt{2}}{2^k (2k + 1)} \prod_{j \le k} \frac{2j - 1}{2j}.$$
 
 The second is the integral of the first, so that it is not a difference of nearly equal
-numbers where two inputs nearly coincide.
+numbers where two inputs nearly coincide. Both series have their singularity at $z = 2$.
 
 Where the obvious formula of a quantity loses digits, the value comes from another
 formula and its derivatives, of every order, from the obvious one: `valued` joins the
 two. Bounds that rounding alone violates are enforced in the same way.
 """
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,36 +31,80 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 
 
-def _angle_coefficients(terms: int) -> np.ndarray:
-    r"""The numbers `p_k` of a good polynomial, for a number of terms.
+class _AngleFractions(NamedTuple):
+    """Numerators for both series without their first terms, and one denominator."""
 
-    $p_0 = \sqrt{2}$ is exact, so that small angles keep their digits through thousands
-    of layers.
+    angle: np.ndarray
+    integral: np.ndarray
+    denominator: np.ndarray
+
+
+def _angle_series() -> tuple[np.ndarray, np.ndarray]:
+    """The numbers `p_k`, and `p_k / (k + 3/2)`, as many as matter up to `z = 1`."""
+    k = np.arange(64)
+    ratios = np.divide(2 * k - 1, 2 * k, out=np.ones(k.size), where=k > 0)
+    series = 2**0.5 * np.cumprod(ratios) / (2.0**k * (2 * k + 1))
+    return series, series / (k + 1.5)
+
+
+@functools.cache
+def _angle_fractions(double: bool) -> _AngleFractions:
+    r"""Fractions whose errors are as small as the rounding of a type.
+
+    In double precision six poles take the place of a dozen terms of each numerator, at
+    the cost of one division. The first terms of the series, $\sqrt{2}$ and
+    $\frac{2}{3} \sqrt{2}$, stay apart and are exact, so that small angles keep their
+    digits through thousands of layers.
     """
+    degrees, poles = ((5, 8), 6) if double else ((6, 6), 0)
+    rests = [np.polynomial.Polynomial(series[1:]) for series in _angle_series()]
+    denominator = _denominator(rests[0], poles)
+    numerators = [
+        np.polynomial.Chebyshev.interpolate(
+            lambda z, rest=rest: rest(z) * denominator(z), degree, domain=[0, 1]
+        )
+        for rest, degree in zip(rests, degrees, strict=True)
+    ]
+    return _AngleFractions(*map(_in_powers, (*numerators, denominator)))
 
-    def rest(z: np.ndarray) -> np.ndarray:
-        return (2 * np.arcsin(np.sqrt(z / 2)) / np.sqrt(z) - 2**0.5) / z
 
-    series = np.polynomial.Chebyshev.interpolate(rest, terms - 2, domain=[0, 1])
-    power = series.convert(kind=np.polynomial.Polynomial, domain=[0, 1], window=[0, 1])
-    return np.concatenate([[2**0.5], power.coef])
+def _denominator(
+    function: Callable[[np.ndarray], np.ndarray], poles: int
+) -> np.polynomial.Chebyshev:
+    """The denominator of the fraction through a function at Chebyshev points.
+
+    The points are as many as determine `poles` coefficients in the numerator, and one
+    more in the denominator up to a factor: the null vector of linear equations.
+    """
+    z = 0.5 + 0.5 * np.polynomial.chebyshev.chebpts1(2 * poles or 1)
+    powers = np.polynomial.chebyshev.chebvander(2 * z - 1, poles)
+    equations = np.hstack([powers[:, :-1], -function(z)[:, None] * powers])
+    null = np.linalg.svd(equations)[2][-1]
+    found = np.polynomial.Chebyshev(null[poles:], domain=[0, 1])
+    return found / found(0.0)
 
 
-# So many terms make the errors of angles up to a right angle as small as rounding.
-_ANGLE_SINGLE, _ANGLE_DOUBLE = _angle_coefficients(8), _angle_coefficients(20)
+def _in_powers(series: np.polynomial.Chebyshev) -> np.ndarray:
+    kind = np.polynomial.Polynomial
+    return series.convert(kind=kind, domain=[0, 1], window=[0, 1]).coef
 
 
-def angle_polynomials(
+def angle_factors(
     z: Float[Array, "*s"],
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    r"""$\sum_k p_k z^k$ and $\sum_k p_k z^k / (k + 3/2)$."""
-    coefficients = _angle_terms(z)
-    integrals = coefficients / (np.arange(coefficients.size) + 1.5)
-    return horner(coefficients, z), horner(integrals, z)
+    r"""$\theta / \sqrt{z}$ and $(\sin\theta - \theta\cos\theta) / z^{3/2}$."""
+    fractions = _angle_fractions(z.dtype == jnp.float64)
+    angle, integral = horner(fractions.angle, z), horner(fractions.integral, z)
+    shared = _over_denominator(fractions, z)
+    return 2**0.5 + angle * shared, 2**0.5 / 1.5 + integral * shared
 
 
-def _angle_terms(z: Float[Array, "..."]) -> np.ndarray:
-    return _ANGLE_DOUBLE if z.dtype == jnp.float64 else _ANGLE_SINGLE
+def _over_denominator(
+    fractions: _AngleFractions, z: Float[Array, "*s"]
+) -> Float[Array, "*s"]:
+    if fractions.denominator.size == 1:
+        return z
+    return z / horner(fractions.denominator, z)
 
 
 def horner(
@@ -109,9 +155,9 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
     size = jnp.minimum(jnp.abs(sine), 1)
     small = size < 0.7
     z = jnp.where(small, 2 * size * size, jnp.maximum(square, 0) / (1 + size))
-    # The first coefficient is exactly one: angles of deep networks are small, and their
-    # layers would add up the rounding of any other number.
-    ratio = horner(_angle_terms(z) / math.sqrt(2), z)
+    # The first term is exactly one: angles of deep networks are small, and their layers
+    # would add up the rounding of any other number.
+    ratio = 1 + _excess(z)
     angle = jnp.where(small, size * ratio, math.pi / 2 - safe_sqrt(2 * z) * ratio)
     return jnp.where(sine < 0, -angle, angle)
 
@@ -120,6 +166,17 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
 def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """The square of the cosine is a function of the sine: its tangent is not used."""
     return arcsin(*primals), tangents[0] * reciprocal(safe_sqrt(primals[1]))
+
+
+def arcsin_less_sine(sine: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`arcsin(sine) - sine` without subtracting, for sines of a size up to 0.7."""
+    return sine * _excess(2 * sine * sine)
+
+
+def _excess(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    r"""$\theta / \sqrt{2z} - 1$: by how much half an angle exceeds its sine."""
+    fractions = _angle_fractions(z.dtype == jnp.float64)
+    return horner(fractions.angle / math.sqrt(2), z) * _over_denominator(fractions, z)
 
 
 def constants(like: Float[Array, "..."], *values: Scalar) -> list[Any]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 from eqtangents.duals._dual import AbstractDual
 from eqtangents.duals._elementary import (
-    angle_polynomials,
+    angle_factors,
     constants,
     reciprocal,
     safe_sqrt,
@@ -40,7 +40,7 @@ def arc_cosine(
     """
     cov, root = pair.cov, _deficit_root(pair.deficit(left, right))
     z = root * root
-    angle, integral = angle_polynomials(z)
+    angle, integral = angle_factors(z)
     size = (0.5 / math.pi) * (left.std * right.std)
     value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
     acute = (0.5 / math.pi) * (root * angle)
@@ -87,7 +87,7 @@ def rectified_gap(
         return None
     root = lax.stop_gradient(_deficit_root(pair.deficit(left, right)))
     z = root * root
-    _, integral = angle_polynomials(z)
+    _, integral = angle_factors(z)
     size = left.std * right.std
     bent = (0.5 / math.pi) * size * (z * root * integral)
     return lax.stop_gradient(0.5 * lax.min(pair.gap, size) - bent)

@@ -9,8 +9,9 @@ import jax
 from jaxtyping import Array, PyTree
 
 from eqtangents._jaxpr import Program, jaxpr_and_consts, staged
-from eqtangents.empirical._tapped import Noted, TappedRun
+from eqtangents.empirical._tapped import Noted, TappedRun, zeros_of
 from eqtangents.empirical._views import Part, Root, Use
+from eqtangents.empirical._work import Work, work
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,9 @@ class Recipe:
     The program maps `(leaves, example, taps)` to the outputs, and to those factors of
     each use that depend on the example. Zeros are given for the taps: derivatives in
     them are the cotangents.
+
+    Above the waist of a network, there is a recipe for what is below, and the value of
+    the waist is the last of the leaves.
     """
 
     program: Program
@@ -27,12 +31,18 @@ class Recipe:
     outputs: tuple[jax.ShapeDtypeStruct, ...]
     taps: tuple[jax.ShapeDtypeStruct, ...]
     uses: tuple[Use, ...]
+    work: Work  # of one evaluation of the network
+    formed: float = 0.0  # operations to form a row of the Jacobian in dense parameters
+    waist: int | None = None  # the leaf that is the value of the waist
+    below: "Recipe | None" = None
 
     def pairs(self) -> Iterator[tuple[Root, int, int]]:
         """The root, and both uses, of each term of the kernel."""
         for u, use1 in enumerate(self.uses):
             for v, use2 in enumerate(self.uses):
                 root = use1.part.root
+                if root.leaf == self.waist:
+                    continue
                 if root is use2.part.root and not _disjoint(use1.part, use2.part):
                     yield root, u, v
 
@@ -45,6 +55,12 @@ class Recipe:
                 labels = {*use.part.labels}.union(*factors)
                 flops += 2.0 * math.prod(label.size for label in labels)
         return flops
+
+    @property
+    def waist_tap(self) -> int:
+        """The tap that gives the derivative of the outputs in the waist."""
+        (tap,) = (use.tap for use in self.uses if use.part.root.leaf == self.waist)
+        return tap
 
 
 def analyse(
@@ -64,7 +80,7 @@ def analyse(
     def tapped(
         leaves: list[Array], example: PyTree, taps: list[Array] | None
     ) -> tuple[tuple[list[Array], list[list[Any]]], Noted]:
-        run = TappedRun(taps)
+        run = TappedRun(taps, leaves[0])
         views = [
             (run.dense if i in dense else run.parameter)(i, leaf)
             for i, leaf in enumerate(leaves)
@@ -76,10 +92,10 @@ def analyse(
 
     # A first pass finds out which taps are needed.
     _, (_, taps) = staged(tapped, leaves, example, None)
-    program, (uses, taps) = staged(tapped, leaves, example, list(taps))
+    program, (uses, taps) = staged(tapped, leaves, example, zeros_of(taps, leaves[0]))
     uses = tuple(Use(use.part.completed(), use.tap) for use in uses)
     outputs = tuple(jax.tree.leaves(network.outputs))
-    return Recipe(program, dense, outputs, taps, uses)
+    return Recipe(program, dense, outputs, taps, uses, work(network.closed))
 
 
 def _disjoint(part1: Part, part2: Part) -> bool:

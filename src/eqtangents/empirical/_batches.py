@@ -73,11 +73,9 @@ def size_of(x: PyTree[Array]) -> int:
     return jax.tree.leaves(x)[0].shape[0]
 
 
-def example_of(x: PyTree[Array]) -> PyTree[jax.ShapeDtypeStruct]:
-    """Shape and type of one example of a batch."""
-    return jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), x
-    )
+def example_of(x: PyTree[Array]) -> PyTree[Array]:
+    """One example of zeros, of the shape and type of those in a batch."""
+    return jax.tree.map(lambda leaf: jnp.zeros_like(leaf, shape=leaf.shape[1:]), x)
 
 
 def _check_alike(x1: PyTree[Array], x2: PyTree[Array]) -> None:

@@ -1,6 +1,7 @@
 """The ways to a tangent kernel, and the choice of the cheapest."""
 
 import dataclasses
+import math
 from typing import Literal, TypeAlias
 
 from eqtangents.empirical._analyse import Recipe
@@ -46,8 +47,13 @@ class Explanation:
                 f"{way.chunk_size:8}"
             )
         (way,) = (way for way in self.candidates if way.name == "structured")
-        dense = way.recipe.dense
+        recipe, dense = way.recipe, way.recipe.dense
         lines.append("structured: the way each parameter is treated")
+        while recipe.below is not None:
+            width = math.prod(recipe.taps[recipe.waist_tap].shape)
+            lines.append(f"  the network passes through {width} numbers")
+            recipe = recipe.below
+            dense |= recipe.dense
         for i, name in enumerate(self.names):
             lines.append(f"  {'Jacobian ' if i in dense else 'structure'} {name}")
         return "\n".join(lines)
@@ -57,13 +63,14 @@ def candidates(
     costs: Costs, counts1: RowCounts, counts2: RowCounts, chunk_size: int | None
 ) -> list[Candidate]:
     """All ways to a kernel with these rows and columns, cheapest first."""
-    everything = frozenset(range(len(costs.sizes)))
-    cheap = costs.cheapest_dense(counts1, counts2)
+    cheap = costs.recipes.cheapest(counts1, counts2, chunk_size)
     found = [
         _rows_candidate("structured", costs, cheap, counts1, counts2, chunk_size),
-        _rows_candidate("jacobian", costs, everything, counts1, counts2, chunk_size),
+        _rows_candidate(
+            "jacobian", costs, costs.jacobian, counts1, counts2, chunk_size
+        ),
     ]
-    if not costs.work.has_custom_vjp:
+    if not costs.jacobian.work.has_custom_vjp:
         found.append(_products_candidate(costs, counts1, counts2, chunk_size))
     return sorted(found, key=lambda candidate: candidate.cost.time)
 
@@ -86,13 +93,11 @@ def chosen(found: list[Candidate], implementation: Implementation) -> Candidate:
 def _rows_candidate(
     name: str,
     costs: Costs,
-    dense: frozenset[int],
+    recipe: Recipe,
     counts1: RowCounts,
     counts2: RowCounts,
     chunk_size: int | None,
 ) -> Candidate:
-    recipe = costs.recipe(dense)
-
     def cost_of(size: int) -> Cost:
         tiles = (tile_of(counts, size) for counts in (counts1, counts2))
         return costs.of_rows(recipe, *tiles)
@@ -115,4 +120,4 @@ def _products_candidate(
     size = chunk_size or max(1, min(_MAX_BATCH, int(BUDGET_BYTES // max(one, 1))))
     size = max(1, min(size, counts2.outputs))
     cost = costs.of_products(counts1, counts2, size)
-    return Candidate("vector_products", costs.structured, size, cost)
+    return Candidate("vector_products", costs.jacobian, size, cost)

@@ -1,6 +1,7 @@
 """The two ways to a tangent kernel: rows of a Jacobian, or products with columns."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 
 from eqtangents.empirical._analyse import Recipe
 from eqtangents.empirical._batches import size_of
-from eqtangents.empirical._contraction import LeafKernels, contracted_kernels
+from eqtangents.empirical._contraction import Terms, contracted_terms
 from eqtangents.empirical._network import Network
 from eqtangents.empirical._pairing import Pairing, RowCounts
 from eqtangents.empirical._rows import JacobianRows, jacobian_rows
@@ -31,17 +32,21 @@ def tile_of(counts: RowCounts, chunk_size: int) -> RowCounts:
 def from_rows(
     recipe: Recipe,
     leaves: list[Array],
+    owner: Sequence[int],
     x1: PyTree[Array],
     x2: PyTree[Array] | None,
     output: int,
     pairing: Pairing,
     chunk_size: int,
-) -> LeafKernels:
-    """Contract rows of the Jacobian, at most so many of either batch at a time."""
+) -> Terms:
+    """Contract rows of the Jacobian, at most so many of either batch at a time.
+
+    Terms are those of `owner`, a number for each leaf.
+    """
     n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
     seeds = pairing.seeds(recipe.outputs[output].dtype)
     tile = tile_of(pairing.counts(max(n1, n2)), chunk_size)
-    tiled = functools.partial(_tiled, recipe, leaves, x1, x2, output, tile)
+    tiled = functools.partial(_tiled, recipe, leaves, owner, x1, x2, output, tile)
     if seeds.shape[:2] == (tile.diagonal, tile.traced):
         return tiled(seeds)
     # One paired output at a time.
@@ -60,12 +65,13 @@ def from_rows(
 def _tiled(
     recipe: Recipe,
     leaves: list[Array],
+    owner: Sequence[int],
     x1: PyTree[Array],
     x2: PyTree[Array] | None,
     output: int,
     tile: RowCounts,
     seeds: Float[Array, "diagonal traced free *output"],
-) -> LeafKernels:
+) -> Terms:
     """Contract rows tile by tile; without `x2`, the upper triangle of tiles."""
     n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
     free = seeds.shape[2]
@@ -84,20 +90,20 @@ def _tiled(
         both = rows(x, slice(None), slice(None))
         rows1 = both if x2 is None else jax.tree.map(lambda a: a[:n1], both)
         rows2 = both if x2 is None else jax.tree.map(lambda a: a[n1:], both)
-        return contracted_kernels(recipe, rows1, rows2)
+        return contracted_terms(recipe, owner, rows1, rows2)
     tiles1, tiles2 = (_cut_into_tiles(n, free, tile) for n in (n1, n2))
 
-    def against_all(tile1: tuple[Array, ...]) -> LeafKernels:
+    def against_all(tile1: tuple[Array, ...]) -> Terms:
         number1, *which1 = tile1
         rows1 = rows(x1, *which1)
 
-        def entry(tile2: tuple[Array, ...]) -> LeafKernels:
+        def entry(tile2: tuple[Array, ...]) -> Terms:
             _, *which2 = tile2
-            return contracted_kernels(
-                recipe, rows1, rows(x1 if x2 is None else x2, *which2)
+            return contracted_terms(
+                recipe, owner, rows1, rows(x1 if x2 is None else x2, *which2)
             )
 
-        def entry_above(tile2: tuple[Array, ...]) -> LeafKernels:
+        def entry_above(tile2: tuple[Array, ...]) -> Terms:
             zeros = jax.tree.map(jnp.zeros_like, jax.eval_shape(entry, tile2))
             return lax.cond(number1 <= tile2[0], entry, lambda _: zeros, tile2)
 

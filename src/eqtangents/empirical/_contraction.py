@@ -1,12 +1,13 @@
 """Tangent kernels as contractions of cotangents and factors, in the cheapest order."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import opt_einsum
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from eqtangents.empirical._analyse import Recipe
 from eqtangents.empirical._pairing import RowCounts
@@ -14,8 +15,9 @@ from eqtangents.empirical._rows import JacobianRows, shapes_of_rows
 from eqtangents.empirical._views import Factor, Labels, Part, Root
 
 
-# The contribution of each leaf to a kernel, with axes `n1 n2 diagonal free1 free2`.
-LeafKernels: TypeAlias = dict[int, Array]
+# Contributions to a kernel by the number of their owner, a parameter or the whole
+# network, with axes `n1 n2 diagonal free1 free2`.
+Terms: TypeAlias = dict[int, Array]
 
 
 class Factorised(NamedTuple):
@@ -39,16 +41,64 @@ _ROW_AXES = (("i", "d", "t", "f"), ("j", "d", "t", "g"))
 _KERNEL_AXES = ("i", "j", "d", "f", "g")
 
 
-def contracted_kernels(
-    recipe: Recipe, rows1: JacobianRows, rows2: JacobianRows
-) -> LeafKernels:
-    """Contract rows of two batches."""
-    found: LeafKernels = {}
+def contracted_terms(
+    recipe: Recipe, owner: Sequence[int], rows1: JacobianRows, rows2: JacobianRows
+) -> Terms:
+    """Contract rows of two batches; terms of leaves with the same owner are added."""
+    found: Terms = {}
+    if recipe.below is not None:
+        assert rows1.below is not None
+        assert rows2.below is not None
+        found = contracted_terms(recipe.below, owner, rows1.below, rows2.below)
+        found = {
+            number: _lifted(recipe, rows1, rows2, kernel)
+            for number, kernel in found.items()
+        }
     for root, u, v in recipe.pairs():
         sides = _factorised(recipe, u, rows1), _factorised(recipe, v, rows2)
-        term = _contracted(*sides, root)
-        found[root.leaf] = found[root.leaf] + term if root.leaf in found else term
+        term, number = _contracted(*sides, root), owner[root.leaf]
+        found[number] = found[number] + term if number in found else term
     return found
+
+
+def _lifted(
+    recipe: Recipe,
+    rows1: JacobianRows,
+    rows2: JacobianRows,
+    kernel: Float[Array, "n1 n2 1 waist waist"],
+) -> Array:
+    """The kernel of the outputs in parameters below, from that of the waist."""
+
+    def derivative(rows: JacobianRows) -> Array:
+        found = rows.cotangents[recipe.waist_tap]
+        return found.reshape(*found.shape[:4], -1)
+
+    sides = derivative(rows1), derivative(rows2)
+    wide = _wide(sides[0].dtype)
+    return jnp.einsum(
+        *(sides[0].astype(wide), _WAIST_AXES[0], sides[1].astype(wide), _WAIST_AXES[1]),
+        *(kernel[:, :, 0], _WAIST_AXES[2], _OUTPUTS_AXES),
+        optimize=list(_lifted_path(sides[0].shape, sides[1].shape).pairs),
+    )
+
+
+# Derivatives of both sides, the kernel of the waist, and that of the outputs.
+_WAIST_AXES = (0, 2, 3, 4, 5), (1, 2, 3, 6, 7), (0, 1, 5, 7)
+_OUTPUTS_AXES = (0, 1, 2, 4, 6)
+
+
+def _lifted_path(shape1: tuple[int, ...], shape2: tuple[int, ...]) -> ContractionPath:
+    """The order in which to multiply the kernel of a waist with derivatives."""
+    kernel = shape1[0], shape2[0], shape1[4], shape2[4]
+    return _cheapest_path(_WAIST_AXES, _OUTPUTS_AXES, (shape1, shape2, kernel))
+
+
+def waist_path(
+    recipe: Recipe, counts1: RowCounts, counts2: RowCounts
+) -> ContractionPath:
+    """The cost of having the kernel of the outputs from that of the waist."""
+    width = math.prod(recipe.taps[recipe.waist_tap].shape)
+    return _lifted_path((*counts1, width), (*counts2, width))
 
 
 def paths(
@@ -136,9 +186,14 @@ def _contracted(side1: Factorised, side2: Factorised, root: Root) -> Array:
     operands = _operands(side1, 0, root.labels) + _operands(side2, 1, root.labels)
     inputs, output = _sublists(operands)
     dtype = jnp.result_type(side1.cotangents)
-    wide = dtype if dtype.itemsize >= 4 else jnp.float32  # no sums in 16 bits
+    wide = _wide(dtype)
     arguments: list[Any] = []
     for (array, _), names in zip(operands, inputs, strict=True):
         arguments += [jnp.asarray(array, dtype), names]
     pairs = list(_path(side1, side2, root).pairs)
     return jnp.einsum(*arguments, output, optimize=pairs, preferred_element_type=wide)
+
+
+def _wide(dtype: jnp.dtype) -> Any:
+    """The type to sum in: no sums in 16 bits."""
+    return dtype if dtype.itemsize >= 4 else jnp.float32

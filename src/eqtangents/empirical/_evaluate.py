@@ -2,7 +2,7 @@
 
 import operator
 from functools import reduce
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -28,6 +28,9 @@ from eqtangents.empirical._network import (
 from eqtangents.empirical._pairing import Pairing, pairing
 
 
+Arguments = TypeVar("Arguments")
+
+
 class Contributions(eqx.Module):
     """The contributions of parameters to a kernel: one a leaf, if these are known."""
 
@@ -46,6 +49,7 @@ class KernelOptions(eqx.Module):
     diagonal_axes: tuple[int, ...] = eqx.field(static=True)
     implementation: Implementation = eqx.field(static=True, default="auto")
     chunk_size: int | None = eqx.field(static=True, default=None)
+    by_leaf: bool = eqx.field(static=True, default=False)  # or the whole kernel alone
 
     def pairing(self, shape: tuple[int, ...]) -> Pairing:
         """How the axes of an output of some shape are compared."""
@@ -61,6 +65,7 @@ def tangent_contributions(
     options: KernelOptions,
 ) -> PyTree[Contributions]:
     """Contributions to the kernel of each output."""
+    network, x1, x2 = _varying_alike((network, x1, x2))
     shapes, treedef = _output_structs(network, x1)
     costs = _costs_of(network, x1, x2)
     found = []
@@ -68,7 +73,7 @@ def tangent_contributions(
         paired = options.pairing(shape.shape)
         ways = _ways(costs, x1, x2, paired, options)
         way = chosen(ways, options.implementation)
-        terms = _computed(network, x1, x2, i, paired, way)
+        terms = _computed(network, x1, x2, i, paired, way, options.by_leaf)
         arrays = [paired.assembled(term).astype(shape.dtype) for term in terms]
         found.append(Contributions(arrays))
     return treedef.unflatten(found)
@@ -137,20 +142,42 @@ def _computed(
     output: int,
     paired: Pairing,
     way: Candidate,
+    by_leaf: bool,
 ) -> list[Array]:
-    """The terms of a kernel, one for each leaf if they are computed apart."""
+    """The terms of a kernel: one for each leaf, or one."""
     size = way.chunk_size
     if way.name == "vector_products":
         other = x1 if x2 is None else x2
         return [from_products(network, x1, other, output, paired, size)]
-    parts = from_rows(way.recipe, network.leaves, x1, x2, output, paired, size)
+    owner = network.owner if by_leaf else [0] * len(network.leaves)
+    parts = from_rows(way.recipe, network.leaves, owner, x1, x2, output, paired, size)
     n1, n2 = size_of(x1), size_of(x1 if x2 is None else x2)
     _, d, _, f = paired.counts(n1)
-    terms: dict[int, Array] = {}
-    for part, owner in enumerate(network.owner):
-        term = parts.get(part, jnp.zeros((n1, n2, d, f, f)))
-        terms[owner] = terms[owner] + term if owner in terms else term
-    return list(terms.values())
+    zeros = jnp.zeros((n1, n2, d, f, f))
+    return [parts.get(number, zeros) for number in range(max(owner) + 1)]
+
+
+def _varying_alike(arguments: Arguments) -> Arguments:
+    """The arguments, varying over the axes of a mesh that any of them varies over.
+
+    Inside of `jax.shard_map`, results of a program have the type that it was traced
+    with, so that it must be traced as it is run.
+    """
+    arrays, rest = eqx.partition(arguments, eqx.is_array)
+    zero = sum(
+        (jnp.zeros_like(a, jnp.float32, ()) for a in jax.tree.leaves(arrays)),
+        jnp.zeros((), jnp.float32),
+    )
+
+    if jax.typeof(zero) == jax.typeof(jnp.zeros((), jnp.float32)):
+        return arguments  # outside of a mesh
+
+    def varying(array: Array) -> Array:
+        if not jnp.issubdtype(array.dtype, jnp.number):
+            return array
+        return array + zero.astype(array.dtype)
+
+    return eqx.combine(jax.tree.map(varying, arrays), rest)
 
 
 def is_contributions(node: Any) -> bool:

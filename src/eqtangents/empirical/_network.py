@@ -173,8 +173,8 @@ def _as_floating(output: Any) -> Array:
         return output
     if jnp.issubdtype(output.dtype, jnp.complexfloating):
         raise ValueError(
-            f"The network has an output of dtype {output.dtype}, but a tangent kernel "
-            "is that of real outputs. Return real and imaginary part."
+            f"The network has an output of dtype {output.dtype}, but only real outputs "
+            "have a tangent kernel. Return real and imaginary part."
         )
     return output.astype(jnp.result_type(float))
 
@@ -182,5 +182,5 @@ def _as_floating(output: Any) -> Array:
 def parameter_names(network: Network) -> list[str]:
     """Where each of the real arrays of `leaves` is in the parameters."""
     found = jax.tree_util.tree_leaves_with_path(network.params)
-    names = [jax.tree_util.keystr(path).lstrip(".") for path, _ in found]
+    names = [jax.tree_util.keystr(path).lstrip(".") or "params" for path, _ in found]
     return [names[i] for i in network.owner]

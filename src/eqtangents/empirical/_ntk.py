@@ -157,7 +157,9 @@ def empirical_ntk_by_leaf(
     **Returns:** a tree with the structure of the parameters, a kernel (for several
     outputs a tree of them) for each. A layer's is the sum over its leaves.
     """
-    options = checked_options(trace_axes, diagonal_axes, "structured", chunk_size)
+    options = checked_options(
+        trace_axes, diagonal_axes, "structured", chunk_size, by_leaf=True
+    )
     network, x1, x2 = checked_network(model, x1, x2, params, trainable, state)
     found = tangent_contributions(network, x1, x2, options)
     outputs, treedef = jax.tree.flatten(found, is_leaf=is_contributions)

@@ -54,6 +54,8 @@ def checked_options(
     diagonal_axes: int | Sequence[int],
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
+    *,
+    by_leaf: bool = False,
 ) -> KernelOptions:
     """All options, checked."""
     implementation = checked_choice(
@@ -69,4 +71,4 @@ def checked_options(
         )
     traced = checked_axes("trace_axes", trace_axes)
     diagonal = checked_axes("diagonal_axes", diagonal_axes)
-    return KernelOptions(traced, diagonal or (), implementation, chunk_size)
+    return KernelOptions(traced, diagonal or (), implementation, chunk_size, by_leaf)

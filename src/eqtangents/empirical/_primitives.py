@@ -5,13 +5,14 @@ rule: everything else differentiates as JAX does.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jax.extend import core
+from jax.extend.core import primitives
 from jaxtyping import Array
 
-from eqtangents._jaxpr import bind
+from eqtangents._jaxpr import bind, jaxpr_and_consts
 from eqtangents.empirical._views import (
     Argument,
     Dependence,
@@ -25,6 +26,17 @@ StructureRule: TypeAlias = Callable[[core.JaxprEqn, Sequence[Argument]], Depende
 
 STRUCTURE_RULES: dict[core.Primitive, StructureRule] = {}
 UNAPPLIED_RULES: dict[core.Primitive, StructureRule] = {}
+
+# Their programs are run in place. The memory that a checkpoint saves is dwarfed by the
+# cotangents, one for each output, that are needed of every layer at once.
+_IN_PLACE = {primitives.jit_p, primitives.closed_call_p, primitives.remat_p}
+
+
+def inner_program(eqn: core.JaxprEqn) -> tuple[core.Jaxpr, Sequence[Any]] | None:
+    """The program of an equation that only calls it, and its constants."""
+    if eqn.primitive not in _IN_PLACE:
+        return None
+    return jaxpr_and_consts(eqn.params.get("jaxpr", eqn.params.get("call_jaxpr")))
 
 
 def structured(

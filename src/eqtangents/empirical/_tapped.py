@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
-from jax.extend.core import primitives
 from jaxtyping import Array
 
 from eqtangents._jaxpr import (
@@ -24,7 +23,7 @@ from eqtangents._jaxpr import (
     staged,
 )
 from eqtangents.empirical._loops import Crossing
-from eqtangents.empirical._primitives import follow_equation
+from eqtangents.empirical._primitives import follow_equation, inner_program
 from eqtangents.empirical._views import (
     Argument,
     Dependence,
@@ -37,16 +36,16 @@ from eqtangents.empirical._views import (
 )
 
 
-# Their programs are run in place. The memory that a checkpoint saves is dwarfed by the
-# cotangents, one for each output, that are needed of every layer at once.
-_IN_PLACE = {primitives.jit_p, primitives.closed_call_p, primitives.remat_p}
-
-
 class Noted(NamedTuple):
     """The places where parameters enter a program, and its taps, without arrays."""
 
     uses: tuple[Use, ...]
     taps: tuple[jax.ShapeDtypeStruct, ...]
+
+
+def zeros_of(taps: Sequence[jax.ShapeDtypeStruct], like: Array) -> list[Array]:
+    """Zeros for taps, which vary over the axes of a mesh that `like` varies over."""
+    return [jnp.zeros_like(like, tap.dtype, tap.shape) for tap in taps]
 
 
 class TappedRun:
@@ -55,9 +54,12 @@ class TappedRun:
     It lives as long as the trace that it runs in.
     """
 
-    def __init__(self, taps: Sequence[Array] | None):
-        """Add these taps; with none given, find out which ones are needed."""
-        self._given = taps
+    def __init__(self, taps: Sequence[Array] | None, like: Array):
+        """Add these taps; with none given, find out which ones are needed.
+
+        Zeros are made to vary over the axes of a mesh that `like` varies over.
+        """
+        self._given, self._like = taps, like
         self._taps: list[jax.ShapeDtypeStruct] = []
         self._uses: list[Use] = []
         self._tapped: dict[View, Array] = {}
@@ -84,7 +86,7 @@ class TappedRun:
     def _tap(self, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
         self._taps.append(jax.ShapeDtypeStruct(shape, dtype))
         if self._given is None:
-            return jnp.zeros(shape, dtype)
+            return jnp.zeros_like(self._like, dtype, shape)
         return self._given[len(self._taps) - 1]
 
     def noted(self) -> tuple[list[list[Any]], Noted]:
@@ -122,9 +124,8 @@ class TappedRun:
 
     def _results(self, eqn: core.JaxprEqn, args: list[Argument]) -> list[Argument]:
         if any(isinstance(arg, View) for arg in args):
-            if eqn.primitive in _IN_PLACE:
-                inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
-                return self.run(*jaxpr_and_consts(inner), args)
+            if (inner := inner_program(eqn)) is not None:
+                return self.run(*inner, args)
             if eqn.primitive is lax.scan_p:
                 return self._scan(eqn, args)
             results = follow_equation(eqn, args, self.tapped)
@@ -144,7 +145,7 @@ class TappedRun:
         carry = list(map(self.tapped, args[n_consts:after]))
 
         def body(carry: list[Array], xs: list[Array], taps: Any) -> tuple[Any, Noted]:
-            inner = TappedRun(taps)
+            inner = TappedRun(taps, self._like)
             scanned = [enter(x) for enter, x in zip(entries, xs, strict=True)]
             program = jaxpr_and_consts(eqn.params["jaxpr"])
             results = inner.run(*program, [*entered, *carry, *scanned])
@@ -154,7 +155,8 @@ class TappedRun:
 
         one = jax.tree.map(lambda x: x[0], xs)
         _, (_, needed) = staged(body, carry, one, None)
-        step, (uses, needed) = staged(body, carry, one, list(needed))
+        zeros = zeros_of(needed, self._like)
+        step, (uses, needed) = staged(body, carry, one, zeros)
         first = len(self._taps)
         taps = [self._tap((length, *tap.shape), tap.dtype) for tap in needed]
         options = {name: eqn.params[name] for name in ("length", "reverse", "unroll")}

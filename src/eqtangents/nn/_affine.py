@@ -97,12 +97,12 @@ class AbstractAffine(AbstractLayer):
         channels = self.parameterization.channels(channels)
         fans = Fans(channels_in * taps, channels_in, channels)
         weights = self.parameterization.weights(self.weight_std, fans)
-        std = weights.multiplier * weights.deviation
+        std = weights.of_function
         shift, bias_gradient = 0.0, 0.0
         if self.bias_std is not None:
             biases = self.parameterization.biases(self.bias_std, fans)
-            shift = biases.multiplier * biases.deviation
-            shift, bias_gradient = shift * shift, biases.multiplier * biases.multiplier
+            shift = biases.of_function * biases.of_function
+            bias_gradient = biases.multiplier * biases.multiplier
         fresh = Affine(
             sums,
             scale=std * std / taps,

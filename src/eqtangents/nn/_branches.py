@@ -19,7 +19,14 @@ from eqtangents.covariance import (
     independent,
     uncorrelated,
 )
-from eqtangents.nn._inputs import Extras, SignalT, is_signal, unwrap, values_of
+from eqtangents.nn._inputs import (
+    Extras,
+    SignalT,
+    cleared,
+    is_signal,
+    unwrap,
+    values_of,
+)
 from eqtangents.nn._layer import (
     AbstractLayer,
     AbstractParameterless,
@@ -46,7 +53,7 @@ class FanOut(AbstractParameterless):
         self, x: Copied, *, key: PRNGKeyArray | None = None
     ) -> tuple[Copied, ...]:
         """A tuple of `n` times the input."""
-        return (x,) * self.n
+        return (cleared(x),) * self.n
 
     def propagate(self, covariance: Covariances) -> tuple[Covariances, ...]:
         """A tuple of `n` times the covariance."""
@@ -103,8 +110,8 @@ class FanInProd(AbstractParameterless):
             raise LayerError(
                 self,
                 "multiplies branches that are correlated, so that their kernels do not "
-                "tell that of the product. Give all branches but one a `Linear` or "
-                "`Conv` of their own.",
+                "tell the kernel of the product. Give all branches but one a `Linear` "
+                "or `Conv` of their own.",
             )
         return BranchProduct(branches)
 
@@ -181,8 +188,8 @@ def _joinable(
         raise LayerError(
             layer,
             "joins branches that are correlated, so that their kernels do not tell "
-            "that of the result. All branches but one must end in weights of their "
-            "own: put a `Linear` or `Conv` at their ends.",
+            "the kernel of the result. All branches but one must end in weights of "
+            "their own: put a `Linear` or `Conv` at their ends.",
         )
     return branches
 

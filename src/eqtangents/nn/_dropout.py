@@ -7,7 +7,7 @@ from jaxtyping import PRNGKeyArray
 
 from eqtangents._types import Probability
 from eqtangents.covariance import AbstractCovariance, DroppedOut
-from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._inputs import SignalT, cleared, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
@@ -36,7 +36,7 @@ class Dropout(AbstractParameterless):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         if self.inference or not self.p:
-            return x
+            return cleared(x)
         if key is None:
             raise LayerError(
                 self,

@@ -179,6 +179,8 @@ def _adjacency(adjacency: Any) -> Adjacency:
     return dense
 
 
+Cleared = TypeVar("Cleared")  # a signal, or a tuple of several
+
 # One example as layers take it.
 Signal: TypeAlias = Float[Array, "..."] | Masked | Graph
 # The same kind of signal, out of a layer as it went in.
@@ -213,6 +215,16 @@ def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
         x, mask = x.value, x.mask
         x = jnp.where(mask[None], x, jnp.zeros_like(x))
     return x, Extras(mask, adjacency)
+
+
+def cleared(x: Cleared) -> Cleared:
+    """The same inputs, with zeros where a position is missing."""
+
+    def one(signal: Signal) -> Signal:
+        value, extras = unwrap(signal)
+        return extras.rewrap(value, extras.mask)
+
+    return jax.tree.map(one, x, is_leaf=is_signal)
 
 
 def window_mask(

@@ -22,11 +22,20 @@ class ParameterScale(NamedTuple):
     """The scale of one kind of parameters.
 
     `multiplier`: what they are multiplied by in the forward pass. `deviation`: the
-    standard deviation that they are drawn with.
+    standard deviation that they are drawn with. `product`: the product of both, where
+    it is known without the rounding of either.
     """
 
     multiplier: Scalar
     deviation: Scalar
+    product: Scalar | None = None
+
+    @property
+    def of_function(self) -> Scalar:
+        """The scale of the layer's function."""
+        if self.product is None:
+            return self.multiplier * self.deviation
+        return self.product
 
 
 class AbstractParameterization(eqx.Module):
@@ -128,9 +137,8 @@ class Standard(AbstractParameterization):
 
     def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
         wider = self.width_multipliers[0]
-        return ParameterScale(
-            math.sqrt(fans.inputs / wider), std * math.sqrt(wider / fans.inputs)
-        )
+        deviation = std * math.sqrt(wider / fans.inputs)
+        return ParameterScale(math.sqrt(fans.inputs / wider), deviation, std)
 
     def biases(self, std: Scalar, fans: Fans) -> ParameterScale:
         return ParameterScale(1.0, std)
@@ -208,19 +216,19 @@ class MuP(AbstractParameterization):
 
 def _divided_by_root(std: Scalar, n: int) -> ParameterScale:
     """Parameters of variance `1 / n`, at the same function."""
-    return ParameterScale(math.sqrt(n) * std, 1 / math.sqrt(n))
+    return ParameterScale(math.sqrt(n) * std, 1 / math.sqrt(n), std)
 
 
 _PARAMETERIZATIONS = 'be "ntk" or "standard", or an object such as `nn.MuP()`'
+IS_PARAMETERIZATION = Rule(
+    _PARAMETERIZATIONS,
+    lambda x: isinstance(x, str | AbstractParameterization),
+    _PARAMETERIZATIONS,
+    lambda x: not isinstance(x, str) or x.lower() in ("ntk", "standard"),
+)
 # What layers accept: an object, or the name of one.
 Parameterization: TypeAlias = Annotated[
-    Literal["ntk", "standard"] | AbstractParameterization,
-    Rule(
-        _PARAMETERIZATIONS,
-        lambda x: isinstance(x, str | AbstractParameterization),
-        _PARAMETERIZATIONS,
-        lambda x: not isinstance(x, str) or x.lower() in ("ntk", "standard"),
-    ),
+    Literal["ntk", "standard"] | AbstractParameterization, IS_PARAMETERIZATION
 ]
 
 

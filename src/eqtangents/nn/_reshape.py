@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents.covariance import AbstractCovariance, Flattened
-from eqtangents.nn._inputs import Signal, read_out, unwrap
+from eqtangents.nn._inputs import Signal, cleared, read_out, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
@@ -24,7 +24,7 @@ class Identity(AbstractParameterless):
     @overload
     def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Output: ...
     def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
-        return x
+        return cleared(x)
 
     def propagate(self, covariance: Covariances) -> Covariances:
         return covariance

@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from eqtangents.covariance import AbstractCovariance, Repeated, ShapeChange
 from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._containers import checked_layers, split_keys
+from eqtangents.nn._inputs import cleared
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
@@ -56,7 +57,7 @@ class Sequential(AbstractLayer):
         ):
             with error_path(f"layers[{i}]"):
                 x = layer(x, key=layer_key)
-        return x
+        return x if self.layers else cleared(x)
 
     def propagate(self, covariance: Covariances) -> Covariances:
         """Propagate through each layer in turn, and in a scan where they recur."""

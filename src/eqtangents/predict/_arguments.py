@@ -1,12 +1,14 @@
 """Checks of arguments that several predictors have."""
 
 import math
+from collections.abc import Callable
 from typing import TypeAlias, TypeGuard, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
 
 from eqtangents._arguments import described as described
@@ -52,6 +54,24 @@ def is_both(kernel: object) -> TypeGuard[Kernel]:
     return isinstance(kernel, Kernel)
 
 
+def known(condition: Bool[Array, ""]) -> bool | None:
+    """Whether it is true, or `None` within what is compiled or batched."""
+    try:
+        return bool(condition)
+    except jax.errors.ConcretizationTypeError:
+        return None
+
+
+def branch_of(
+    condition: Bool[Array, ""], yes: Callable[[], T], no: Callable[[], T]
+) -> T:
+    """What one of the two returns: called now, if it is known which."""
+    now = known(condition)
+    if now is None:
+        return lax.cond(condition, yes, no)
+    return yes() if now else no()
+
+
 def refuse(value: T, *checks: tuple[Bool[Array, ""], str]) -> T:
     """The same value, unless something is wrong with it.
 
@@ -67,12 +87,10 @@ def refuse(value: T, *checks: tuple[Bool[Array, ""], str]) -> T:
     """
     later = []
     for wrong, message in checks:
-        try:
-            known = bool(wrong)
-        except jax.errors.ConcretizationTypeError:
+        now = known(wrong)
+        if now is None:
             later.append((wrong, message))
-            continue
-        if known:
+        elif now:
             raise RuntimeError(message)
     if not later:
         return value

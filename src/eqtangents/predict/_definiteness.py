@@ -20,14 +20,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import jax.random as jr
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import cho_solve, solve_triangular
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Scalar
-from eqtangents.predict._arguments import T, refuse
+from eqtangents.predict._arguments import T, known, refuse
+from eqtangents.predict._smallest_eigenvalue import smallest_eigenvalue
 
 
 LARGE = 30  # what is so many times larger than rounding is hardly changed by it
@@ -64,8 +63,6 @@ The {n} x {n} covariance of the test outputs is not positive semi-definite{found
 Are `k_test_train` and `k_test_test` blocks of the kernel that `k_train_train` is of?
 """.strip()
 
-_KRYLOV = 16  # dimensions
-
 
 def refuse_indefinite(
     value: T,
@@ -94,7 +91,7 @@ def refuse_indefinite(
     **Raises:** `RuntimeError`, with the noise that mends it if the values are known.
     """
     kernel, noise, smallest, floor = lax.stop_gradient((kernel, noise, smallest, floor))
-    refused = ~(smallest > _needed(kernel, floor, inverted, scale))
+    refused = ~(smallest > needed_eigenvalue(kernel, floor, inverted, scale))
     return _refuse_with_mend(value, refused, kernel, noise, message, name)
 
 
@@ -107,12 +104,11 @@ def _refuse_with_mend(
     name: str = "k_train_train",
 ) -> T:
     """The same value, or this message, with what is known of the kernel."""
-    try:
-        known = bool(refused)
-    except jax.errors.ConcretizationTypeError:
+    now = known(refused)
+    if now is None:
         text = _message_about(message, kernel, "", _USUAL_NOISE, name)
         return refuse(value, (refused, text))
-    if not known:
+    if not now:
         return value
     try:
         found, mend = _diagnosis(kernel, noise)
@@ -122,7 +118,7 @@ def _refuse_with_mend(
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _needed(
+def needed_eigenvalue(
     kernel: Float[Array, "n n"], floor: Float[Array, ""], inverted: bool, scale: Scalar
 ) -> Float[Array, ""]:
     """What the smallest eigenvalue must exceed."""
@@ -131,20 +127,25 @@ def _needed(
     stored = n**0.5 * eps * jnp.max(jnp.abs(kernel), initial=0)
     with_noise = jnp.maximum((1 - 1 / LARGE) * floor, stored)
     inverse = jnp.where(floor > stored, with_noise, rounding_of(kernel))
-    # The kernel may have been computed in float32, whatever its dtype is now.
-    tolerance = 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
-    largest = jnp.maximum(_bound(kernel), jnp.asarray(scale, kernel.dtype))
+    tolerance = _allowance(n)
+    largest = jnp.maximum(largest_sum(kernel), jnp.asarray(scale, kernel.dtype))
     tiny = float(jnp.finfo(kernel.dtype).tiny)  # a kernel of zeros passes
     return jnp.where((floor > 0) | inverted, inverse, -tolerance * largest - tiny)
+
+
+def _allowance(n: int) -> float:
+    """How negative an eigenvalue may be, in units of the largest."""
+    # The kernel may have been computed in float32, whatever its dtype is now.
+    return 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
 
 
 def rounding_of(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
     """What a factorisation makes of eigenvalues that are zero, and more."""
     unit = float(jnp.finfo(kernel.dtype).eps) / 2
-    return kernel.shape[0] ** 0.5 * unit * _bound(kernel)
+    return kernel.shape[0] ** 0.5 * unit * largest_sum(kernel)
 
 
-def _bound(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
+def largest_sum(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
     """No less than the largest eigenvalue: the largest sum of a row."""
     return jnp.max(jnp.sum(jnp.abs(kernel), axis=1), initial=0)
 
@@ -171,28 +172,62 @@ def _diagnosis(kernel: Array, noise: Array) -> tuple[str, str]:
 
 
 @jax.jit
-def _smallest(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
-    return jnp.min(jnp.linalg.eigvalsh(kernel), initial=jnp.inf)
+def _smallest(
+    kernel: Float[Array, "n n"], shift: Float[Array, ""], enough: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The least eigenvalue, or what it is at most if certainly above `enough - shift`.
+
+    A Cholesky factor tells that with an eighth of the work.
+    """
+    if not kernel.size:
+        return jnp.asarray(jnp.inf, kernel.dtype)
+    shifted = kernel + shift * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
+    found = smallest_eigenvalue(jnp.linalg.cholesky(shifted), enough)
+    return lax.cond(
+        found > enough,
+        lambda: found - shift,
+        lambda: jnp.linalg.eigvalsh(kernel)[0],
+    )
 
 
 def refuse_beyond_rounding(
     kernel: Float[Array, "n n"], name: str
-) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+) -> Float[Array, "n n"]:
     """The same kernel, unless it has eigenvalues more negative than rounding makes.
 
-    **Returns:** the kernel, and how much more of its diagonal makes it one: zero if no
-    eigenvalue is negative.
-
-    **Cost:** eigenvalues without vectors, about $4 n^3 / 3$ multiply-adds.
+    **Cost:** a Cholesky factorisation; where that does not tell, all eigenvalues.
     """
     fixed = lax.stop_gradient(kernel)
+    # Half of what is forgiven.
+    shift = _allowance(kernel.shape[0]) / 2 * largest_sum(fixed)
+    smallest = _smallest(fixed, shift, rounding_of(fixed))
+    return _unless_beyond_rounding(kernel, smallest, name)
+
+
+def refuse_and_mend(kernel: Float[Array, "n n"], name: str) -> Float[Array, "n n"]:
+    """The kernel with as much more of its diagonal as makes it one, if rounding did.
+
+    It is refused as by `refuse_beyond_rounding`. Nothing is added if no eigenvalue is
+    negative; else the rounding of the smallest is too.
+
+    **Cost:** as `refuse_beyond_rounding`, which tells less often here.
+    """
+    fixed = lax.stop_gradient(kernel)
+    none = jnp.zeros((), kernel.dtype)
+    smallest = _smallest(fixed, none, LARGE * rounding_of(fixed))
+    kernel = _unless_beyond_rounding(kernel, smallest, name)
+    more = jnp.where(smallest < 0, rounding_of(fixed) - smallest, 0)
+    return kernel + more * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
+
+
+def _unless_beyond_rounding(
+    kernel: Float[Array, "n n"], smallest: Float[Array, ""], name: str
+) -> Float[Array, "n n"]:
+    fixed = lax.stop_gradient(kernel)
     none, noise = jnp.zeros((), kernel.dtype), jnp.zeros(kernel.shape[0], kernel.dtype)
-    smallest = _smallest(fixed)
-    kernel = refuse_indefinite(
+    return refuse_indefinite(
         kernel, smallest, none, fixed, noise, message=NOT_SEMIDEFINITE, name=name
     )
-    # The rounding of the smallest is added too.
-    return kernel, jnp.where(smallest < 0, rounding_of(fixed) - smallest, 0)
 
 
 def cholesky_of(
@@ -227,35 +262,12 @@ def _worst(
     noise: Float[Array, "rows groups"],
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, " rows"]]:
     """Least eigenvalue, and noise, of the group that is worst against what it needs."""
-    smallest, floor = jax.vmap(smallest_eigenvalue)(cholesky), jnp.min(noise, axis=0)
-    margin = smallest - jax.vmap(lambda f: _needed(kernel, f, True, 0.0))(floor)
+    floor = jnp.min(noise, axis=0)
+    needed = jax.vmap(lambda f: needed_eigenvalue(kernel, f, True, 0.0))(floor)
+    smallest = jax.vmap(smallest_eigenvalue)(cholesky, needed)
+    margin = smallest - needed
     worst = jnp.argmin(margin)  # NaN counts as less than all numbers
     return smallest[worst], floor[worst], noise[:, worst]
-
-
-def smallest_eigenvalue(cholesky: Float[Array, "n n"]) -> Float[Array, ""]:
-    r"""Least eigenvalue of $L L^\top$, by the largest of the inverse on a Krylov space.
-
-    **Cost:** of order $n^2$, far below the factorisation.
-    """
-    n, eps = cholesky.shape[0], float(jnp.finfo(cholesky.dtype).eps)
-    start = jr.normal(jr.key(0), (n,), cholesky.dtype)
-    basis = jnp.zeros((min(n, _KRYLOV), n), cholesky.dtype)
-    basis = basis.at[0].set(start / jnp.linalg.norm(start))
-
-    def step(i: Int[Array, ""], basis: Float[Array, "k n"]) -> Float[Array, "k n"]:
-        image = cho_solve((cholesky, True), basis[i])
-        new = image
-        for _ in range(2):  # once leaves rounding behind
-            new = new - basis.T @ (basis @ new)
-        size = jnp.linalg.norm(new)
-        # What is left of nothing is rounding: the space is invariant.
-        more = ~(size <= 10 * eps * jnp.linalg.norm(image))
-        return basis.at[i + 1].set(jnp.where(more, new / jnp.where(more, size, 1), 0))
-
-    basis = lax.fori_loop(0, basis.shape[0] - 1, step, basis)
-    half = solve_triangular(cholesky, basis.T, lower=True)
-    return 1 / jnp.linalg.eigvalsh(half.T @ half)[-1]
 
 
 def refuse_learned_rounding(

@@ -46,9 +46,7 @@ class Ensemble(eqx.Module):
     trained: Literal["all", "last"] = eqx.field(static=True)
     nngp: Float[Array, "rows rows"]
     target_noise: Float[Array, ""]
-    # Covariance of what is to be learned, in the basis of the training: half of it, so
-    # that it and its transpose make the whole; a vector where it is diagonal.
-    half: Float[Array, "rows rows"] | Float[Array, " rows"]
+    diagonal: bool = eqx.field(static=True)  # whether the start is, for eigenvectors
 
     def __init__(
         self,
@@ -79,7 +77,8 @@ class Ensemble(eqx.Module):
 
         **Raises:** as `GradientDescentMSE` does.
 
-        **Cost:** an eigendecomposition, and less than $4 n^3$ multiply-adds.
+        **Cost:** two Cholesky factorisations, $2 n^3 / 3$ multiply-adds; calls may need
+        eigenvectors, as for `GradientDescentMSE`.
 
         **Source:** Lee et al. 2019, arXiv:1902.06720, section 2.3; Matthews et al.
         2017, "Sample-then-optimize posterior sampling for Bayesian linear models".
@@ -91,22 +90,16 @@ class Ensemble(eqx.Module):
         self.training = GradientDescentMSE(
             dynamics, y_train, rule=rule, noise=noise, relative_noise=relative_noise
         )
-        data, spectrum = self.training.data, self.training.spectrum
+        data = self.training.data
         target_noise = number("target_noise", target_noise)
         self.target_noise = jnp.asarray(target_noise, data.kernel.dtype)
         name = "k_train_train.nngp"
         nngp = data.test_train(k_train_train.nngp, name)
         nngp = checked_kernel(name, nngp)
         if trained == "all":  # of the last layer, it is what was factorised
-            nngp, _ = refuse_beyond_rounding(nngp, name)
+            nngp = refuse_beyond_rounding(nngp, name)
         self.nngp = nngp
-        if trained == "last" and jnp.ndim(noise) == 0:
-            half = (spectrum.values - data.noise[:, 0] + self.target_noise) / 2
-        else:
-            basis = spectrum.vectors
-            half = jnp.tril(basis.T @ self._start_covariance() @ basis)
-            half = half - jnp.diag(jnp.diagonal(half)) / 2
-        self.half = lax.stop_gradient(half)
+        self.diagonal = trained == "last" and jnp.ndim(noise) == 0
 
     def mean(
         self, t: Scalar | Float[Array, "..."], k_test_train: Kernel
@@ -144,8 +137,10 @@ class Ensemble(eqx.Module):
         **Raises:** `ValueError` if the shapes do not fit; `RuntimeError` as
         `GradientDescentMSE.train_outputs` does.
 
-        **Cost:** for each time, about $n_* n^2 / 2 + n_*^2 n$ multiply-adds; without
-        the first if only the last layer is trained.
+        **Cost:** for each time, $n_* n^2 + n_*^2 n$ multiply-adds; half of the first,
+        and $2 n^3$ once, where there are many, and none of it if only the last layer is
+        trained. At the end of training a solve for each test example, else the
+        eigenvectors.
         """
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
@@ -216,7 +211,7 @@ class Ensemble(eqx.Module):
         nngp: Float[Array, "rows_test rows"],
         prior: Float[Array, "*test"],
     ) -> Float[Array, "times *test"]:
-        return _moments_compiled(self, self.training.times(t), (dynamics, nngp, prior))
+        return _ensemble_at(self, self.training.times(t), (dynamics, nngp, prior))
 
 
 def check_both(name: str, kernel: Kernel) -> None:
@@ -230,16 +225,14 @@ def check_both(name: str, kernel: Kernel) -> None:
         )
 
 
-@eqx.filter_jit
-def _moments_compiled(
+def _ensemble_at(
     ensemble: Ensemble, times: Float[Array, " times"], kernels: tuple[Array, ...]
 ) -> Float[Array, "times *test"]:
-    spectrum = ensemble.training.spectrum
-    factors = (spectrum.values, spectrum.vectors, ensemble.half)
+    training = ensemble.training
     return ensemble_moments(
-        spectrum.matrix,
+        training.noisy_kernel,
         ensemble._start_covariance(),
-        ensemble.training.gain(times),
+        training.gain(times),
         kernels,
-        lax.stop_gradient(factors),
+        lax.stop_gradient(ensemble.target_noise) if ensemble.diagonal else None,
     )

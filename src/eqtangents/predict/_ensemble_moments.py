@@ -9,7 +9,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents.predict._arguments import branch_of
 from eqtangents.predict._gradient_descent_mse import Gain
+from eqtangents.predict._noisy_kernel import NoisyKernel
 from eqtangents.predict._spectrum import matrix_function
 
 
@@ -18,40 +20,79 @@ Matrix: TypeAlias = Float[Array, "rows1 rows2"]
 _TRIANGLE_BLOCKS = 8  # of the triangle: 9/16 of the square is computed, not 1/2
 
 
-@eqx.filter_custom_jvp
 def ensemble_moments(
-    matrix: Matrix,
+    noisy: NoisyKernel,
     start: Matrix,
     gain: Gain,
     kernels: tuple[Array, ...],
-    factors: tuple[Array, ...],
+    target_noise: Float[Array, ""] | None,
 ) -> Float[Array, "times *test"]:
     """Covariances of test outputs at the times of the gain, or variances alone.
 
     **Arguments:**
 
-    - `matrix`: the kernel of the training, with its noise.
+    - `noisy`: the kernel of the training, with its noise.
     - `start`: covariance of what is to be learned, before training.
     - `gain`: of the rule of training.
     - `kernels`: the test-train kernels of the training and of the start, and the prior
         of the test outputs: their covariance, or their variances.
-    - `factors`: eigenvalues and eigenvectors of `matrix`, and half of `start` in their
-        basis.
+    - `target_noise`: if the start is the kernel of the training without its noise, with
+        this in its place.
     """
-    del matrix, start  # here for their tangents: they are `factors`
+    approximation = noisy.approximation(gain, kernels[0].shape[0])
+    return branch_of(
+        noisy.definite & approximation.enough,
+        lambda: _all_after(noisy.apply(gain, kernels[0].T), start, kernels),
+        lambda: _compiled(
+            noisy.matrix, start, gain, kernels, _in_basis(noisy, target_noise)
+        ),
+    )
+
+
+@eqx.filter_jit
+def _compiled(*arguments: Any) -> Float[Array, "times *test"]:
+    return _by_eigenvectors(*arguments)
+
+
+def _in_basis(
+    noisy: NoisyKernel, target_noise: Float[Array, ""] | None
+) -> tuple[Array, Array, Array | None]:
+    """Eigenvalues, eigenvectors, and half of the start in their basis, if diagonal."""
+    values, vectors = noisy.factors()
+    half = None if target_noise is None else (values - noisy.noise + target_noise) / 2
+    return lax.stop_gradient((values, vectors, half))
+
+
+@eqx.filter_custom_jvp
+def _by_eigenvectors(
+    matrix: Matrix,
+    start: Matrix,
+    gain: Gain,
+    kernels: tuple[Array, ...],
+    factors: tuple[Array, Array, Array | None],
+) -> Float[Array, "times *test"]:
     values, vectors, half = factors
     dynamics, nngp, prior = kernels
-    dynamics, nngp = dynamics @ vectors, nngp @ vectors
+    gains, coordinates = gain(values), vectors.T @ dynamics.T
+    many = gains.shape[0] * dynamics.shape[0] > 4 * matrix.shape[0]
+    if half is None and many:
+        # So that it and its transpose make the whole.
+        half = jnp.tril(vectors.T @ start @ vectors)
+        half = half - jnp.diag(jnp.diagonal(half)) / 2
+    if half is None:
+        learned = lambda gains: vectors @ (gains[:, None] * coordinates)
+        return lax.map(lambda g: _after(learned(g), start, kernels), gains)
+    nngp = vectors.T @ nngp.T
 
     def at(gains: Float[Array, " rows"]) -> Float[Array, "*test"]:
-        learned = dynamics * gains[None]
-        return _moments_after(_half_times(half, learned.T) - nngp.T, learned.T, prior)
+        learned = gains[:, None] * coordinates
+        return _moments_after(_half_times(half, learned) - nngp, learned, prior)
 
-    return lax.map(at, gain(values))
+    return lax.map(at, gains)
 
 
-@ensemble_moments.def_jvp
-def _ensemble_moments_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+@_by_eigenvectors.def_jvp
+def _by_eigenvectors_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     """The derivative of the same moments, written as functions of the matrix.
 
     Eigenvectors of repeated eigenvalues have no derivatives, such functions have.
@@ -62,13 +103,26 @@ def _ensemble_moments_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     def differentiable(
         matrix: Matrix, start: Matrix, gain: Gain, kernels: tuple[Array, ...]
     ) -> Float[Array, "times *test"]:
-        dynamics, nngp, prior = kernels
-        learned = matrix_function(matrix, gain, dynamics.T, factors[:2])
-        return jax.vmap(
-            lambda learned: _moments_after(start @ learned / 2 - nngp.T, learned, prior)
-        )(learned)
+        learned = matrix_function(matrix, gain, kernels[0].T, factors[:2])
+        return jax.vmap(lambda learned: _after(learned, start, kernels))(learned)
 
     return eqx.filter_jvp(differentiable, tuple(primals), tuple(tangents))
+
+
+@jax.jit
+def _all_after(
+    learned: Float[Array, "times rows rows_test"],
+    start: Matrix,
+    kernels: tuple[Array, ...],
+) -> Float[Array, "times *test"]:
+    return lax.map(lambda learned: _after(learned, start, kernels), learned)
+
+
+def _after(
+    learned: Float[Array, "rows rows_test"], start: Matrix, kernels: tuple[Array, ...]
+) -> Float[Array, "*test"]:
+    _, nngp, prior = kernels
+    return _moments_after(start @ learned / 2 - nngp.T, learned, prior)
 
 
 def _moments_after(

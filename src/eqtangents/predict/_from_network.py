@@ -85,8 +85,8 @@ class FromNetwork(eqx.Module, Generic[P]):
         if is_both(k_train_train) and of is not Ensemble:
             raise ValueError(
                 "The kernel function returns both kernels, but one is needed. Pass the "
-                "network itself, or `eqx.Partial(eqtangents.nngp, net)`, or that of "
-                "`eqtangents.ntk`."
+                "network itself, or `eqx.Partial(eqtangents.nngp, net)`, or "
+                "`eqx.Partial(eqtangents.ntk, net)`."
             )
         fit: Callable[..., P] = make
         self.predictor = fit(k_train_train, y_train, *args, **options)

@@ -17,7 +17,7 @@ from eqtangents.predict._arguments import (
     number,
     one_number,
 )
-from eqtangents.predict._definiteness import refuse_beyond_rounding
+from eqtangents.predict._definiteness import refuse_and_mend
 from eqtangents.predict._targets import shape_of_outputs
 from eqtangents.predict._training_equation import Loss, TrainingEquation
 from eqtangents.predict._training_set import TrainingSet
@@ -109,8 +109,9 @@ class GradientDescent(eqx.Module):
         rounding, or if a constant is out of range.
 
         **Cost:** about six products of the kernel with the outputs for each step of the
-        solver. Their length is limited by the largest eigenvalue of the kernel. Once,
-        all eigenvalues: about $4 n^3 / 3$ multiply-adds.
+        solver. Their length is limited by the largest eigenvalue of the kernel. Once, a
+        Cholesky factorisation; where that does not tell whether rounding has made
+        eigenvalues negative, all eigenvalues.
 
         **Source:** Lee et al. 2019, arXiv:1902.06720, equations 5 and 6 and section
         "Momentum".
@@ -120,8 +121,7 @@ class GradientDescent(eqx.Module):
         y = array_argument("y_train", y_train)
         shape = shape_of_outputs(y, kernel.shape, output_shape)
         data = TrainingSet(kernel, jnp.zeros((*y.shape[:1], *shape), kernel.dtype))
-        kernel, more = refuse_beyond_rounding(data.kernel, "k_train_train")
-        kernel = kernel + more * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
+        kernel = refuse_and_mend(data.kernel, "k_train_train")
         self.data = eqx.tree_at(lambda data: data.kernel, data, kernel)
         self.y_train = finite("y_train", y)
         self.loss = loss

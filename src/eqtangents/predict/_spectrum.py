@@ -49,6 +49,7 @@ class Spectrum(eqx.Module):
         *,
         scale: Scalar = 0.0,
         message: str = NOT_POSITIVE,
+        factors: Factors | None = None,
     ):
         """Factorise.
 
@@ -59,6 +60,7 @@ class Spectrum(eqx.Module):
             exceed.
         - `scale`: size of the terms whose difference the kernel is, if it is one.
         - `message`: what to say if it is not positive semi-definite.
+        - `factors`: eigenvalues and eigenvectors of the two together, if known.
 
         **Raises:** `ValueError` if it is not square. `RuntimeError` if an eigenvalue is
         more negative than rounding could make it, or the noise not large against one
@@ -73,22 +75,20 @@ class Spectrum(eqx.Module):
             )
         n, dtype = kernel.shape[0], kernel.dtype
         noise = jnp.zeros(n, dtype) if noise is None else noise
-        matrix = kernel + jnp.diag(noise)
-        values, vectors = jnp.linalg.eigh(lax.stop_gradient(matrix))
-        floor = lax.stop_gradient(jnp.min(noise, initial=jnp.inf))
-        floor = jnp.where(jnp.isinf(floor), 0, floor)  # of no examples
+        self.matrix = kernel + jnp.diag(noise)
+        fixed = lax.stop_gradient(self.matrix)
+        values, self.vectors = jnp.linalg.eigh(fixed) if factors is None else factors
         smallest = jnp.min(values, initial=jnp.inf)
         values = refuse_indefinite(
-            values, smallest, floor, kernel, noise, scale=scale, message=message
+            values,
+            smallest,
+            least_noise(noise),
+            kernel,
+            noise,
+            scale=scale,
+            message=message,
         )
-        self.matrix = matrix
-        self.vectors = vectors
-        rounding = jnp.maximum(rounding_of(lax.stop_gradient(kernel)), -smallest)
-        within, beyond = values <= rounding, values > LARGE * rounding
-        told = (floor > 0) | ~jnp.any(within) | jnp.all(within | beyond)
-        values = jnp.where(told & within & (floor == 0), 0, values)
-        self.values = jnp.maximum(values, floor)
-        self.rounding = jnp.where(told, 0, rounding)
+        self.values, self.rounding = forgiven(values, kernel, noise)
 
     def apply(
         self, function: SpectralFunction, columns: Float[Array, "n columns"]
@@ -96,6 +96,27 @@ class Spectrum(eqx.Module):
         r"""$f(K) v = U f(\Lambda) U^\top v$ for each column $v$."""
         factors = lax.stop_gradient((self.values, self.vectors))
         return matrix_function(self.matrix, function, columns, factors)
+
+
+def least_noise(noise: Float[Array, " n"]) -> Float[Array, ""]:
+    """The least of it, zero where there are no examples."""
+    floor = lax.stop_gradient(jnp.min(noise, initial=jnp.inf))
+    return jnp.where(jnp.isinf(floor), 0, floor)
+
+
+def forgiven(
+    values: Float[Array, " n"], kernel: Float[Array, "n n"], noise: Float[Array, " n"]
+) -> tuple[Float[Array, " n"], Float[Array, ""]]:
+    """Eigenvalues that are not refused, without what is known to be rounding.
+
+    **Returns:** the eigenvalues, and what of them may be rounding, if that is not told.
+    """
+    floor, smallest = least_noise(noise), jnp.min(values, initial=jnp.inf)
+    rounding = jnp.maximum(rounding_of(lax.stop_gradient(kernel)), -smallest)
+    within, beyond = values <= rounding, values > LARGE * rounding
+    told = (floor > 0) | ~jnp.any(within) | jnp.all(within | beyond)
+    values = jnp.where(told & within & (floor == 0), 0, values)
+    return jnp.maximum(values, floor), jnp.where(told, 0, rounding)
 
 
 @eqx.filter_custom_jvp

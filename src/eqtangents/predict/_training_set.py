@@ -110,8 +110,7 @@ class TrainingSet(eqx.Module):
             return noise_columns(noise, shape, rank)
         if self.noise_each is None:
             raise ValueError(
-                "`noise` has to be given: that of the earlier examples differed "
-                "between them."
+                "`noise` has to be given: the earlier examples had different noise."
             )
         return jnp.tile(self.noise_each, (shape[0], 1))
 

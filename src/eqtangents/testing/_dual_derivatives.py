@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents.duals import AbstractDual
+from eqtangents.testing._expectations import single_expectation
 from eqtangents.testing._gaussian_pairs import (
     GaussianPairs,
     Traits,
@@ -21,6 +22,7 @@ from eqtangents.testing._gaussian_pairs import (
 _INNER_CORRELATIONS = (-0.9, -0.4, 0.0, 0.7, 0.95)
 _STEP = 1e-5  # of first differences, relative to each of the three
 _FIRST, _SECOND = 1e-6, 1e-4  # errors of differences, for derivatives of either order
+_STEP_AT_ZERO = 1e-4  # of means in their variance, relative to it
 
 
 def _orders(dual: AbstractDual, pairs: GaussianPairs) -> list[np.ndarray]:
@@ -77,6 +79,9 @@ def check_derivatives(
     _check_by_differences(dual, inner, steps, middle, around)
     edges = GaussianPairs(*(axis[7 * n :] for axis in everything))
     _check_derivatives_are_finite(edges, edge)
+    at_zero = slice(2 * v.size, None)
+    zeros = GaussianPairs(*(axis[at_zero] for axis in edges))
+    _check_at_zero(zeros, edge[1][:, 0, at_zero], shape, rtol)
     if not shape.jumps:
         # At zero inputs a derivative in the covariance may depend on the direction.
         some = slice(0, 2 * v.size)
@@ -130,6 +135,45 @@ def _check_derivatives_are_finite(
             f"var2 = {var2:.6g}. Roots and quotients need finite derivatives where "
             "inputs are equal, opposite or zero: see `safe_sqrt` and `reciprocal`."
         )
+
+
+def _check_at_zero(
+    pairs: GaussianPairs,
+    gradients: Float[np.ndarray, "3 n"],
+    shape: Traits,
+    rtol: float,
+) -> None:
+    """Derivatives of `E f(u) f(v)` where one input or both are zero.
+
+    In the covariance it is `f'(0) E f'(v)`. In the variance of the other input it is
+    the derivative of `E f(v)`, times `f(0)`.
+    """
+    function = shape.function
+    bent = shape.kinks and (np.abs(np.asarray(shape.breaks)) < 1e-6).any()
+    if function is None or bent:
+        return
+
+    def means(v: float) -> tuple[float, float, float]:
+        """`E f(v)`, `E f'(v)`, and the derivative of the first in the variance."""
+        if not v:
+            value, slope = function(np.zeros(1))
+            return float(value[0]), float(slope[0]), 0.0
+        at = lambda v: single_expectation(function, np.sqrt(v), shape.breaks)
+        change = at(v * (1 + _STEP_AT_ZERO))[0] - at(v * (1 - _STEP_AT_ZERO))[0]
+        value, slope = at(v)
+        return float(value), float(slope), float(change) / (2 * _STEP_AT_ZERO * v)
+
+    ends = [np.transpose([means(v) for v in axis]) for axis in pairs[1:]]
+    (value1, slope1, change1), (value2, slope2, change2) = ends
+    expected = np.stack([slope1 * slope2, change1 * value2, value1 * change2])
+    size = np.maximum(np.abs(expected).max(), 1e-3)
+    names = "cov", "var1", "var2"
+    for i, name in enumerate(names):
+        there = pairs[i] > 0 if i else np.ones(pairs.cov.shape, bool)
+        law = f"The derivative of E f(u) f(v) in {name}, of an input of zero"
+        some = GaussianPairs(*(axis[there] for axis in pairs))
+        came, exact = gradients[i][there], expected[i][there]
+        agree(law, some, came, exact, size, max(100 * rtol, 1e-6))
 
 
 def _check_along_equal_inputs(
