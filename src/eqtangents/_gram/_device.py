@@ -15,7 +15,7 @@ from eqtangents._tile_plan import Examples
 
 
 # The rows of a matrix that a device has, or of each of several matrices.
-Rows: TypeAlias = PyTree[Shaped[Array, "..."]]
+MatrixRows: TypeAlias = PyTree[Shaped[Array, "..."]]
 
 
 class Corner(NamedTuple):
@@ -34,8 +34,8 @@ class Device(NamedTuple):
     plan: Plan
     axes: tuple[str, ...]  # of the mesh, that rows are split over
 
-    def empty(self, x1: Examples, x2: Examples) -> Rows:
-        """Rows of NaN: a tile that nobody computes is seen."""
+    def empty(self, x1: Examples, x2: Examples) -> MatrixRows:
+        """MatrixRows of NaN: a tile that nobody computes is seen."""
         zero = jnp.zeros((), jnp.int32)
         shapes = eqx.filter_eval_shape(
             self._tile, x1, x2, Corner(zero, zero, zero, zero)
@@ -49,11 +49,11 @@ class Device(NamedTuple):
         return jax.tree.map(rows, shapes)
 
     def advanced(
-        self, rows: Rows, x1: Examples, x2: Examples, tiles: Int[Array, "length 4"]
-    ) -> Rows:
+        self, rows: MatrixRows, x1: Examples, x2: Examples, tiles: Int[Array, "length 4"]
+    ) -> MatrixRows:
         """The rows with some more tiles, one after the other."""
 
-        def step(rows: Rows, numbers: Int[Array, " 4"]) -> tuple[Rows, None]:
+        def step(rows: MatrixRows, numbers: Int[Array, " 4"]) -> tuple[MatrixRows, None]:
             tile = Corner(*numbers)
             found = jax.checkpoint(self._tile)(x1, x2, tile)
 
@@ -77,7 +77,7 @@ class Device(NamedTuple):
         order = [((device + 1) % count, device) for device in range(count)]
         return jax.tree.map(lambda leaf: lax.ppermute(leaf, self.axes, order), x2)
 
-    def completed(self, rows: Rows) -> Rows:
+    def completed(self, rows: MatrixRows) -> MatrixRows:
         """The rows with what other devices, or other tiles, have of their mirror."""
         if not self.plan.symmetric:
             return rows
@@ -89,7 +89,7 @@ class Device(NamedTuple):
             return jnp.zeros((), jnp.int32)
         return lax.axis_index(self.axes).astype(jnp.int32)
 
-    def _tile(self, x1: Examples, x2: Examples, tile: Corner) -> Rows:
+    def _tile(self, x1: Examples, x2: Examples, tile: Corner) -> MatrixRows:
         size1, size2 = self.plan.sizes
         part1 = jax.tree.map(lambda a: _some(a, tile.row, size1), x1)
         part2 = jax.tree.map(lambda a: _some(a, tile.source, size2), x2)

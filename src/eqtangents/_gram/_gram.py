@@ -98,12 +98,12 @@ def gram(
         return _in_one_call(*Placement(mesh).put((pairs, x1, x2), PartitionSpec()))
     symmetric = x2 is None and pairs.is_mirrored(x1)
     second = x1 if x2 is None else x2
-    placement, split = _placement(mesh, second, x2 is None, ring)
+    placement, split = _placed_on(mesh, second, x2 is None, ring)
     rows = placement.count(placement.row_axes)
     size = pairs.tile_size(x1, -(-n1 // rows), devices) if most is None else most
     columns = placement.count(placement.column_axes)
     plan = Plan(n1, n2, size, rows, columns, symmetric, split)
-    task = _task(pairs, x1, second, plan, placement)
+    task = _laid_on_mesh(pairs, x1, second, plan, placement)
     if report is None or any(map(is_traced, jax.tree.leaves(task))):
         return all_at_once(task)
     total = n1 * (n1 + 1) // 2 if symmetric else n1 * n2
@@ -177,7 +177,7 @@ def _size(x: Examples) -> int:
     return jax.tree.leaves(x)[0].shape[0]
 
 
-def _placement(
+def _placed_on(
     mesh: Mesh | None, second: Examples, alone: bool, ring: bool | None
 ) -> tuple[Placement, bool]:
     """What is split over which axes, and whether examples go round in a ring."""
@@ -192,7 +192,7 @@ def _placement(
     return Placement(mesh, *((axes[:1], axes[1:]) if grid else (axes,))), False
 
 
-def _task(
+def _laid_on_mesh(
     pairs: AbstractPairs, x1: Examples, x2: Examples, plan: Plan, placement: Placement
 ) -> Task:
     """The task with its arrays on the mesh."""

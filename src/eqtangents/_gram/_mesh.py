@@ -10,7 +10,7 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree, Shaped
 
-from eqtangents._gram._device import Device, Rows
+from eqtangents._gram._device import Device, MatrixRows
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement
 from eqtangents._gram._plan import Plan
@@ -42,19 +42,19 @@ class Task(eqx.Module):
 
 
 @eqx.filter_jit
-def all_at_once(task: Task) -> Rows:
+def all_at_once(task: Task) -> MatrixRows:
     """The whole matrix, by one program."""
 
     def everything(
         device: Device, x1: Examples, x2: Examples, table: Int[Array, "1 v l 4"]
-    ) -> Rows:
+    ) -> MatrixRows:
         rows, visits = device.empty(x1, x2), table[0]
         if not task.plan.ring:
             return device.completed(device.advanced(rows, x1, x2, visits[0]))
 
         def visit(
-            state: tuple[Rows, Examples], tiles: Int[Array, "length 4"]
-        ) -> tuple[tuple[Rows, Examples], None]:
+            state: tuple[MatrixRows, Examples], tiles: Int[Array, "length 4"]
+        ) -> tuple[tuple[MatrixRows, Examples], None]:
             visiting = device.moved_on(state[1])
             return (device.advanced(state[0], x1, visiting, tiles), visiting), None
 
@@ -66,7 +66,7 @@ def all_at_once(task: Task) -> Rows:
     return _without_repeats(run(table), task)
 
 
-def one_after_the_other(task: Task, steps: int) -> Iterator[tuple[float, Rows]]:
+def one_after_the_other(task: Task, steps: int) -> Iterator[tuple[float, MatrixRows]]:
     """The share that is done and the rows so far, after each of about so many steps.
 
     The last rows are the whole matrix.
@@ -88,7 +88,7 @@ def one_after_the_other(task: Task, steps: int) -> Iterator[tuple[float, Rows]]:
 
 
 @eqx.filter_jit
-def _begun(task: Task) -> Rows:
+def _begun(task: Task) -> MatrixRows:
     return task.mapped(Device.empty, (), task.placement.matrix)()
 
 
@@ -99,7 +99,7 @@ def _moved_on(task: Task) -> Examples:
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _advanced(task_and_tiles: tuple[Task, Int[Array, "..."]], rows: Rows) -> Rows:
+def _advanced(task_and_tiles: tuple[Task, Int[Array, "..."]], rows: MatrixRows) -> MatrixRows:
     task, tiles = task_and_tiles
     advance = lambda device, x1, x2, tiles, rows: device.advanced(
         rows, x1, x2, tiles[0]
@@ -109,13 +109,13 @@ def _advanced(task_and_tiles: tuple[Task, Int[Array, "..."]], rows: Rows) -> Row
 
 
 @eqx.filter_jit
-def _completed(task: Task, rows: Rows) -> Rows:
+def _completed(task: Task, rows: MatrixRows) -> MatrixRows:
     matrix = task.placement.matrix
     complete = lambda device, _1, _2, rows: device.completed(rows)
     return _without_repeats(task.mapped(complete, (matrix,), matrix)(rows), task)
 
 
-def _without_repeats(whole: Rows, task: Task) -> Rows:
+def _without_repeats(whole: MatrixRows, task: Task) -> MatrixRows:
     """The matrix without the pairs of examples that were repeated.
 
     Sizes that are no multiple of the devices cannot be split over them.
