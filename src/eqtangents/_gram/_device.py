@@ -49,11 +49,17 @@ class Device(NamedTuple):
         return jax.tree.map(rows, shapes)
 
     def advanced(
-        self, rows: MatrixRows, x1: Examples, x2: Examples, tiles: Int[Array, "length 4"]
+        self,
+        rows: MatrixRows,
+        x1: Examples,
+        x2: Examples,
+        tiles: Int[Array, "length 4"],
     ) -> MatrixRows:
         """The rows with some more tiles, one after the other."""
 
-        def step(rows: MatrixRows, numbers: Int[Array, " 4"]) -> tuple[MatrixRows, None]:
+        def step(
+            rows: MatrixRows, numbers: Int[Array, " 4"]
+        ) -> tuple[MatrixRows, None]:
             tile = Corner(*numbers)
             found = jax.checkpoint(self._tile)(x1, x2, tile)
 

@@ -99,7 +99,9 @@ def _moved_on(task: Task) -> Examples:
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _advanced(task_and_tiles: tuple[Task, Int[Array, "..."]], rows: MatrixRows) -> MatrixRows:
+def _advanced(
+    task_and_tiles: tuple[Task, Int[Array, "..."]], rows: MatrixRows
+) -> MatrixRows:
     task, tiles = task_and_tiles
     advance = lambda device, x1, x2, tiles, rows: device.advanced(
         rows, x1, x2, tiles[0]
