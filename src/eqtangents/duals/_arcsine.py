@@ -111,7 +111,8 @@ class ErfDual(AbstractDual):
         r"""The first expectation at equal inputs, where $\rho = u / (1 + u)$.
 
         Thousands of layers add up their roundings. Where $u$ is small, they hardly
-        change it: $\arcsin\rho = u + (\arcsin\rho - \rho) - u \rho$ rounds once.
+        change it: in $\arcsin\rho = u + (\arcsin\rho - \rho) - u \rho$ the first term
+        is the variance times one number, which is rounded once.
         """
         a, b, c = constants(variance, self.a, self.b, self.c)
         u = 2 * b * b * variance
@@ -119,9 +120,11 @@ class ErfDual(AbstractDual):
         finite = jnp.isfinite(rest * u)
         rho = jnp.where(finite, jnp.where(finite, u, 0) / (1 + u), 1)
         angle = arcsin(rho, rest * (1 + rho))
-        near = lax.stop_gradient(u + (arcsin_less_sine(rho) - u * rho))
-        angle = valued(jnp.where(rho < 0.5, near, lax.stop_gradient(angle)), angle)
-        return a * a * (2 / math.pi) * angle + c * c
+        scale = a * a * (2 / math.pi)
+        slope = scale * 2 * b * b
+        near = slope * variance + scale * (arcsin_less_sine(rho) - u * rho)
+        value = lax.stop_gradient(jnp.where(rho < 0.5, near, scale * angle))
+        return valued(value, scale * angle) + c * c
 
 
 def _mean_angle_less(
