@@ -34,7 +34,7 @@ from mesh_cases import (
     over_shapes,
     square,
 )
-from precision import DTYPE
+from precision import DTYPE, by_precision
 
 
 @pytest.mark.quick(6)
@@ -81,7 +81,15 @@ def test_gradients(name, ring, kind):
     mesh, x = line(kind), inputs(name, 8)
     net = network(name)
     by_mesh = slopes(lambda *a: eqt.gram(*a, mesh=mesh, tile=2, ring=ring), net, x)
-    assert_same(by_mesh, slopes(eqt.ntk, net, x))
+    expected = slopes(eqt.ntk, net, x)
+    # Derivatives are sums of terms that cancel: they are as exact as the largest is.
+    most = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    atol = most * by_precision(float64=1e-12, float32=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=atol),
+        by_mesh,
+        expected,
+    )
 
 
 @pytest.mark.quick(2)
