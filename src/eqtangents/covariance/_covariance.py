@@ -149,20 +149,17 @@ class Scope:
         self_pairs: bool,
         canvas: tuple[int, ...] | None = None,
         reach: tuple[int, ...] = (),
+        read_once: bool = True,
     ) -> "Frame":
         """A frame for the consumer at the end of a chain of covariances."""
-        return Frame(self, Registry(), self_pairs, canvas, reach, (1,) * len(reach))
+        scale = (1,) * len(reach)
+        return Frame(self, Registry(), self_pairs, canvas, reach, scale, read_once)
 
     def fresh(self, slot_variance: Float[Array, "n *size"] | None = None) -> "Scope":
         """A scope of the same examples for which nothing else was computed."""
-        return Scope(
-            self.n1,
-            self.n2,
-            self.zero,
-            wants_ntk=self.wants_ntk,
-            identical=self.identical,
-            slot_variance=slot_variance,
-        )
+        facts = {"wants_ntk": self.wants_ntk, "identical": self.identical}
+        n1, n2, zero = self.n1, self.n2, self.zero
+        return Scope(n1, n2, zero, **facts, slot_variance=slot_variance)
 
     def pairs(self, self_pairs: bool) -> tuple[int, ...]:
         """The shape of the pairs of examples in a block."""
@@ -178,6 +175,8 @@ class Frame:
     coincide; then a block has the size of the covariance and no displacement. `reach`:
     the largest displacement that is asked for here, either way. `scale`: the
     displacement here is `scale` times the consumer's at the end of the chain.
+    `read_once`: whether that consumer reads each entry once; compilers repeat the last
+    operations for each time that it does.
     """
 
     scope: Scope
@@ -186,6 +185,7 @@ class Frame:
     canvas: tuple[int, ...] | None
     reach: tuple[int, ...]
     scale: tuple[int, ...]
+    read_once: bool = True
 
     @property
     def wants_ntk(self) -> bool:

@@ -76,7 +76,14 @@ class Pooled(AbstractCovariance):
             tuple(getattr(axis, name) for axis in axes)
             for name in ("canvas", "above", "above_reach")
         )
-        sweep = Sweep(scope, self.upstream, above, self_pairs=self_pairs, reach=reach)
+        sweep = Sweep(
+            scope,
+            self.upstream,
+            above,
+            self_pairs=self_pairs,
+            reach=reach,
+            read_once=False,
+        )
         first = np.array([axis.first for axis in axes], np.int32)
         strides = np.array([axis.window.stride for axis in axes], np.int32)
         residues = itertools.product(*(axis.residues for axis in axes))

@@ -66,7 +66,7 @@ class Stencil(AbstractCovariance):
             ]
             for axis, window in enumerate(self.windows)
         ]
-        by_rows = not coincide and _rows_follow(self.windows)
+        by_rows = not coincide and frame.read_once and _rows_follow(self.windows)
 
         def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
             here = [[mask and mask(at) for mask in of_axis] for of_axis in masks]
