@@ -353,3 +353,11 @@ def test_two_processes(tmp_path, precision):
         said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
         assert "all as expected" in said
+
+
+def test_diagonals_stay_split_over_explicit_axes():
+    net, x = connected(), inputs("tanh", 8)
+    rows = NamedSharding(line("explicit"), PartitionSpec("d"))
+    found = eqt.kernel_diagonal(net, jax.device_put(x, rows))
+    assert found.ntk.sharding.is_equivalent_to(rows, 1)
+    assert_same(found, eqt.kernel_diagonal(net, x))
