@@ -37,7 +37,7 @@ BELOW = {
     "kernel_habits": ["signatures"],
     "batches": ["kernel_habits", "networks", "trees"],
     "tile_plan": ["nn"],
-    "tiles": ["tile_plan"],
+    "tiles": ["tile_plan", "trees"],
     "kernel": ["batches", "tiles", "kernel_pair"],
     "gram": ["kernel"],
     "predict": ["gram"],

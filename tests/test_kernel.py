@@ -4,6 +4,7 @@ import equinox as eqx
 import hypothesis as hyp
 import hypothesis.strategies as st
 import jax
+import jax.extend
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
+from eqtangents._tile_plan import BLOCK_BYTES, tile_sizes
 from precision import by_precision, is_double
 
 
@@ -147,7 +149,7 @@ def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
     x1, x2 = jr.normal(getkey(), (7, *shape)), jr.normal(getkey(), (5, *shape))
     whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     entry = x1[0, 0].size * x1.dtype.itemsize
-    monkeypatch.setattr("eqtangents._tiles.BLOCK_BYTES", 4 * entry)
+    monkeypatch.setattr("eqtangents._tile_plan.BLOCK_BYTES", 4 * entry)
     monkeypatch.setattr("eqtangents.covariance._table.BLOCK_BYTES", 8 * entry)
     eqx.clear_caches()
     jax.clear_caches()
@@ -359,3 +361,36 @@ def test_several_inputs_and_outputs(getkey):
     model = net.init(((4,), (2, 5)), key=getkey())
     one, two = jax.vmap(model)(x)
     assert one.shape == two.shape == (3, 4)
+
+
+@hyp.given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 80), st.booleans())
+@hyp.settings(max_examples=30, deadline=None)
+def test_tiles_fit_a_block_and_share_the_examples_evenly(n1, n2, side, symmetric):
+    n2 = n1 if symmetric else n2
+    x = jnp.zeros((n1, 1, side, side), jnp.float32)
+    sizes = tile_sizes(x, n1, n2, symmetric)
+    assert sizes == (1, 1) or np.prod(sizes) * 4 * side**2 <= BLOCK_BYTES
+    for n, size in zip((n1, n2), sizes, strict=True):
+        tiles = -(-n // size)
+        assert n <= tiles * size < n + tiles  # no more than rounding is done twice
+
+
+def _equations(jaxpr, inside=False):
+    """The equations of a program that loops run."""
+    for eqn in jaxpr.eqns:
+        if inside:
+            yield eqn
+        loops = inside or eqn.primitive.name == "scan"
+        for inner in jax.extend.core.jaxprs_in_params(eqn.params):
+            yield from _equations(inner, loops)
+
+
+def test_no_displacement_pads_its_last_axis(getkey):
+    """Compilers do not vectorise that, and it is done for every layer."""
+    layers = [nn.Conv(1, (3, 3), padding="SAME"), nn.Relu()] * 2
+    net = nn.Sequential([*layers, nn.GlobalAvgPool()])
+    x = jr.normal(getkey(), (2, 3, 8, 8))
+    program = jax.make_jaxpr(lambda x: eqt.ntk(net, x))(x)
+    pads = [e for e in _equations(program.jaxpr) if e.primitive.name == "pad"]
+    assert pads
+    assert all(e.params["padding_config"][-1] == (0, 0, 0) for e in pads)

@@ -20,6 +20,7 @@ from eqtangents.nn import AbstractLayer
 # The results of a network with several outputs.
 NestedKernel: TypeAlias = Kernel | tuple["NestedKernel", ...]
 NestedMatrix: TypeAlias = Array | tuple["NestedMatrix", ...]
+Kind: TypeAlias = Literal["ntk", "nngp", "both"]
 
 
 @overload
@@ -65,7 +66,7 @@ def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2019,
     arXiv:1810.05148; Arora et al. 2019, arXiv:1904.11955.
     """
-    return _compiled_kernel(*checked_arguments(net, x1, x2))
+    return of_each_pair(*checked_arguments(net, x1, x2), "both")
 
 
 @overload
@@ -82,7 +83,7 @@ def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
 
     It takes and raises what `eqtangents.kernel` does, and has the axes of its arrays.
     """
-    return _compiled_nngp(*checked_arguments(net, x1, x2))
+    return of_each_pair(*checked_arguments(net, x1, x2), "nngp")
 
 
 @overload
@@ -99,7 +100,7 @@ def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
 
     It takes and raises what `eqtangents.kernel` does, and has the axes of its arrays.
     """
-    return _compiled_ntk(*checked_arguments(net, x1, x2))
+    return of_each_pair(*checked_arguments(net, x1, x2), "ntk")
 
 
 @overload
@@ -124,7 +125,7 @@ def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
     **Raises:** what `eqtangents.kernel` does.
     """
     net, x, _ = checked_arguments(net, x, None)
-    return _compiled_kernel_diagonal(net, x)
+    return _of_each_example(net, x, "both")
 
 
 @overload
@@ -138,7 +139,7 @@ def nngp_diagonal(net: AbstractLayer, x: Batch) -> Any:
     It takes and raises what `eqtangents.kernel_diagonal` does, and has its axes.
     """
     net, x, _ = checked_arguments(net, x, None)
-    return _compiled_nngp_diagonal(net, x)
+    return _of_each_example(net, x, "nngp")
 
 
 @overload
@@ -152,67 +153,42 @@ def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
     It takes and raises what `eqtangents.kernel_diagonal` does, and has its axes.
     """
     net, x, _ = checked_arguments(net, x, None)
-    return _compiled_ntk_diagonal(net, x)
-
-
-@eqx.filter_jit
-def _compiled_kernel(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Kernel]:
-    check_hyperparameters(net)
-    return _map_outputs(_both_kernels, tiled_kernels(net, x1, x2, wants_ntk=True))
-
-
-@eqx.filter_jit
-def _compiled_kernel_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Kernel]:
-    check_hyperparameters(net)
-    return _map_outputs(_both_kernels, tiled_diagonal(net, x, wants_ntk=True))
-
-
-@eqx.filter_jit
-def _compiled_nngp(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
-    check_hyperparameters(net)
-    return _map_outputs(lambda e: e.nngp, tiled_kernels(net, x1, x2, wants_ntk=False))
-
-
-@eqx.filter_jit
-def _compiled_nngp_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
-    check_hyperparameters(net)
-    return _map_outputs(lambda e: e.nngp, tiled_diagonal(net, x, wants_ntk=False))
-
-
-@eqx.filter_jit
-def _compiled_ntk(net: AbstractLayer, x1: Batch, x2: Batch | None) -> PyTree[Array]:
-    check_hyperparameters(net)
-    return _map_outputs(lambda e: e.ntk, tiled_kernels(net, x1, x2, wants_ntk=True))
-
-
-@eqx.filter_jit
-def _compiled_ntk_diagonal(net: AbstractLayer, x: Batch) -> PyTree[Array]:
-    check_hyperparameters(net)
-    return _map_outputs(lambda e: e.ntk, tiled_diagonal(net, x, wants_ntk=True))
+    return _of_each_example(net, x, "ntk")
 
 
 @eqx.filter_jit
 def of_each_pair(
     net: AbstractLayer,
     x1: Batch,
-    x2: Batch,
-    kind: Literal["ntk", "nngp", "both"],
-    first_row: Int[Array, ""] | None,
-) -> PyTree:
-    """What `kernel`, `nngp` or `ntk` give for two parts of one batch, or of two.
+    x2: Batch | None,
+    kind: Kind,
+    first_row: Int[Array, ""] | None = None,
+) -> Any:
+    """The kernels of all pairs of two batches, or of two parts of one.
 
     `first_row`: of one batch, the place of the first row less that of the first column.
     """
     check_hyperparameters(net)
-    wants_ntk = kind != "nngp"
-    entries = tiled_kernels(net, x1, x2, wants_ntk=wants_ntk, first_row=first_row)
-    wanted = {"ntk": lambda e: e.ntk, "nngp": lambda e: e.nngp, "both": _both_kernels}
-    return _map_outputs(wanted[kind], entries)
+    entries = tiled_kernels(net, x1, x2, wants_ntk=kind != "nngp", first_row=first_row)
+    return _map_outputs(_WANTED[kind], entries)
+
+
+@eqx.filter_jit
+def _of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
+    check_hyperparameters(net)
+    return _map_outputs(_WANTED[kind], tiled_diagonal(net, x, wants_ntk=kind != "nngp"))
 
 
 def _both_kernels(entries: Entries) -> Kernel:
     assert entries.ntk is not None, "both kernels were asked for"
     return Kernel(entries.nngp, entries.ntk)
+
+
+_WANTED: dict[Kind, Callable[[Entries], Any]] = {
+    "ntk": lambda entries: entries.ntk,
+    "nngp": lambda entries: entries.nngp,
+    "both": _both_kernels,
+}
 
 
 def _map_outputs(fn: Callable[[Entries], Any], entries: PyTree[Entries]) -> PyTree:

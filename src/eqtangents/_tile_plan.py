@@ -2,11 +2,12 @@
 
 import itertools
 import math
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from eqtangents.covariance import BLOCK_BYTES
@@ -16,10 +17,17 @@ from eqtangents.nn._inputs import is_signal, values_of
 # Examples along the first axis of each array; a signal or nested tuples of them.
 Examples: TypeAlias = PyTree[Shaped[Array, "..."]]
 
+_Size = TypeVar("_Size", int, Int[np.ndarray, " s"])
+
 
 def batch_size(x: Examples) -> int:
     """The number of examples."""
     return jax.tree.leaves(x)[0].shape[0]
+
+
+def examples_from(x: Examples, start: Int[Array, ""] | int, size: int) -> Examples:
+    """So many examples from one on."""
+    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
 
 
 def square_tile(x: Examples) -> int:
@@ -38,16 +46,16 @@ def tile_sizes(x1: Examples, n1: int, n2: int, symmetric: bool) -> tuple[int, in
     entry = max(math.prod(v.shape[2:]) * v.dtype.itemsize for v in values)
     pairs = max(1, BLOCK_BYTES // entry)
     if symmetric:
-        (size,) = _evenly(n1, np.array([max(1, int(pairs**0.5))]))
+        (size,) = evenly(n1, np.array([max(1, int(pairs**0.5))]))
         return int(size), int(size)
-    columns = _evenly(n2, np.arange(1, 1 + min(n2, pairs)))
-    rows = _evenly(n1, np.maximum(1, pairs // columns))
+    columns = evenly(n2, np.arange(1, 1 + min(n2, pairs)))
+    rows = evenly(n1, np.maximum(1, pairs // columns))
     tiles = -(-n1 // rows) * -(-n2 // columns)
     best = np.argmin(tiles * (rows * columns + rows + columns))
     return int(rows[best]), int(columns[best])
 
 
-def _evenly(n: int, most: Int[np.ndarray, " s"]) -> Int[np.ndarray, " s"]:
+def evenly(n: int, most: _Size) -> _Size:
     """The size of equal parts of `n`, up to one, that are at most so large."""
     return -(-n // -(-n // most))
 

@@ -12,7 +12,14 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from eqtangents._tile_plan import Examples, batch_size, tile_sizes, tile_starts
+from eqtangents._tile_plan import (
+    Examples,
+    batch_size,
+    examples_from,
+    tile_sizes,
+    tile_starts,
+)
+from eqtangents._trees import varying_zero
 from eqtangents.covariance import (
     AbstractCovariance,
     Scope,
@@ -124,7 +131,7 @@ def _on_one_device(
     def step(
         result: PyTree[Array], start: Int[Array, " 2"]
     ) -> tuple[PyTree[Array], None]:
-        tiles = (_examples_from(x, start[i], sizes[i]) for i, x in enumerate((x1, x2)))
+        tiles = (examples_from(x, start[i], sizes[i]) for i, x in enumerate((x1, x2)))
         block = tile(*tiles, _identical(offset, sizes, *start))
         put = lambda r, b: lax.dynamic_update_slice(r, b, _origin(b.ndim, start))
         return jax.tree.map(put, result, block), None
@@ -246,15 +253,7 @@ def _zeros(
 def _zero(net: AbstractLayer, x1: Examples, x2: Examples) -> Float[Array, ""]:
     """A zero that varies over all axes of a mesh that any of the arguments does."""
     dtype = values_of(jax.tree.leaves(x1, is_leaf=is_signal)[0]).dtype
-    arrays = [leaf for leaf in jax.tree.leaves((net, x1, x2)) if eqx.is_array(leaf)]
-    return sum(
-        (jnp.zeros_like(leaf, dtype=dtype, shape=()) for leaf in arrays),
-        jnp.zeros((), dtype),
-    )
-
-
-def _examples_from(x: Examples, start: Int[Array, ""] | int, size: int) -> Examples:
-    return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
+    return varying_zero((net, x1, x2), dtype)
 
 
 def _symmetric_tiles(

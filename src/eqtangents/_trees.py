@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 
 Leaf = TypeVar("Leaf")
@@ -28,6 +29,17 @@ else:
 
 # One array of examples, along its leading axis.
 One: TypeAlias = Shaped[Array | np.ndarray, "..."]
+
+
+def varying_zero(tree: PyTree, dtype: jnp.dtype) -> Float[Array, ""]:
+    """A zero that varies over all axes of a mesh that any array of the tree does.
+
+    Added to the first values of a loop inside of `jax.shard_map`, or to what a program
+    is traced with, it gives them the type that the results have.
+    """
+    arrays = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
+    zeros = (jnp.zeros_like(leaf, dtype=dtype, shape=()) for leaf in arrays)
+    return sum(zeros, jnp.zeros((), dtype))
 
 
 def difference(here: PyTree, there: PyTree) -> str:

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._plan import Plan
-from eqtangents._tile_plan import Examples
+from eqtangents._tile_plan import Examples, examples_from
 
 
 # The rows of a matrix that a device has, or of each of several matrices.
@@ -97,12 +97,12 @@ class Device(NamedTuple):
 
     def _tile(self, x1: Examples, x2: Examples, tile: Corner) -> MatrixRows:
         size1, size2 = self.plan.sizes
-        part1 = jax.tree.map(lambda a: _some(a, tile.row, size1), x1)
-        part2 = jax.tree.map(lambda a: _some(a, tile.source, size2), x2)
+        part1 = examples_from(x1, tile.row, size1)
+        part2 = examples_from(x2, tile.source, size2)
         if not self.plan.symmetric:
             return self.pairs(part1, part2, None)
         if self.plan.ring:
-            own = jax.tree.map(lambda a: _some(a, tile.source, size2), x1)
+            own = examples_from(x1, tile.source, size2)
             pick = lambda a, b: lax.select(tile.own > 0, a, b)
             part2 = jax.tree.map(pick, own, part2)
         first_row = self._number * self.plan.rows + tile.row - tile.column
@@ -156,9 +156,3 @@ class Device(NamedTuple):
         lead = (..., None, None)
         kept = entries[lead] & ~(identical[lead] & below[None, None])
         return kept.reshape(*entries.shape, *size, *size)
-
-
-def _some(
-    leaf: Shaped[Array, "n *rest"], start: Int[Array, ""], size: int
-) -> Shaped[Array, "size *rest"]:
-    return lax.dynamic_slice_in_dim(leaf, start, size)

@@ -12,14 +12,14 @@ from jaxtyping import Array, PyTree, Shaped
 from eqtangents._arguments import checked_choice, checked_integer, described
 from eqtangents._batches import checked_arguments
 from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
-from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, Kind, NetworkPairs
+from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
 from eqtangents._gram._placement import Placement, is_traced
 from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Clock, Line, Report
-from eqtangents._kernel import kernel as kernels_of, nngp, ntk
+from eqtangents._kernel import Kind
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._signatures import names_checked
-from eqtangents._tile_plan import Examples
+from eqtangents._tile_plan import Examples, batch_size
 from eqtangents._trees import Batch, Tree
 from eqtangents.nn import AbstractLayer
 
@@ -92,10 +92,11 @@ def gram(
     devices = _checked_mesh(mesh)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
-    n1, n2 = _size(x1), _size(x1 if x2 is None else x2)
+    n1, n2 = batch_size(x1), batch_size(x1 if x2 is None else x2)
     if (devices == 1 and most is None and report is None) or not (n1 and n2):
         # What one call computes, in tiles of its own.
-        return _in_one_call(*Placement(mesh).put((pairs, x1, x2), PartitionSpec()))
+        pairs, x1, x2 = Placement(mesh).put((pairs, x1, x2), PartitionSpec())
+        return pairs(x1, x2, None)
     symmetric = x2 is None and pairs.is_mirrored(x1)
     second = x1 if x2 is None else x2
     placement, split = _placed_on(mesh, second, x2 is None, ring)
@@ -162,19 +163,6 @@ def _checked_progress(progress: Any) -> Report | None:
             "an `eqtangents.Progress`, `print` say."
         )
     return progress
-
-
-def _in_one_call(
-    pairs: AbstractPairs, x1: Examples, x2: Examples | None
-) -> PyTree[Array]:
-    if not isinstance(pairs, NetworkPairs):
-        return pairs(x1, x1 if x2 is None else x2, None)
-    function = {"ntk": ntk, "nngp": nngp, "both": kernels_of}[pairs.kind]
-    return cast(Any, function)(pairs.net, x1, x2)
-
-
-def _size(x: Examples) -> int:
-    return jax.tree.leaves(x)[0].shape[0]
 
 
 def _placed_on(

@@ -2,18 +2,15 @@
 
 import abc
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Int, PyTree, Shaped
 
-from eqtangents._kernel import of_each_pair
+from eqtangents._kernel import Kind, of_each_pair
 from eqtangents._tile_plan import Examples, square_tile
 from eqtangents.nn import AbstractLayer
-
-
-Kind: TypeAlias = Literal["ntk", "nngp", "both"]
 
 
 class AbstractPairs(eqx.Module):
@@ -21,9 +18,12 @@ class AbstractPairs(eqx.Module):
 
     @abc.abstractmethod
     def __call__(
-        self, x1: Examples, x2: Examples, first_row: Int[Array, ""] | None
+        self, x1: Examples, x2: Examples | None, first_row: Int[Array, ""] | None
     ) -> PyTree[Array]:
-        """Arrays `(n1, n2, ...)`; `first_row` is the row of `x2` where `x1` begins."""
+        """Arrays `(n1, n2, ...)`; `first_row` is the row of `x2` where `x1` begins.
+
+        With `None` for `x2` both batches are `x1`.
+        """
 
     @abc.abstractmethod
     def is_mirrored(self, x: Examples) -> bool:
@@ -41,7 +41,7 @@ class NetworkPairs(AbstractPairs):
     kind: Kind = eqx.field(static=True)
 
     def __call__(
-        self, x1: Examples, x2: Examples, first_row: Int[Array, ""] | None
+        self, x1: Examples, x2: Examples | None, first_row: Int[Array, ""] | None
     ) -> PyTree[Array]:
         """Tiles know which pairs are one example."""
         return of_each_pair(self.net, x1, x2, self.kind, first_row)
@@ -61,10 +61,10 @@ class FunctionPairs(AbstractPairs):
     function: Callable[[Any, Any], PyTree[Array]]
 
     def __call__(
-        self, x1: Examples, x2: Examples, first_row: Int[Array, ""] | None
+        self, x1: Examples, x2: Examples | None, first_row: Int[Array, ""] | None
     ) -> PyTree[Array]:
         """A function is not told which pairs are one example."""
-        return self.function(x1, x2)
+        return self.function(x1, x1 if x2 is None else x2)
 
     def is_mirrored(self, x: Examples) -> bool:
         """Of axes beyond those of the examples it is not known how they are swapped."""

@@ -13,6 +13,8 @@ import math
 import numpy as np
 from jaxtyping import Bool, Int
 
+from eqtangents._tile_plan import evenly
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -49,7 +51,7 @@ class Plan:
     @property
     def sizes(self) -> tuple[int, int]:
         """How many examples of either batch a tile has."""
-        return _fitted(self.rows, self.tile), _fitted(self.columns, self.tile)
+        return evenly(self.rows, self.tile), evenly(self.columns, self.tile)
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -134,11 +136,6 @@ class Plan:
             for i, k, j in self.assigned(device):
                 owned[device, i, (device + k) % self.blocks, j] = True
         return owned.reshape(self.blocks, count, -1)
-
-
-def _fitted(count: int, most: int) -> int:
-    """The size of tiles that are as even as can be."""
-    return math.ceil(count / _tile_count(count, most))
 
 
 def _tile_count(count: int, size: int) -> int:

@@ -193,7 +193,7 @@ def window_sum(
     axis: int,
     window: Window,
     size: int,
-    masks: list[Bool[Array, "..."] | None],
+    masks: list[_Counted],
 ) -> Float[Array, "..."]:
     """Sum the entries under each window along one axis.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from eqtangents._trees import varying_zero
 from eqtangents.empirical._batches import example_of, size_of
 from eqtangents.empirical._choice import (
     Candidate,
@@ -164,11 +165,7 @@ def _varying_alike(arguments: Arguments) -> Arguments:
     with, so that it must be traced as it is run.
     """
     arrays, rest = eqx.partition(arguments, eqx.is_array)
-    zero = sum(
-        (jnp.zeros_like(a, jnp.float32, ()) for a in jax.tree.leaves(arrays)),
-        jnp.zeros((), jnp.float32),
-    )
-
+    zero = varying_zero(arrays, jnp.dtype("float32"))
     if jax.typeof(zero) == jax.typeof(jnp.zeros((), jnp.float32)):
         return arguments  # outside of a mesh
 
