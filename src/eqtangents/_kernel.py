@@ -170,13 +170,15 @@ def of_each_pair(
     """
     check_hyperparameters(net)
     entries = tiled_kernels(net, x1, x2, wants_ntk=kind != "nngp", first_row=first_row)
-    return _map_outputs(_WANTED[kind], entries)
+    return _map_outputs(_PART_OF_KIND[kind], entries)
 
 
 @eqx.filter_jit
 def _of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
     check_hyperparameters(net)
-    return _map_outputs(_WANTED[kind], tiled_diagonal(net, x, wants_ntk=kind != "nngp"))
+    return _map_outputs(
+        _PART_OF_KIND[kind], tiled_diagonal(net, x, wants_ntk=kind != "nngp")
+    )
 
 
 def _both_kernels(entries: Entries) -> Kernel:
@@ -184,7 +186,7 @@ def _both_kernels(entries: Entries) -> Kernel:
     return Kernel(entries.nngp, entries.ntk)
 
 
-_WANTED: dict[Kind, Callable[[Entries], Any]] = {
+_PART_OF_KIND: dict[Kind, Callable[[Entries], Any]] = {
     "ntk": lambda entries: entries.ntk,
     "nngp": lambda entries: entries.nngp,
     "both": _both_kernels,
