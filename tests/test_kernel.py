@@ -1,6 +1,5 @@
 """Laws of the infinite-width kernels, whatever the network."""
 
-import equinox as eqx
 import hypothesis as hyp
 import hypothesis.strategies as st
 import jax
@@ -12,7 +11,8 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from eqtangents._tile_plan import BLOCK_BYTES, tile_sizes
+from eqtangents._budget import CPU, Budget, under
+from eqtangents._tile_plan import tile_sizes
 from precision import by_precision, is_double
 
 
@@ -145,17 +145,14 @@ def test_the_order_of_branches_that_are_set_end_to_end_does_not_matter(getkey):
 
 @each_network
 @pytest.mark.slow
-def test_tiles_change_nothing(net, shape, getkey, monkeypatch):
+@pytest.mark.parametrize("pairs", [4, 20])
+def test_tiles_change_nothing(net, shape, pairs, getkey):
+    """With either budget: of few pairs, or of all but a few and no conditionals."""
     x1, x2 = jr.normal(getkey(), (7, *shape)), jr.normal(getkey(), (5, *shape))
     whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     entry = x1[0, 0].size * x1.dtype.itemsize
-    monkeypatch.setattr("eqtangents._tile_plan.BLOCK_BYTES", 4 * entry)
-    monkeypatch.setattr("eqtangents.covariance._table.BLOCK_BYTES", 8 * entry)
-    eqx.clear_caches()
-    jax.clear_caches()
-    tiled = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
-    eqx.clear_caches()
-    jax.clear_caches()
+    with under(Budget(pairs * entry, 2**28, conditionals=pairs == 4)):
+        tiled = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     assert_close(tiled[0].ntk, whole[0].ntk)
     # Of an example with itself, rounding decides how close to 0 the angle is.
     assert_close(tiled[1].ntk, whole[1].ntk, 1e-7 if is_double() else 1e-3)
@@ -368,8 +365,8 @@ def test_several_inputs_and_outputs(getkey):
 def test_tiles_fit_a_block_and_share_the_examples_evenly(n1, n2, side, symmetric):
     n2 = n1 if symmetric else n2
     x = jnp.zeros((n1, 1, side, side), jnp.float32)
-    sizes = tile_sizes(x, n1, n2, symmetric)
-    assert sizes == (1, 1) or np.prod(sizes) * 4 * side**2 <= BLOCK_BYTES
+    sizes = tile_sizes(nn.GlobalAvgPool(), x, n1, n2, symmetric)
+    assert sizes == (1, 1) or np.prod(sizes) * 4 * side**2 <= CPU.block_bytes
     for n, size in zip((n1, n2), sizes, strict=True):
         tiles = -(-n // size)
         assert n <= tiles * size < n + tiles  # no more than rounding is done twice

@@ -8,6 +8,7 @@ import jax
 from jaxtyping import Array, Int, PyTree
 
 from eqtangents._batches import NestedBatch, OneBatch, checked_arguments
+from eqtangents._budget import suiting
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
@@ -156,7 +157,6 @@ def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
     return _of_each_example(net, x, "ntk")
 
 
-@eqx.filter_jit
 def of_each_pair(
     net: AbstractLayer,
     x1: Batch,
@@ -168,13 +168,30 @@ def of_each_pair(
 
     `first_row`: of one batch, the place of the first row less that of the first column.
     """
+    with suiting((x1, x2, net)):
+        return _compiled_of_each_pair(net, x1, x2, kind, first_row)
+
+
+@eqx.filter_jit
+def _compiled_of_each_pair(
+    net: AbstractLayer,
+    x1: Batch,
+    x2: Batch | None,
+    kind: Kind,
+    first_row: Int[Array, ""] | None,
+) -> Any:
     check_hyperparameters(net)
     entries = tiled_kernels(net, x1, x2, wants_ntk=kind != "nngp", first_row=first_row)
     return _map_outputs(_PART_OF_KIND[kind], entries)
 
 
-@eqx.filter_jit
 def _of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
+    with suiting((x, net)):
+        return _compiled_of_each_example(net, x, kind)
+
+
+@eqx.filter_jit
+def _compiled_of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
     check_hyperparameters(net)
     return _map_outputs(
         _PART_OF_KIND[kind], tiled_diagonal(net, x, wants_ntk=kind != "nngp")

@@ -2,21 +2,26 @@
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import TypeAlias, TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, PyTree, Shaped
 
-from eqtangents.covariance import BLOCK_BYTES
-from eqtangents.nn._inputs import is_signal, values_of
+from eqtangents._budget import budget
+from eqtangents.covariance import AbstractCovariance
+from eqtangents.nn import AbstractLayer
+from eqtangents.nn._inputs import as_input, is_signal, values_of
 
 
 # Examples along the first axis of each array; a signal or nested tuples of them.
 Examples: TypeAlias = PyTree[Shaped[Array, "..."]]
 
+Told = TypeVar("Told")
 _Size = TypeVar("_Size", int, Int[np.ndarray, " s"])
 
 
@@ -30,21 +35,39 @@ def examples_from(x: Examples, start: Int[Array, ""] | int, size: int) -> Exampl
     return jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), x)
 
 
-def square_tile(x: Examples) -> int:
+def like_one(x: Examples) -> PyTree[jax.ShapeDtypeStruct]:
+    """The shapes of one example."""
+    one = lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
+    return jax.tree.map(one, x)
+
+
+def of_each_output(
+    net: AbstractLayer,
+    x1: Examples,
+    x2: Examples,
+    entries: Callable[[AbstractCovariance], Told],
+) -> PyTree[Told]:
+    """What a function tells of the covariance of each of the network's outputs."""
+    outputs = net.propagate(jax.tree.map(as_input, x1, x2, is_leaf=is_signal))
+    is_covariance = lambda node: isinstance(node, AbstractCovariance)
+    return jax.tree.map(entries, outputs, is_leaf=is_covariance)
+
+
+def square_tile(net: AbstractLayer, x: Examples) -> int:
     """How many examples are on each side of the tiles of a symmetric matrix."""
-    return tile_sizes(x, batch_size(x), batch_size(x), symmetric=True)[0]
+    return tile_sizes(net, x, batch_size(x), batch_size(x), symmetric=True)[0]
 
 
-def tile_sizes(x1: Examples, n1: int, n2: int, symmetric: bool) -> tuple[int, int]:
+def tile_sizes(
+    net: AbstractLayer, x1: Examples, n1: int, n2: int, symmetric: bool
+) -> tuple[int, int]:
     """How many examples of either batch to treat at a time: as many as fill a block.
 
     Tiles share the examples evenly, because the last one overlaps the one before. Of
     all that fit into a block, those are taken whose pairs, and examples with
     themselves, are fewest in all.
     """
-    values = map(values_of, jax.tree.leaves(x1, is_leaf=is_signal))
-    entry = max(math.prod(v.shape[2:]) * v.dtype.itemsize for v in values)
-    pairs = max(1, BLOCK_BYTES // entry)
+    pairs = _most_pairs(net, x1)
     if symmetric:
         (size,) = evenly(n1, np.array([max(1, int(pairs**0.5))]))
         return int(size), int(size)
@@ -53,6 +76,24 @@ def tile_sizes(x1: Examples, n1: int, n2: int, symmetric: bool) -> tuple[int, in
     tiles = -(-n1 // rows) * -(-n2 // columns)
     best = np.argmin(tiles * (rows * columns + rows + columns))
     return int(rows[best]), int(columns[best])
+
+
+def _most_pairs(net: AbstractLayer, x: Examples) -> int:
+    """As many pairs of examples as fill a block, or their tables what they may."""
+    values = [values_of(leaf) for leaf in jax.tree.leaves(x, is_leaf=is_signal)]
+    itemsize = max(v.dtype.itemsize for v in values)
+    entries, kept = max(math.prod(v.shape[2:]) for v in values), [0]
+
+    def note(node: AbstractCovariance) -> None:
+        outline = node.outline
+        kept.append((outline.keeping(outline.canvas) if outline.rank else outline).kept)
+
+    one = like_one(x)
+    eqx.filter_eval_shape(lambda x: of_each_output(net, x, x, note), one)
+    pairs = budget().block_bytes // (entries * itemsize)
+    if most := max(kept):
+        pairs = min(pairs, budget().table_bytes // (most * itemsize))
+    return max(1, pairs)
 
 
 def evenly(n: int, most: _Size) -> _Size:

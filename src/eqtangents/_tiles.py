@@ -16,6 +16,7 @@ from eqtangents._tile_plan import (
     Examples,
     batch_size,
     examples_from,
+    of_each_output,
     tile_sizes,
     tile_starts,
 )
@@ -28,7 +29,7 @@ from eqtangents.covariance import (
     materialised,
 )
 from eqtangents.nn import AbstractLayer
-from eqtangents.nn._inputs import as_input, is_signal, values_of
+from eqtangents.nn._inputs import is_signal, values_of
 
 
 class Entries(NamedTuple):
@@ -120,7 +121,7 @@ def _on_one_device(
     if not n1 or not n2:
         return _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
     offset = jnp.zeros((), jnp.int32) if symmetric else first_row
-    sizes = tile_sizes(x1, n1, n2, symmetric)
+    sizes = tile_sizes(net, x1, n1, n2, symmetric)
 
     @jax.checkpoint
     def tile(
@@ -134,21 +135,23 @@ def _on_one_device(
         tiles = (examples_from(x, start[i], sizes[i]) for i, x in enumerate((x1, x2)))
         block = tile(*tiles, _identical(offset, sizes, *start))
         put = lambda r, b: lax.dynamic_update_slice(r, b, _origin(b.ndim, start))
-        return jax.tree.map(put, result, block), None
+        result = jax.tree.map(put, result, block)
+        return mirror(result, start) if symmetric else result, None
+
+    def mirror(result: PyTree[Array], start: Int[Array, " 2"]) -> PyTree[Array]:
+        return jax.tree.map(lambda leaf: mirrored(leaf, sizes[0], start), result)
 
     starts = tile_starts((n1, n2), sizes, symmetric)
     if starts.shape[0] > 1:
         result = _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
-        result, _ = lax.scan(step, result, starts)
-    else:
-        result = tile(x1, x2, _identical(offset, sizes, 0, 0))
+        return lax.scan(step, result, starts)[0]
+    result = tile(x1, x2, _identical(offset, sizes, 0, 0))
     if not symmetric:
         return result
-    if starts.shape[0] == 1:  # Or both sides of the diagonal would be computed apart.
-        # The index does not depend on the result, which gradients have no use for.
-        whole, known = result, jnp.ravel(jax.tree.leaves(x1)[0])[:1] >= 0
-        result = materialised(lambda: whole, known.astype(jnp.int32))
-    return jax.tree.map(lambda leaf: _symmetric_tiles(leaf, sizes[0], starts), result)
+    # Both sides of the diagonal would be computed apart. The index does not depend on
+    # the result, which gradients have no use for.
+    known = jnp.ravel(jax.tree.leaves(x1)[0])[:1] >= 0
+    return mirror(materialised(lambda: result, known.astype(jnp.int32)), starts[0])
 
 
 def _identical(
@@ -183,7 +186,7 @@ def _diagonal_on_one_device(
 
     if not batch_size(x):
         return _zeros(net, x, x, (0,), wants_ntk=wants_ntk)
-    size, _ = tile_sizes(x, batch_size(x), 1, symmetric=False)
+    size, _ = tile_sizes(net, x, batch_size(x), 1, symmetric=False)
     return lax.map(jax.checkpoint(own), x, batch_size=size)
 
 
@@ -215,19 +218,7 @@ def _tile(
         block = bounded(scope, node, dense_block(scope, node))
         return Entries(block.nngp, block.with_ntk().ntk if wants_ntk else None)
 
-    return _of_each_output(net, x1, x2, entries)
-
-
-def _of_each_output(
-    net: AbstractLayer,
-    x1: Examples,
-    x2: Examples,
-    entries: Callable[[AbstractCovariance], Entries],
-) -> PyTree[Entries]:
-    """The entries of the covariance of each of the network's outputs."""
-    outputs = net.propagate(jax.tree.map(as_input, x1, x2, is_leaf=is_signal))
-    is_covariance = lambda node: isinstance(node, AbstractCovariance)
-    return jax.tree.map(entries, outputs, is_leaf=is_covariance)
+    return of_each_output(net, x1, x2, entries)
 
 
 def _zeros(
@@ -247,7 +238,7 @@ def _zeros(
 
     like_one = lambda leaf: jnp.zeros_like(leaf, shape=(1, *leaf.shape[1:]))
     one1, one2 = (jax.tree.map(like_one, x) for x in (x1, x2))
-    return _of_each_output(net, one1, one2, empty)
+    return of_each_output(net, one1, one2, empty)
 
 
 def _zero(net: AbstractLayer, x1: Examples, x2: Examples) -> Float[Array, ""]:
@@ -256,36 +247,30 @@ def _zero(net: AbstractLayer, x1: Examples, x2: Examples) -> Float[Array, ""]:
     return varying_zero((net, x1, x2), dtype)
 
 
-def _symmetric_tiles(
-    result: Float[Array, "n n *p"], size: int, starts: Int[Array, "tiles 2"]
+def mirrored(
+    matrix: Float[Array, "n n *p"], size: int, start: Int[Array, " 2"]
 ) -> Float[Array, "n n *p"]:
-    """The matrix with the entries above its diagonal below it as well, tile by tile.
+    """A matrix with the entries of one tile above its diagonal below it as well.
 
-    Its rows are pairs of an example and a position. It is symmetric whatever the
-    rounding.
+    Its rows are pairs of an example and a position. Once all tiles were mirrored it is
+    symmetric, whatever the rounding, also where they overlap.
     """
-    rank = (result.ndim - 2) // 2
-    shape = (size, size, *result.shape[2:])
+    rank = (matrix.ndim - 2) // 2
+    shape = (size, size, *matrix.shape[2:])
     positions = math.prod(shape[2 : 2 + rank])
     # (n1, n2, *positions1, *positions2) -> (n2, n1, *positions2, *positions1)
     swap = (1, 0, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
     order = np.arange(positions)[:, None] > np.arange(positions)[None]
-
-    def step(
-        result: Float[Array, "n n *p"], start: Int[Array, " 2"]
-    ) -> tuple[Float[Array, "n n *p"], None]:
-        above = lax.dynamic_slice(result, _origin(result.ndim, start), shape)
-        mirror = _origin(result.ndim, start[::-1])
-        old = lax.dynamic_slice(result, mirror, shape)
-        column, row = (s + jnp.arange(size, dtype=start.dtype) for s in start)
-        # (row, column, position of the row, position of the column)
-        row, column = row[:, None, None, None], column[None, :, None, None]
-        below = (row > column) | ((row == column) & order[None, None])
-        below = jnp.broadcast_to(below, (size, size, positions, positions))
-        new = jnp.where(below.reshape(shape), above.transpose(swap), old)
-        return lax.dynamic_update_slice(result, new, mirror), None
-
-    return lax.scan(step, result, starts)[0]
+    above = lax.dynamic_slice(matrix, _origin(matrix.ndim, start), shape)
+    mirror = _origin(matrix.ndim, start[::-1])
+    old = lax.dynamic_slice(matrix, mirror, shape)
+    column, row = (s + jnp.arange(size, dtype=start.dtype) for s in start)
+    # (row, column, position of the row, position of the column)
+    row, column = row[:, None, None, None], column[None, :, None, None]
+    below = (row > column) | ((row == column) & order[None, None])
+    below = jnp.broadcast_to(below, (size, size, positions, positions))
+    new = jnp.where(below.reshape(shape), above.transpose(swap), old)
+    return lax.dynamic_update_slice(matrix, new, mirror)
 
 
 def _origin(ndim: int, start: Int[Array, " 2"]) -> list[Int[Array, ""]]:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._plan import Plan
 from eqtangents._tile_plan import Examples, examples_from
+from eqtangents._tiles import mirrored
 
 
 # The rows of a matrix that a device has, or of each of several matrices.
@@ -56,6 +57,7 @@ class Device(NamedTuple):
         tiles: Int[Array, "length 4"],
     ) -> MatrixRows:
         """The rows with some more tiles, one after the other."""
+        size = self.plan.sizes[0]
 
         def step(
             rows: MatrixRows, numbers: Int[Array, " 4"]
@@ -69,7 +71,10 @@ class Device(NamedTuple):
                 start = [tile.row, tile.column] + [jnp.zeros_like(tile.row)] * (
                     block.ndim - 2
                 )
-                return lax.dynamic_update_slice(row, block, start)
+                row = lax.dynamic_update_slice(row, block, start)
+                if self.plan.mirrors_alone:
+                    return mirrored(row, size, jnp.stack([tile.row, tile.column]))
+                return row
 
             return jax.tree.map(put, rows, found), None
 
@@ -84,8 +89,8 @@ class Device(NamedTuple):
         return jax.tree.map(lambda leaf: lax.ppermute(leaf, self.axes, order), x2)
 
     def completed(self, rows: MatrixRows) -> MatrixRows:
-        """The rows with what other devices, or other tiles, have of their mirror."""
-        if not self.plan.symmetric:
+        """The rows with what other devices have of their mirror."""
+        if not self.plan.symmetric or self.plan.mirrors_alone:
             return rows
         return jax.tree.map(self._with_mirror, rows)
 
@@ -111,8 +116,7 @@ class Device(NamedTuple):
     def _with_mirror(self, leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
         rows, _, *rest = leaf.shape
         parts = leaf.reshape(rows, self.plan.blocks, rows, *rest)
-        if self.plan.row_devices > 1:
-            parts = lax.all_to_all(parts, self.axes, 1, 1)
+        parts = lax.all_to_all(parts, self.axes, 1, 1)
         # (other, block, own, *p, *q): entries of others' rows and this one's columns
         rank = len(rest) // 2
         order = (*range(3 + rank, 3 + 2 * rank), *range(3, 3 + rank))

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree, Shaped
 
 from eqtangents._arguments import checked_choice, checked_integer, described
 from eqtangents._batches import checked_arguments
+from eqtangents._budget import suiting
 from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
 from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
 from eqtangents._gram._placement import Placement, is_traced
@@ -89,9 +90,24 @@ def gram(
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again.
     """
     pairs, x1, x2 = _checked(kernel, x1, x2, kind)
-    devices = _checked_mesh(mesh)
+    _check_mesh(mesh)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
+    with suiting((x1, x2, pairs) if mesh is None else mesh):
+        return _divided(pairs, x1, x2, mesh, most, ring, report)
+
+
+def _divided(
+    pairs: AbstractPairs,
+    x1: Examples,
+    x2: Examples | None,
+    mesh: Mesh | None,
+    most: int | None,
+    ring: bool | None,
+    report: Report | None,
+) -> PyTree[Array]:
+    """The matrix in tiles of at most so many examples on a side, over a mesh."""
+    devices = 1 if mesh is None else mesh.size
     n1, n2 = batch_size(x1), batch_size(x1 if x2 is None else x2)
     if (devices == 1 and most is None and report is None) or not (n1 and n2):
         # What one call computes, in tiles of its own.
@@ -142,16 +158,12 @@ def _on_host() -> Any:
     return jax.default_device(host)
 
 
-def _checked_mesh(mesh: Any) -> int:
-    """The number of devices."""
-    if mesh is None:
-        return 1
-    if not isinstance(mesh, Mesh):
+def _check_mesh(mesh: Any) -> None:
+    if not isinstance(mesh, Mesh | None):
         raise TypeError(
             f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
             "`jax.make_mesh((jax.device_count(),), ('rows',))` say."
         )
-    return mesh.size
 
 
 def _checked_progress(progress: Any) -> Report | None:

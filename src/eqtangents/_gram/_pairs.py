@@ -6,10 +6,10 @@ from typing import Any
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Int, PyTree, Shaped
+from jaxtyping import Array, Int, PyTree
 
 from eqtangents._kernel import Kind, of_each_pair
-from eqtangents._tile_plan import Examples, square_tile
+from eqtangents._tile_plan import Examples, like_one, square_tile
 from eqtangents.nn import AbstractLayer
 
 
@@ -52,7 +52,7 @@ class NetworkPairs(AbstractPairs):
 
     def tile_size(self, x: Examples, rows: int, devices: int) -> int:
         """The one with which the kernel runs through its layers in cache."""
-        return min(rows, square_tile(x))
+        return min(rows, square_tile(self.net, x))
 
 
 class FunctionPairs(AbstractPairs):
@@ -68,14 +68,10 @@ class FunctionPairs(AbstractPairs):
 
     def is_mirrored(self, x: Examples) -> bool:
         """Of axes beyond those of the examples it is not known how they are swapped."""
-        one = jax.tree.map(_like_one, x)
+        one = like_one(x)
         shapes = eqx.filter_eval_shape(self.function, one, one)
         return all(leaf.ndim == 2 for leaf in jax.tree.leaves(shapes))
 
     def tile_size(self, x: Examples, rows: int, devices: int) -> int:
         """All rows of a device, or half of them where devices share a block."""
         return -(-rows // (1 if devices == 1 else 2))
-
-
-def _like_one(leaf: Shaped[Array, "n *rest"]) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)

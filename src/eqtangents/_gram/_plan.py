@@ -54,6 +54,11 @@ class Plan:
         return evenly(self.rows, self.tile), evenly(self.columns, self.tile)
 
     @property
+    def mirrors_alone(self) -> bool:
+        """Whether one device has both halves of a symmetric matrix."""
+        return self.symmetric and self.row_devices == 1
+
+    @property
     def padded(self) -> tuple[int, int]:
         """How many examples either batch has with its last one repeated."""
         return self.rows * self.row_devices, self.width * self.column_devices

@@ -60,10 +60,7 @@ from eqtangents.covariance._repeated import (
     ShapeChange as ShapeChange,
 )
 from eqtangents.covariance._stencil import Stencil as Stencil
-from eqtangents.covariance._table import (
-    BLOCK_BYTES as BLOCK_BYTES,
-    dense_block as dense_block,
-)
+from eqtangents.covariance._table import dense_block as dense_block
 from eqtangents.covariance._window import (
     Window as Window,
     seen_through as seen_through,

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from eqtangents.covariance._lattice import doubled, pad_to, rolled, where
+from eqtangents.covariance._lattice import doubled, ends, pad_to, paired, rolled, where
 from eqtangents.covariance._outline import Outline
 from eqtangents.covariance._registry import Look, Memo, Registered, Registry
 
@@ -267,10 +267,7 @@ class Frame:
         positions along the last `rank`. The result, `(left, right)`, broadcasts against
         the blocks of this frame, whose canvas is filled up with `fill`.
         """
-        left, right, n1 = arrays, arrays, self.scope.n1
-        if not self.self_pairs:
-            left = jax.tree.map(lambda leaf: leaf[:n1, None], arrays)
-            right = jax.tree.map(lambda leaf: leaf[None, n1:], arrays)
+        left, right = ends(arrays, None if self.self_pairs else self.scope.n1)
         look, canvas = lambda moving, d: moving, self.canvas
         if canvas is not None:
             pad = lambda leaf: pad_to(leaf, canvas, fill)
@@ -278,7 +275,8 @@ class Frame:
             right = jax.tree.map(lambda leaf: doubled(pad(leaf), rank), right)
             look = self._leafwise(rolled)
         number = self.registry.add_field(left, right, look)
-        return lambda at: at.fields[number]
+        lookup = lambda at: at.fields[number]
+        return lookup if self.self_pairs else lambda at: paired(*lookup(at))
 
     def mask(
         self, key: Hashable, look: Callable[[Int[Array, " rank"]], Shaped[Array, "..."]]

@@ -39,7 +39,8 @@ class Gathered(AbstractCovariance):
         self.indices = [np.asarray(index, np.int32) for index in indices]
         size = tuple(index.size for index in self.indices if index.ndim)
         mask = upstream.outline.mask
-        self.outline = upstream.outline.replace(
+        kept = upstream.outline.keeping(upstream.outline.canvas)
+        self.outline = kept.replace(
             size=size,
             canvas=size,
             fixed_canvas=(False,) * len(size),

@@ -16,6 +16,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from eqtangents._budget import budget
+
 
 _Vector = TypeVar("_Vector", Array, np.ndarray)
 
@@ -27,6 +29,26 @@ def pad_to(
     lead = field.ndim - len(canvas)
     widths = [(0, g - h) for g, h in zip(canvas, field.shape[lead:], strict=True)]
     return jnp.pad(field, [(0, 0)] * lead + widths, constant_values=fill)
+
+
+def ends(
+    examples: PyTree[Array], n1: int | None
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """The examples at either end of pairs, of two batches in a row or the same ones."""
+    left = jax.tree.map(lambda leaf: leaf[:n1], examples)
+    return left, jax.tree.map(lambda leaf: leaf[n1:], examples)
+
+
+def paired(
+    left: PyTree[Array], right: PyTree[Array]
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """Fields of either batch, as they broadcast over the pairs `n1 n2`.
+
+    Loops keep them without the new axes: in what a loop keeps, compilers copy each
+    array with an axis of one element, for another order of the same numbers.
+    """
+    across = jax.tree.map(lambda leaf: leaf[:, None], left)
+    return across, jax.tree.map(lambda leaf: leaf[None], right)
 
 
 def doubled(field: Shaped[Array, "..."], rank: int) -> Shaped[Array, "..."]:
@@ -109,19 +131,25 @@ def displacements(
     return np.array(grid, np.int32).reshape(len(grid), len(axes))
 
 
+def largest_divisor(count: int, most: int) -> int:
+    """The largest number up to `most` that divides another one."""
+    return max(b for b in range(1, min(count, most) + 1) if count % b == 0)
+
+
 def materialised(
     build: Callable[[], PyTree[Array]], index: Int[Array, "..."]
 ) -> PyTree[Array]:
-    """`build()`, in buffers of its own.
+    """`build()`, on CPUs in buffers of its own.
 
     XLA would fuse what is built here (dynamic slices and masks with their index
     arithmetic) into each of its consumers and evaluate it again for every one of them.
     The result of a conditional cannot be fused; its predicate, that no `index` of the
     loop is negative, always holds, which the compiler cannot see. On CPUs it is built
-    on one core: not for whole layers.
+    on one core: not for whole layers. Accelerators do the arithmetic again in less
+    time than a conditional takes.
     """
     shapes = jax.eval_shape(build)
-    if not jax.tree.leaves(shapes):
+    if not jax.tree.leaves(shapes) or not budget().conditionals:
         return build()
 
     def absent() -> PyTree[Array]:  # Varying over the same axes of a mesh.

@@ -54,7 +54,8 @@ class Mapped(AbstractCovariance):
         row. They may depend on covariances themselves.
         """
         self.upstream, self.move, self.parameters = upstream, move, parameters
-        self.outline = upstream.outline.replace(
+        kept = upstream.outline.keeping(upstream.outline.canvas).keeping(size)
+        self.outline = kept.replace(
             size=size,
             canvas=size,
             fixed_canvas=(True,) * len(size),

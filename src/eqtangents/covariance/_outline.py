@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -43,6 +44,8 @@ class Outline:
     `mask`: the positions that each example has, where not all examples have all. The
     other positions count as zero.
     `graph`: what connects the positions of each example, if anything does.
+    `kept`: the most entries that a table of all pairs of positions keeps of each pair
+    of examples; zero where there are blocks alone.
     """
 
     size: tuple[int, ...]
@@ -59,6 +62,7 @@ class Outline:
     diagonal: bool = False
     mask: Bool[Array, "n *size"] | None = None
     graph: PyTree[Array] = None
+    kept: int = 0
 
     @property
     def rank(self) -> int:
@@ -81,6 +85,10 @@ class Outline:
             has_trained_gains=False,
             diagonal=False,
         )
+
+    def keeping(self, canvas: tuple[int, ...]) -> "Outline":
+        """The facts where a table of a covariance on this canvas is kept."""
+        return self.replace(kept=max(self.kept, math.prod(canvas) ** 2))
 
     def without_positions(self) -> "Outline":
         """The facts after positions were summed over."""
@@ -106,6 +114,7 @@ class Outline:
             vanishing=any(o.vanishing for o in outlines),
             diagonal=all(o.diagonal for o in outlines),
             mask=_any_mask(outlines),
+            kept=max(o.kept for o in outlines),
         )
 
 

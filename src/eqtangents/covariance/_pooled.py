@@ -12,6 +12,7 @@ No input is needed twice, and nothing of the inputs' resolution is stored but a 
 import dataclasses
 import functools
 import itertools
+import math
 import operator
 from typing import NamedTuple, TypeAlias
 
@@ -29,6 +30,7 @@ from eqtangents.covariance._covariance import (
     Scope,
 )
 from eqtangents.covariance._lattice import along, materialised
+from eqtangents.covariance._overlay import added_at, box_of, overlaid
 from eqtangents.covariance._stencil import strided, window_sum
 from eqtangents.covariance._table import Sweep, at_displacement
 from eqtangents.covariance._window import Window
@@ -47,7 +49,7 @@ class Pooled(AbstractCovariance):
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum outputs over windows, one for each axis."""
         self.upstream, self.windows, outline = strided(upstream, windows)
-        self.outline = outline.replace(diagonal=False)
+        self.outline = outline.keeping(outline.canvas).replace(diagonal=False)
 
     def bind(self, frame: Frame) -> BlockRule:
         """Compute the displacements that are asked for, unless a table has them."""
@@ -84,27 +86,21 @@ class Pooled(AbstractCovariance):
             reach=reach,
             read_once=False,
         )
-        first = np.array([axis.first for axis in axes], np.int32)
-        strides = np.array([axis.window.stride for axis in axes], np.int32)
-        residues = itertools.product(*(axis.residues for axis in axes))
-        residues = np.array(list(residues), np.int32)
-
-        def add(tables: Block, group: Int[Array, " rank"]) -> tuple[Block, None]:
-            t = group + first
-            e = (t * strides)[None] + residues
-            masks = materialised(
-                lambda: [axis.masks(t[i]) for i, axis in enumerate(axes)], group
-            )
-            blocks = sweep.blocks(e % np.array(above, np.int32)[None])
-            slabs = jax.tree.map(lambda leaf: _group_sums(leaf, axes, masks), blocks)
-            return jax.tree.map(lambda a, b: _add_at(a, b, group), tables, slabs), None
-
         rows = tuple(axis.groups + len(axis.terms) - 1 for axis in axes)
         empty = jnp.broadcast_to(scope.zero, (*rows, *sweep.frame.pairs, *canvas))
         wants_ntk = sweep.frame.wants_ntk and self.outline.trainable
         tables = Block(empty, empty if wants_ntk else None)
-        groups = np.array([*np.ndindex(*(axis.groups for axis in axes))], np.int32)
-        tables, _ = lax.scan(add, tables, jnp.asarray(groups))
+        groups = tuple(axis.groups for axis in axes)
+        box = box_of(groups, sweep.most // math.prod(len(a.residues) for a in axes))
+        counts = tuple(g // b for g, b in zip(groups, box, strict=True))
+        corners = np.array([*np.ndindex(*counts)], np.int32) * np.array([box], np.int32)
+
+        def add(tables: Block, corner: Int[Array, " rank"]) -> tuple[Block, None]:
+            slabs = _box_sums(sweep, axes, box, corner)
+            put = lambda table, slab: added_at(table, slab, corner)
+            return jax.tree.map(put, tables, slabs), None
+
+        tables, _ = lax.scan(add, tables, jnp.asarray(corners))
         for number, axis in enumerate(axes):
             tables = jax.tree.map(functools.partial(axis.folded, number), tables)
         return tables
@@ -232,6 +228,34 @@ def _met(window: Window, delta: int) -> Window:
     return dataclasses.replace(window, offsets=window.offsets[start:stop])
 
 
+def _box_sums(
+    sweep: Sweep,
+    axes: tuple[_Axis, ...],
+    box: tuple[int, ...],
+    corner: Int[Array, " rank"],
+) -> Block:
+    """The sums that a box of groups adds to the rows of a table from its corner on."""
+    first = np.array([axis.first for axis in axes], np.int32)
+    strides = np.array([axis.window.stride for axis in axes], np.int32)
+    above = np.array([axis.above for axis in axes], np.int32)
+    residues = itertools.product(*(axis.residues for axis in axes))
+    residues = np.array(list(residues), np.int32)
+    t = corner[None] + (np.array([*np.ndindex(*box)], np.int32) + first[None])
+    e = ((t * strides[None])[:, None] + residues[None]).reshape(-1, first.size)
+
+    def masks_of(t: Int[Array, " rank"]) -> list[_Masks]:
+        return [axis.masks(t[i]) for i, axis in enumerate(axes)]
+
+    masks = materialised(lambda: jax.vmap(masks_of)(t), corner)
+
+    def slab(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
+        leaf = leaf.reshape(t.shape[0], len(residues), *leaf.shape[1:])
+        sums = jax.vmap(lambda one, its: _group_sums(one, axes, its))(leaf, masks)
+        return overlaid(sums.reshape(*box, *sums.shape[1:]), len(box))
+
+    return jax.tree.map(slab, sweep.blocks(e % above[None]))
+
+
 def _group_sums(
     leaf: Float[Array, "group ..."],
     axes: tuple[_Axis, ...],
@@ -263,12 +287,3 @@ def _group_sums(
         ]
         leaf = jnp.stack(shifts, number)
     return leaf
-
-
-def _add_at(
-    table: Float[Array, "..."], slab: Float[Array, "..."], row: Int[Array, " rank"]
-) -> Float[Array, "..."]:
-    """Add a slab to the rows of a table that begin at `row`."""
-    start = [*row] + [jnp.zeros((), row.dtype)] * (table.ndim - row.size)
-    old = lax.dynamic_slice(table, start, slab.shape)
-    return lax.dynamic_update_slice(table, old + slab, start)

@@ -12,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from eqtangents._budget import budget
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -19,13 +20,8 @@ from eqtangents.covariance._covariance import (
     Frame,
     Scope,
 )
-from eqtangents.covariance._lattice import along, displacements
+from eqtangents.covariance._lattice import along, displacements, largest_divisor
 from eqtangents.covariance._outline import Outline
-
-
-# Entries of a block: large enough to outweigh the cost of starting an operation, small
-# enough that the few blocks alive at a time stay in the second-level caches.
-BLOCK_BYTES = 2**18
 
 
 class Sweep:
@@ -51,6 +47,13 @@ class Sweep:
         )
         self.rule = self.frame.bind(node)
 
+    @property
+    def most(self) -> int:
+        """How many displacements fill a block."""
+        entries = math.prod((*self.frame.pairs, *self.canvas))
+        itemsize = self.frame.scope.dtype.itemsize
+        return max(1, budget().block_bytes // (entries * itemsize))
+
     def batches(self) -> Int[Array, "batches batch rank"]:
         """The displacements, split into equal batches that fill a block."""
         return self._split(jnp.asarray(displacements(self.canvas, self.reach)))
@@ -58,12 +61,8 @@ class Sweep:
     def _split(
         self, displacements: Int[Array, "n rank"]
     ) -> Int[Array, "batches batch rank"]:
-        entries = math.prod((*self.frame.pairs, *self.canvas))
         count, rank = displacements.shape
-        itemsize = self.frame.scope.dtype.itemsize
-        most = max(1, min(count, BLOCK_BYTES // (entries * itemsize)))
-        batch = max(b for b in range(1, most + 1) if count % b == 0)
-        return displacements.reshape(-1, batch, rank)
+        return displacements.reshape(-1, largest_divisor(count, self.most), rank)
 
     def batch(self, displacements: Int[Array, "n rank"]) -> Block:
         """The blocks of a batch, recomputed when differentiated."""
