@@ -279,8 +279,8 @@ class Frame:
         return lookup if self.self_pairs else lambda at: paired(*lookup(at))
 
     def mask(
-        self, key: Hashable, look: Callable[[Int[Array, " rank"]], Shaped[Array, "..."]]
-    ) -> Lookup[Array]:
+        self, key: Hashable, look: Callable[[Int[Array, " rank"]], Content]
+    ) -> Lookup[Content]:
         """Register a mask over positions that depends on the displacement here."""
         key = (key, self.canvas, self.scale)
         self.registry.add_mask(key, lambda _, d: look(self._here(d)))

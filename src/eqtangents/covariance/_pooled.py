@@ -31,9 +31,10 @@ from eqtangents.covariance._covariance import (
 )
 from eqtangents.covariance._lattice import along, materialised
 from eqtangents.covariance._overlay import added_at, box_of, overlaid
-from eqtangents.covariance._stencil import strided, window_sum
+from eqtangents.covariance._stencil import strided
 from eqtangents.covariance._table import Sweep, at_displacement
 from eqtangents.covariance._window import Window
+from eqtangents.covariance._window_sums import window_sum
 
 
 # Along one axis, for each `rho, delta` and each pair of offsets with this difference:

@@ -63,6 +63,20 @@ class Window:
         last = (size_out - 1) * self.stride + self.offsets[-1]
         return max(0, -self.offsets[0]), max(0, last - (size_in - 1))
 
+    @property
+    def transposed(self) -> "Window":
+        """The window through which each input is seen by the outputs.
+
+        Outputs are where their inputs are, with zeros between them.
+        """
+        return Window(
+            offsets=tuple(-offset for offset in reversed(self.offsets)),
+            stride=1,
+            size_in=self.size_out * self.stride,
+            size_out=self.size_in,
+            periodic=self.periodic,
+        )
+
     def counts(self) -> tuple[int, ...]:
         """The number of inputs in range that each window covers."""
         return tuple(
