@@ -80,6 +80,7 @@ from eqtangents.nn._pool import (
     MaxPool as MaxPool,
     SumPool as SumPool,
 )
+from eqtangents.nn._rates import rate_of as rate_of
 from eqtangents.nn._rectifiers import (
     ABRelu as ABRelu,
     Abs as Abs,
