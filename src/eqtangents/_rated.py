@@ -40,7 +40,7 @@ def with_rates(
     def draw(key: Array) -> None:
         shape_of_one = lambda x: values_of(x).shape[1:]
         shape = jax.tree.map(shape_of_one, x1, is_leaf=is_signal)
-        found.append(_in_place(net.init(shape, key=key), trainable))
+        found.append(_rates_placed(net.init(shape, key=key), trainable))
 
     jax.eval_shape(draw, jr.key(0))
     (rated,) = found
@@ -54,7 +54,7 @@ def with_rates(
     return rated
 
 
-def _in_place(drawn: AbstractLayer, trainable: Trainable) -> AbstractLayer:
+def _rates_placed(drawn: AbstractLayer, trainable: Trainable) -> AbstractLayer:
     params = params_of(drawn, None)
     numbers = _of_each(trainable, params)
 

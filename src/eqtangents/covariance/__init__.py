@@ -59,6 +59,10 @@ from eqtangents.covariance._readout import (
     Total as Total,
     bounded as bounded,
 )
+from eqtangents.covariance._recurrent import (
+    Recurrence as Recurrence,
+    States as States,
+)
 from eqtangents.covariance._repeated import Repeated as Repeated
 from eqtangents.covariance._stencil import Stencil as Stencil
 from eqtangents.covariance._table import (

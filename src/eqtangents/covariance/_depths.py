@@ -55,25 +55,25 @@ def facts_at_any_depth(before: Outline, after: Outline) -> Outline:
     return Outline.joined([after, before])
 
 
-State = TypeVar("State")
+Carried = TypeVar("Carried")
 
 
 def after_steps(
-    step: Callable[[State, Any], State],
-    start: State,
+    step: Callable[[Carried, Any], Carried],
+    start: Carried,
     inputs: PyTree[Array],
     n: int,
     depth: Int[Array, ""] | None,
-) -> State:
+) -> Carried:
     """A state after `n` steps, or after `depth` of them, a number that may be traced.
 
     All states are kept for that, and mapped over depths it is one scan: nothing in it
     depends on the depth.
     """
-    if depth is None:
+    if depth is None or not n:
         return lax.scan(lambda s, x: (step(s, x), None), start, inputs, length=n)[0]
 
-    def keep(state: State, one: Any) -> tuple[State, State]:
+    def keep(state: Carried, one: Any) -> tuple[Carried, Carried]:
         state = step(state, one)
         return state, state
 

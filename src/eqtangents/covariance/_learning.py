@@ -8,7 +8,7 @@ from eqtangents.covariance._covariance import Evaluation, Frame, Lookup
 
 def may_train(rate: Scalar) -> bool:
     """Whether parameters add anything to the tangent kernel, as far as is known."""
-    return eqx.is_array(rate) or rate != 0
+    return eqx.is_array(rate) or bool(rate != 0)
 
 
 def learning_rates(frame: Frame, *rates: Scalar) -> Lookup[tuple[Scalar, ...]]:

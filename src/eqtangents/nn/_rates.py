@@ -1,11 +1,11 @@
 """Learning rates, which stand in the places of parameters while kernels are computed.
 
-A parameter adds to the tangent kernel in proportion to its learning rate. Layers ask
+A parameter adds to the tangent kernel in proportion to its learning rate. OneOrMore ask
 for it by `rate_of`, whether a parameter, nothing or a rate stands in its place.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -15,10 +15,11 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 
 
-# The rates of the parameters of copies of a layer that differ, along a leading axis.
-Stacked: TypeAlias = Sequence[Float[Array, "copies ..."]]
+# The rates of parameters that differ among copies of a layer: of all of them, along a
+# leading axis, or of one.
+Differing: TypeAlias = Sequence[Float[Array, "..."]]
 
-Layers = TypeVar("Layers")
+OneOrMore = TypeVar("OneOrMore")
 
 
 class Rate(eqx.Module):
@@ -63,8 +64,8 @@ def rates_in(tree: Any) -> list[Rate]:
 
 
 def of_copies(
-    layer: Layers, copies: Any
-) -> tuple[Stacked, Callable[[Stacked], Layers]]:
+    layer: OneOrMore, copies: Any
+) -> tuple[Differing, Callable[[Differing], OneOrMore]]:
     """The rates of copies that differ, and how a copy is made of its own.
 
     **Arguments:**
@@ -77,7 +78,7 @@ def of_copies(
     known = dict(jax.tree_util.tree_leaves_with_path(layer))
     is_leaf = lambda node: node is None or is_rate(node)
 
-    def copy(own: Stacked) -> Layers:
+    def copy(own: Differing) -> OneOrMore:
         values = iter(own)
 
         def one(path: Any, leaf: Any) -> Any:
@@ -87,11 +88,12 @@ def of_copies(
 
         return jax.tree_util.tree_map_with_path(one, copies, is_leaf=is_leaf)
 
-    return [rate.value for rate in rates_in(copies) if rate.stacked], copy
+    stacked = [rate.value for rate in rates_in(copies) if rate.stacked]
+    return cast(Differing, stacked), copy
 
 
-def as_copies(layers: Sequence[Layers]) -> Layers | None:
-    """Layers that differ in their rates alone, as copies; `None` if they have none."""
+def as_copies(layers: Sequence[OneOrMore]) -> OneOrMore | None:
+    """What differs in its rates alone, as copies; `None` if there are none."""
     if not rates_in(layers[0]):
         return None
     return jax.tree.map(_together, *layers, is_leaf=is_rate)

@@ -3,8 +3,9 @@
 from typing import Any, overload
 
 import equinox as eqx
+import jax.numpy as jnp
 import jax.random as jr
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from eqtangents._types import CountOrZero, Depth, is_concrete, plain
 from eqtangents.covariance import (
@@ -26,7 +27,7 @@ from eqtangents.nn._layer import (
     one_input,
     shape_after,
 )
-from eqtangents.nn._rates import Stacked, of_copies
+from eqtangents.nn._rates import Differing, of_copies
 
 
 class Repeat(AbstractLayer):
@@ -66,7 +67,7 @@ class Repeat(AbstractLayer):
     layer: AbstractLayer
     copies: AbstractLayer | None
     n: int = eqx.field(static=True)
-    depth: Depth | None
+    depth: Int[Array, ""] | None
 
     def __init__(
         self, layer: AbstractLayer, n: CountOrZero, *, depth: Depth | None = None
@@ -82,7 +83,7 @@ class Repeat(AbstractLayer):
             serves all depths. By default it passes through all.
         """
         self.layer, self.copies, self.n = layer, None, plain(n)
-        self.depth = depth
+        self.depth = None if depth is None else jnp.asarray(depth)
 
     def __check_init__(self):
         """Raise unless this is a layer, and there are as many copies."""
@@ -141,7 +142,7 @@ class Repeat(AbstractLayer):
 
         stacked, copy = of_copies(self.layer, self.copies)
 
-        def layer(one: AbstractCovariance, own: Stacked) -> AbstractCovariance:
+        def layer(one: AbstractCovariance, own: Differing) -> AbstractCovariance:
             with error_path("layer"):
                 return one_input(self, copy(own).propagate(one))
 

@@ -23,7 +23,7 @@ from eqtangents.nn._layer import (
     one_input,
     shape_after,
 )
-from eqtangents.nn._rates import Rate, Stacked, as_copies, is_rate, of_copies
+from eqtangents.nn._rates import Differing, Rate, as_copies, is_rate, of_copies
 
 
 class Sequential(AbstractLayer):
@@ -91,7 +91,7 @@ class Sequential(AbstractLayer):
         recurring = [self.layers[start + i * period :][:period] for i in range(count)]
         stacked, copy = of_copies(stretch, as_copies(recurring))
 
-        def body(one: AbstractCovariance, own: Stacked) -> AbstractCovariance:
+        def body(one: AbstractCovariance, own: Differing) -> AbstractCovariance:
             return one_input(self, _through(copy(own), one, start))
 
         try:
