@@ -29,6 +29,7 @@ from eqtangents._monte_carlo import (
     monte_carlo as monte_carlo,
     running_monte_carlo as running_monte_carlo,
 )
+from eqtangents._ntk_by_leaf import ntk_by_leaf as ntk_by_leaf
 from eqtangents.empirical import (
     Estimate as Estimate,
     Explanation as Explanation,

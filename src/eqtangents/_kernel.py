@@ -12,6 +12,8 @@ from eqtangents._budget import suiting
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
+from eqtangents._parameters import Trainable
+from eqtangents._rated import with_rates
 from eqtangents._signatures import names_checked
 from eqtangents._tiles import Entries, tiled_diagonal, tiled_kernels
 from eqtangents._trees import Batch
@@ -25,15 +27,29 @@ Kind: TypeAlias = Literal["ntk", "nngp", "both"]
 
 
 @overload
-def kernel(net: AbstractLayer, x1: OneBatch, x2: OneBatch | None = None) -> Kernel: ...
+def kernel(
+    net: AbstractLayer,
+    x1: OneBatch,
+    x2: OneBatch | None = None,
+    *,
+    trainable: Trainable = None,
+) -> Kernel: ...
 @overload
 def kernel(
     net: AbstractLayer,
     x1: Sequence[NestedBatch],
     x2: Sequence[NestedBatch] | None = None,
+    *,
+    trainable: Trainable = None,
 ) -> NestedKernel: ...
 @names_checked(KERNEL_HABITS)
-def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
+def kernel(
+    net: AbstractLayer,
+    x1: Batch,
+    x2: Batch | None = None,
+    *,
+    trainable: Trainable = None,
+) -> Any:
     r"""The neural network Gaussian process and neural tangent kernels of a network.
 
     With $f$ the network's output and $\theta$ its parameters at initialisation, in the
@@ -51,6 +67,12 @@ def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
         `Graph`; a tuple of batches for a network with several inputs.
     - `x2`: another batch, or `None` for `x1` with itself, which costs half and is
         symmetric to the last bit. An array beside a `Masked` has all positions.
+    - `trainable`: which parameters are trained, and how fast: a test of parameters, or
+        a tree with the structure of `net.init(...)`, or a prefix of it, of booleans or
+        of learning rates (numbers, or arrays of shape `()`; of a `Repeat` also
+        `(n,)`, one for each copy). The tangent kernel is the sum of
+        $\eta_p\, \mathbb{E}\, \partial_p f(x)\, \partial_p f(x')^T$ over parameters
+        $p$ with the rates $\eta_p$. By default all rates are 1.
 
     **Returns:** a `Kernel` in the dtype of the inputs; a tuple of them for a network
     with several outputs.
@@ -58,7 +80,8 @@ def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     **Raises:** `TypeError` for what is no network or no batch; `ValueError` if the
     inputs do not fit each other, have no channels or positions, or hold NaN or infinity
     (unless they are traced); `LayerError`, a `ValueError`, if they do not fit the
-    network, naming the layer and its path in it, and if two layers share weights.
+    network, naming the layer and its path in it, and if two layers share weights;
+    `TypeError` or `ValueError` if `trainable` does not fit, or picks nothing.
 
     **Cost:** per pair of examples and layer, the positions for networks that end in
     `Flatten`, their square for those with pooling. Beyond inputs and result, memory
@@ -67,7 +90,8 @@ def kernel(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
     **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2019,
     arXiv:1810.05148; Arora et al. 2019, arXiv:1904.11955.
     """
-    return of_each_pair(*checked_arguments(net, x1, x2), "both")
+    net, x1, x2 = checked_arguments(net, x1, x2)
+    return of_each_pair(with_rates(net, x1, trainable), x1, x2, "both")
 
 
 @overload
@@ -88,28 +112,49 @@ def nngp(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
 
 
 @overload
-def ntk(net: AbstractLayer, x1: OneBatch, x2: OneBatch | None = None) -> Array: ...
+def ntk(
+    net: AbstractLayer,
+    x1: OneBatch,
+    x2: OneBatch | None = None,
+    *,
+    trainable: Trainable = None,
+) -> Array: ...
 @overload
 def ntk(
     net: AbstractLayer,
     x1: Sequence[NestedBatch],
     x2: Sequence[NestedBatch] | None = None,
+    *,
+    trainable: Trainable = None,
 ) -> NestedMatrix: ...
 @names_checked(KERNEL_HABITS)
-def ntk(net: AbstractLayer, x1: Batch, x2: Batch | None = None) -> Any:
+def ntk(
+    net: AbstractLayer,
+    x1: Batch,
+    x2: Batch | None = None,
+    *,
+    trainable: Trainable = None,
+) -> Any:
     """The neural tangent kernel alone.
 
     It takes and raises what `eqtangents.kernel` does, and has the axes of its arrays.
     """
-    return of_each_pair(*checked_arguments(net, x1, x2), "ntk")
+    net, x1, x2 = checked_arguments(net, x1, x2)
+    return of_each_pair(with_rates(net, x1, trainable), x1, x2, "ntk")
 
 
 @overload
-def kernel_diagonal(net: AbstractLayer, x: OneBatch) -> Kernel: ...
+def kernel_diagonal(
+    net: AbstractLayer, x: OneBatch, *, trainable: Trainable = None
+) -> Kernel: ...
 @overload
-def kernel_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedKernel: ...
+def kernel_diagonal(
+    net: AbstractLayer, x: Sequence[NestedBatch], *, trainable: Trainable = None
+) -> NestedKernel: ...
 @names_checked(KERNEL_HABITS)
-def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
+def kernel_diagonal(
+    net: AbstractLayer, x: Batch, *, trainable: Trainable = None
+) -> Any:
     """Both kernels of each example with itself, in time proportional to their number.
 
     They are the diagonal of `eqtangents.kernel(net, x)`: prior variances, of which
@@ -119,6 +164,7 @@ def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
 
     - `net`: the network.
     - `x`: a batch of inputs, as for `eqtangents.kernel`.
+    - `trainable`: which parameters are trained, and how fast, as there.
 
     **Returns:** a `Kernel` of arrays `(n,)`, or `(n, *size)` where spatial axes remain:
     both positions are then the same. A tuple of them for several outputs.
@@ -126,7 +172,7 @@ def kernel_diagonal(net: AbstractLayer, x: Batch) -> Any:
     **Raises:** what `eqtangents.kernel` does.
     """
     net, x, _ = checked_arguments(net, x, None)
-    return _of_each_example(net, x, "both")
+    return _of_each_example(with_rates(net, x, trainable), x, "both")
 
 
 @overload
@@ -144,17 +190,21 @@ def nngp_diagonal(net: AbstractLayer, x: Batch) -> Any:
 
 
 @overload
-def ntk_diagonal(net: AbstractLayer, x: OneBatch) -> Array: ...
+def ntk_diagonal(
+    net: AbstractLayer, x: OneBatch, *, trainable: Trainable = None
+) -> Array: ...
 @overload
-def ntk_diagonal(net: AbstractLayer, x: Sequence[NestedBatch]) -> NestedMatrix: ...
+def ntk_diagonal(
+    net: AbstractLayer, x: Sequence[NestedBatch], *, trainable: Trainable = None
+) -> NestedMatrix: ...
 @names_checked(KERNEL_HABITS)
-def ntk_diagonal(net: AbstractLayer, x: Batch) -> Any:
+def ntk_diagonal(net: AbstractLayer, x: Batch, *, trainable: Trainable = None) -> Any:
     """The neural tangent kernel of each example with itself.
 
     It takes and raises what `eqtangents.kernel_diagonal` does, and has its axes.
     """
     net, x, _ = checked_arguments(net, x, None)
-    return _of_each_example(net, x, "ntk")
+    return _of_each_example(with_rates(net, x, trainable), x, "ntk")
 
 
 def of_each_pair(

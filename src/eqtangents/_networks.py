@@ -33,7 +33,7 @@ def check_independent(net: AbstractLayer) -> None:
     if len(set(map(id, arrays))) == len(arrays):
         return
     seen: dict[int, str] = {}
-    for path, layer, name, value in _fields(net, ""):
+    for path, layer, name, value in fields_of(net, ""):
         # The parameters of functions count as fixed, and may be shared.
         fixed = isinstance(layer, AbstractActivation)
         if fixed or not (eqx.is_array(value) and value.ndim):
@@ -52,7 +52,7 @@ def check_independent(net: AbstractLayer) -> None:
 
 def check_hyperparameters(net: AbstractLayer) -> None:
     """Raise for hyperparameters that were set to more than one number each."""
-    for path, layer, name, value in _fields(net, ""):
+    for path, layer, name, value in fields_of(net, ""):
         rule = rule_of(layer.__dataclass_fields__[name].type)
         if rule is None or not eqx.is_array(value) or rule.of_value(value):
             continue
@@ -64,13 +64,13 @@ def check_hyperparameters(net: AbstractLayer) -> None:
         )
 
 
-def _fields(node: Any, path: str) -> Iterator[tuple[str, Any, str, Any]]:
+def fields_of(node: Any, path: str) -> Iterator[tuple[str, Any, str, Any]]:
     """The fields of all modules within a network, with their places."""
     if isinstance(node, eqx.Module):
         for field in dataclasses.fields(node):
             value = getattr(node, field.name)
             yield path, node, field.name, value
-            yield from _fields(value, f"{path}.{field.name}")
+            yield from fields_of(value, f"{path}.{field.name}")
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for i, one in enumerate(node):
-            yield from _fields(one, f"{path}[{i}]")
+            yield from fields_of(one, f"{path}[{i}]")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -58,6 +58,10 @@ def is_real(x: Any) -> bool:
         jax.numpy.issubdtype(dtype, np.floating)
         or jax.numpy.issubdtype(dtype, np.integer)
     )
+
+
+def _is_integer_array(x: Any) -> bool:
+    return isinstance(x, jax.Array) and jax.numpy.issubdtype(x.dtype, jax.numpy.integer)
 
 
 def known_value(x: Any) -> float | None:
@@ -165,6 +169,18 @@ Multipliers: TypeAlias = Annotated[
         lambda x: isinstance(x, Sequence) and all(map(is_integer, x)),
         "be two positive integers, for inputs and outputs",
         lambda x: len(x) == 2 and min(x) >= 1,
+    ),
+]
+
+# A number of layers that may be traced.
+Depth: TypeAlias = Annotated[
+    int | Int[Array, ""],
+    Rule(
+        "be an integer, or an array of one, of shape `()`",
+        lambda x: is_integer(x) or _is_integer_array(x),
+        "be one integer, an array of shape `()`; depths of many networks are mapped by "
+        "`jax.vmap`",
+        lambda x: is_integer(x) or x.shape == (),
     ),
 ]
 

@@ -19,6 +19,8 @@ from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Clock, Line, Report
 from eqtangents._kernel import Kind
 from eqtangents._kernel_habits import KERNEL_HABITS
+from eqtangents._parameters import Trainable
+from eqtangents._rated import with_rates
 from eqtangents._signatures import names_checked
 from eqtangents._tile_plan import Examples, batch_size
 from eqtangents._trees import Batch, Tree
@@ -38,6 +40,7 @@ def gram(
     x2: Batch | None = None,
     *,
     kind: Kind = "ntk",
+    trainable: Trainable = None,
     mesh: Mesh | None = None,
     tile: int | None = None,
     ring: bool | None = None,
@@ -62,6 +65,8 @@ def gram(
         are global arrays.
     - `kind`: which kernel of a network, `"ntk"`, `"nngp"`, or `"both"` for an
         `eqtangents.Kernel`.
+    - `trainable`: which parameters of a network are trained, and how fast, as for
+        `eqtangents.kernel`.
     - `mesh`: the devices, of any number of axes of any type. Rows are split over all of
         them; given two axes and `x2`, rows over the first, columns over the second.
         Without a mesh everything is on one device.
@@ -89,7 +94,7 @@ def gram(
     has its rows three times while the two halves of a symmetric matrix are exchanged,
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again.
     """
-    pairs, x1, x2 = _checked(kernel, x1, x2, kind)
+    pairs, x1, x2 = _checked(kernel, x1, x2, kind, trainable)
     _check_mesh(mesh)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
@@ -128,7 +133,7 @@ def _divided(
 
 
 def _checked(
-    kernel: Any, x1: Any, x2: Any, kind: Any
+    kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable
 ) -> tuple[AbstractPairs, Examples, Examples | None]:
     """A kernel and its batches, of arrays that lie where they did or on the host."""
     kind = cast(Kind, checked_choice("kind", kind, get_args(Kind)))
@@ -136,7 +141,14 @@ def _checked(
     if is_network or not callable(kernel) or isinstance(kernel, type):
         with _on_host():
             net, x1, x2 = checked_arguments(kernel, x1, x2)
-        return NetworkPairs(net, kind), x1, x2
+            return NetworkPairs(with_rates(net, x1, trainable), kind), x1, x2
+    if trainable is not None:
+        raise ValueError(
+            "`trainable` was given, but chooses among the parameters of a network of "
+            "`eqtangents.nn`. A function of two batches, "
+            "`eqx.Partial(eqt.empirical_ntk, model, trainable=...)` say, chooses "
+            "itself."
+        )
     if kind != "ntk":
         raise ValueError(
             f'`kind` is "{kind}", but chooses among the kernels of a network of '

@@ -25,6 +25,10 @@ from eqtangents.covariance._covariance import (
     Frame as Frame,
     Scope as Scope,
 )
+from eqtangents.covariance._depths import (
+    ShapeChange as ShapeChange,
+    after_steps as after_steps,
+)
 from eqtangents.covariance._gathered import Gathered as Gathered
 from eqtangents.covariance._input import (
     InputCovariance as InputCovariance,
@@ -55,10 +59,11 @@ from eqtangents.covariance._readout import (
     Total as Total,
     bounded as bounded,
 )
-from eqtangents.covariance._repeated import (
-    Repeated as Repeated,
-    ShapeChange as ShapeChange,
+from eqtangents.covariance._recurrent import (
+    Recurrence as Recurrence,
+    States as States,
 )
+from eqtangents.covariance._repeated import Repeated as Repeated
 from eqtangents.covariance._stencil import Stencil as Stencil
 from eqtangents.covariance._table import dense_block as dense_block
 from eqtangents.covariance._window import (

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -22,6 +23,7 @@ from eqtangents.covariance._covariance import (
     Scope,
 )
 from eqtangents.covariance._lattice import pad_to
+from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._table import (
     at_displacement,
     by_displacement,
@@ -107,7 +109,8 @@ class Mapped(AbstractCovariance):
 class PositionValues(AbstractCovariance):
     """Values that depend on the position alone: one covariance for all examples.
 
-    They come from trained weights, so that the tangent kernel is the covariance itself.
+    They come from weights, of which the tangent kernel is the covariance itself, times
+    their rate of learning.
     """
 
     nonzero_where_masked = True
@@ -117,9 +120,10 @@ class PositionValues(AbstractCovariance):
         covariance: Float[Array, "*size2"],
         like: AbstractCovariance,
         channels: int,
+        rate: Scalar = 1.0,
     ):
         """Hold the covariance of all pairs of positions of `like`."""
-        self.covariance = covariance
+        self.covariance, self.rate = covariance, rate
         outline = like.outline
         self.outline = outline.with_weights(channels, gaussian=True).replace(
             canvas=outline.size, fixed_canvas=(False,) * outline.rank
@@ -128,7 +132,7 @@ class PositionValues(AbstractCovariance):
     def bind(self, frame: Frame) -> BlockRule:
         """Spread the covariance over all pairs of examples."""
         covariance, size = self.covariance.astype(frame.scope.dtype), self.outline.size
-        pairs = frame.pairs
+        pairs, rates = frame.pairs, learning_rates(frame, self.rate)
         if frame.canvas is None:
             values = frame.constant(coinciding(covariance, size))
         else:
@@ -140,6 +144,9 @@ class PositionValues(AbstractCovariance):
             leaf = values(at)
             leaf = leaf.reshape((1,) * len(pairs) + leaf.shape)
             leaf = jnp.broadcast_to(leaf, (*pairs, *leaf.shape[len(pairs) :]))
-            return Block(leaf, leaf if frame.wants_ntk else None)
+            if not (frame.wants_ntk and may_train(self.rate)):
+                return Block(leaf, None)
+            (rate,) = rates(at)
+            return Block(leaf, jnp.asarray(rate, leaf.dtype) * leaf)
 
         return rule

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -15,6 +16,8 @@ from eqtangents.covariance._covariance import (
     Lookup,
 )
 from eqtangents.covariance._gaps import deviations, tolerance, tracks_gaps, with_gaps
+from eqtangents.covariance._learning import learning_rates, may_train
+from eqtangents.covariance._pointwise import TrainedGains
 from eqtangents.duals._dual import AbstractDual, in_terms
 from eqtangents.duals._pair import Moments, Pair
 
@@ -42,7 +45,7 @@ class Nonlinear(AbstractCovariance):
             upstream, prepared = frame.bind(self.upstream), self.prepared(frame)
         else:
             prepared, upstream = self.prepared(frame), frame.bind(self.upstream)
-        within = tolerance(frame, self.outline.rank)
+        within, gain_rate = tolerance(frame, self.outline.rank), self._gain_rate(frame)
 
         def moments(at: Evaluation, block: Block) -> Moments:
             pair = Pair(block.nngp, block.gap, within(at))
@@ -53,7 +56,7 @@ class Nonlinear(AbstractCovariance):
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
-            return self._image(block, moments(at, block), None)
+            return self._image(block, moments(at, block), None, gain_rate(at))
 
         return rule
 
@@ -65,27 +68,41 @@ class Nonlinear(AbstractCovariance):
     ) -> BlockRule:
         """Complete the blocks before and after the nonlinearity by their gaps."""
         before, after = with_gaps(frame, self.upstream), with_gaps(frame, self)
-        stds = deviations(frame, self)
+        stds, gain_rate = deviations(frame, self), self._gain_rate(frame)
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
             block = before(at, block) if block.gap is None else block
             moments = moments_of(at, block)
             gap = moments.gap_between(*stds(at))
-            return after(at, self._image(block, moments, gap))
+            return after(at, self._image(block, moments, gap, gain_rate(at)))
 
         return rule
 
+    def _gain_rate(self, frame: Frame) -> Lookup[Scalar]:
+        """Register how fast gains right before this are trained, zero without any."""
+        gains = self.upstream if isinstance(self.upstream, TrainedGains) else None
+        if gains is None or not gains.outline.has_trained_gains:
+            return lambda at: 0.0
+        rates = learning_rates(frame, gains.gain_rate)
+        return lambda at: rates(at)[0]
+
     def _image(
-        self, block: Block, moments: Moments, gap: Float[Array, "..."] | None
+        self,
+        block: Block,
+        moments: Moments,
+        gap: Float[Array, "..."] | None,
+        gain_rate: Scalar,
     ) -> Block:
         value, derivative, *_ = moments
         if block.ntk is None:
             return Block(value, None, gap)
-        if not self.upstream.outline.has_trained_gains:
+        if not may_train(gain_rate):
             return Block(value, derivative * block.ntk, gap)
         # By E u f'(u) v f'(v) = E f(u) f(v), for homogeneous functions.
-        return Block(value, derivative * (block.ntk - block.nngp) + value, gap)
+        rate = jnp.asarray(gain_rate, value.dtype)
+        others = block.ntk - rate * block.nngp
+        return Block(value, derivative * others + rate * value, gap)
 
     def prepared(self, frame: Frame) -> Lookup[tuple[Any, Any]]:
         """Register what the dual needs of the variances, for both ends of a pair."""

@@ -18,6 +18,7 @@ from eqtangents.covariance._covariance import (
     Scope,
 )
 from eqtangents.covariance._gaps import tracks_gaps
+from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.duals._pair import deviation
 
 
@@ -49,26 +50,36 @@ class Affine(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         upstream = frame.bind(self.upstream)
-        gap_of = self._gap_rule(frame)
+        gap_of, fresh_of = self._gap_rule(frame), self._fresh_rule(frame)
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
             nngp, ntk = block.nngp, block.ntk
-            scale, shift, weight_gradient, bias_gradient = (
-                jnp.asarray(constant, nngp.dtype)
-                for constant in (
-                    self.scale,
-                    self.shift,
-                    self.weight_gradient,
-                    self.bias_gradient,
-                )
+            scale, shift = (
+                jnp.asarray(c, nngp.dtype) for c in (self.scale, self.shift)
             )
-            if frame.wants_ntk:
-                fresh = weight_gradient * nngp + bias_gradient
-                ntk = fresh if ntk is None else scale * ntk + fresh
+            if ntk is not None:
+                ntk = scale * ntk
+            if (fresh := fresh_of(at, nngp)) is not None:
+                ntk = fresh if ntk is None else ntk + fresh
             return Block(scale * nngp + shift, ntk, gap_of(at, block))
 
         return rule
+
+    def _fresh_rule(
+        self, frame: Frame
+    ) -> Callable[[Evaluation, Float[Array, "..."]], Float[Array, "..."] | None]:
+        """What the layer's own parameters add to the tangent kernel, if anything."""
+        gradients = self.weight_gradient, self.bias_gradient
+        if not (frame.wants_ntk and any(map(may_train, gradients))):
+            return lambda at, nngp: None
+        rates = learning_rates(frame, *gradients)
+
+        def fresh(at: Evaluation, nngp: Float[Array, "..."]) -> Float[Array, "..."]:
+            weights, biases = (jnp.asarray(rate, nngp.dtype) for rate in rates(at))
+            return weights * nngp + biases
+
+        return fresh
 
     def _gap_rule(
         self, frame: Frame
@@ -195,27 +206,39 @@ class TrainedGains(AbstractCovariance):
     """Trained gains and offsets of the channels, at their initial values one and zero.
 
     The function is not changed. To the tangent kernel, gradients with respect to the
-    gains add `K`, and gradients with respect to the offsets add 1.
+    gains add `K`, and gradients with respect to the offsets add 1, times their rates of
+    learning.
     """
 
     nonzero_where_masked = True
 
-    def __init__(self, upstream: AbstractCovariance, *, gain: bool, offset: bool):
-        self.upstream, self.gain, self.offset = upstream, gain, offset
+    def __init__(
+        self, upstream: AbstractCovariance, *, gain_rate: Scalar, offset_rate: Scalar
+    ):
+        self.upstream, self.gain_rate, self.offset_rate = (
+            upstream,
+            gain_rate,
+            offset_rate,
+        )
         self.outline = upstream.outline.replace(
-            trainable=True, has_trained_gains=gain or upstream.outline.has_trained_gains
+            trainable=True,
+            has_trained_gains=may_train(gain_rate)
+            or upstream.outline.has_trained_gains,
         )
 
     def bind(self, frame: Frame) -> BlockRule:
         upstream = frame.bind(self.upstream)
-        if not frame.wants_ntk:
+        gain, offset = map(may_train, (self.gain_rate, self.offset_rate))
+        if not (frame.wants_ntk and (gain or offset)):
             return upstream
+        rates = learning_rates(frame, self.gain_rate, self.offset_rate)
 
         def rule(at: Evaluation) -> Block:
-            block = at(upstream).with_ntk()
-            assert block.ntk is not None
-            ntk = block.ntk + block.nngp if self.gain else block.ntk
-            return block._replace(ntk=ntk + 1 if self.offset else ntk)
+            nngp, ntk, gap = at(upstream).with_ntk()
+            assert ntk is not None
+            gain_rate, offset_rate = (jnp.asarray(r, nngp.dtype) for r in rates(at))
+            ntk = ntk + gain_rate * nngp if gain else ntk
+            return Block(nngp, ntk + offset_rate if offset else ntk, gap)
 
         return rule
 

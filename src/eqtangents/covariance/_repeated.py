@@ -1,11 +1,11 @@
 """One layer many times over, compiled once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
@@ -16,15 +16,16 @@ from eqtangents.covariance._covariance import (
     Lookup,
     Scope,
 )
+from eqtangents.covariance._depths import (
+    after_steps,
+    facts_at_all_depths,
+    facts_at_any_depth,
+)
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._gathered import recanvassed
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.covariance._table import Stored, tabulate
 from eqtangents.duals._elementary import valued
-
-
-class ShapeChange(ValueError):
-    """A layer changes what it would be given when it follows itself."""
 
 
 class _AskedElsewhere(Exception):
@@ -73,27 +74,38 @@ class Repeated(AbstractCovariance):
     def __init__(
         self,
         upstream: AbstractCovariance,
-        layer: Callable[[AbstractCovariance], AbstractCovariance],
+        layer: Callable[[AbstractCovariance, Sequence[Array]], AbstractCovariance],
         n: int,
+        *,
+        stacked: Sequence[Float[Array, "n ..."]] = (),
+        depth: Int[Array, ""] | None = None,
     ):
-        """Repeat the rule of `layer`; it must keep sizes and channels."""
+        """Repeat the rule of `layer`; it must keep sizes and channels.
+
+        `stacked`: arrays with an entry for each depth, which `layer` is given besides.
+        `depth`: how often it is applied, if not `n` times.
+        """
         (marker,) = new_source()
+        own = [array[0] for array in stacked]
         outline = upstream.outline.replace(sources=frozenset([marker]))
-        outline = _facts_at_all_depths(outline, layer(Slot(outline)).outline, n)
+        outline = facts_at_all_depths(outline, layer(Slot(outline), own).outline, n)
         slot = Slot(outline)
-        body = layer(slot)
+        body = layer(slot, own)
         if slot.outline.canvas != body.outline.canvas:
             keep, upstream = layer, recanvassed(upstream)
             canvas, fixed = upstream.outline.canvas, upstream.outline.fixed_canvas
             slot = Slot(outline.replace(canvas=canvas, fixed_canvas=fixed))
-            layer = lambda one: recanvassed(keep(one))
-            body = layer(slot)
+            layer = lambda one, own: recanvassed(keep(one, own))
+            body = layer(slot, own)
         sources = body.outline.sources
         if marker in sources:
             sources = sources - {marker} | upstream.outline.sources
         self.upstream, self.layer, self.n = upstream, layer, n
+        self.stacked, self.depth = stacked, depth
         self.slot, self.body = slot, body
         self.outline = body.outline.replace(sources=sources)
+        if depth is not None:
+            self.outline = facts_at_any_depth(upstream.outline, self.outline)
 
     def bind(self, frame: Frame) -> BlockRule:
         """Bind every depth in one scan."""
@@ -103,13 +115,11 @@ class Repeated(AbstractCovariance):
             return self._tabulated(frame)
 
     def _last_variance(self, scope: Scope) -> Float[Array, "n *size"]:
-        def step(
-            variance: Float[Array, "..."], _: None
-        ) -> tuple[Float[Array, "..."], None]:
-            return scope.fresh(variance).variance(self.body), None
+        def step(variance: Float[Array, "..."], _: None) -> Float[Array, "..."]:
+            return scope.fresh(variance).variance(self.body)
 
         start = scope.variance(self.upstream) + scope.zero
-        return lax.scan(step, start, None, length=self.n)[0]
+        return after_steps(step, start, None, self.n, self.depth)
 
     def _streamed(self, frame: Frame) -> BlockRule:
         """Carry one block, or the variances alone, through all depths."""
@@ -121,15 +131,15 @@ class Repeated(AbstractCovariance):
         zero, with_ntk = frame.scope.zero, self.slot.outline.trainable
 
         def rule(at: Evaluation) -> Block:
-            def step(carried: Any, one_depth: Any) -> tuple[Any, None]:
+            def step(carried: Any, one_depth: Any) -> Any:
                 fixed_and_moved = list(zip(*one_depth, strict=True))
-                return inner_rule(at.nested(fixed_and_moved, carried)), None
+                return inner_rule(at.nested(fixed_and_moved, carried))
 
             block = at(upstream)
             if frame.wants_ntk and with_ntk:
                 block = block.with_ntk()
             carried = jax.tree.map(lambda leaf: leaf + zero, packed(at, block))
-            last, _ = lax.scan(step, carried, fields(at), length=self.n)
+            last = after_steps(step, carried, fields(at), self.n, self.depth)
             return unpacked(at, last)
 
         return rule
@@ -146,19 +156,20 @@ class Repeated(AbstractCovariance):
         bound: list[tuple[Lookup[Any], list[Any]]] = []
 
         def step(
-            variance: Float[Array, "..."], _: None
+            variance: Float[Array, "..."], own: Sequence[Array]
         ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
             inner = frame.nested(scope.fresh(variance))
-            rule, pack = inner.bind(self.body), _packing(inner, self.body)
+            body = self.layer(self.slot, own) if self.stacked else self.body
+            rule, pack = inner.bind(body), _packing(inner, body)
             fields = inner.registry.fields
             # A scan traces its body once for all depths, so that rules can leave it.
             looks = [field.look for field in fields]
             bound.append((lambda at: pack(at, at(rule)), looks))
             arrays = [(field.fixed, field.moving) for field in fields]
-            return inner.scope.variance(self.body), arrays
+            return inner.scope.variance(body), arrays
 
         start = scope.variance(self.upstream) + scope.zero
-        _, stacked = lax.scan(step, start, None, length=self.n)
+        _, stacked = lax.scan(step, start, self.stacked, length=self.n)
         inner_rule, looks = bound[-1]
 
         def look_at_all_depths(moving: list[PyTree[Array]], d: Any) -> list[Any]:
@@ -186,46 +197,17 @@ class Repeated(AbstractCovariance):
                 tables[False] = tables[False].with_ntk()
             return tables
 
-        def step(tables: dict[bool, Block], _: None) -> tuple[dict[bool, Block], None]:
+        def step(tables: dict[bool, Block], own: Sequence[Array]) -> dict[bool, Block]:
             stored = Stored(tables, self.slot.outline)
-            return tables_of(scope.fresh(), self.layer(stored)), None
+            return tables_of(scope.fresh(), self.layer(stored, own))
 
         def build() -> dict[bool, Block]:
             start = tables_of(scope, self.upstream)
             start = jax.tree.map(lambda leaf: leaf + scope.zero, start)
-            return lax.scan(step, start, None, length=self.n)[0]
+            return after_steps(step, start, self.stacked, self.n, self.depth)
 
         tables = scope.memo.once(self, "tables", build)
         return Stored(tables, self.outline).bind(frame)
-
-
-def _facts_at_all_depths(before: Outline, after: Outline, n: int) -> Outline:
-    """The facts that hold of a repeated layer's input at every depth.
-
-    `before`: of the first input. `after`: of the layer's output, given these; from the
-    second depth on, it is the input.
-    """
-    for name in ("size", "channels"):
-        old, new = getattr(before, name), getattr(after, name)
-        if old != new:
-            raise ShapeChange(
-                f"its layer must keep the {name}, so that it can follow itself, "
-                f"but turns {old} into {new}. Change the layer, or put one "
-                "that makes the change before the `Repeat`."
-            )
-    if after.mask is not before.mask:
-        raise ShapeChange(
-            "its layer must keep which positions are masked, but moves them. "
-            "Repeat only layers whose windows keep the size of their input."
-        )
-    return before.replace(
-        gaussian=before.gaussian and (n == 1 or after.gaussian),
-        centred=before.centred and (n == 1 or after.centred),
-        trainable=before.trainable or after.trainable,
-        vanishing=before.vanishing or (n > 1 and after.vanishing),
-        diagonal=before.diagonal and after.diagonal,
-        fixed_canvas=after.fixed_canvas,
-    )
 
 
 class _Packed(NamedTuple):

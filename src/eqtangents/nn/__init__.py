@@ -80,6 +80,7 @@ from eqtangents.nn._pool import (
     MaxPool as MaxPool,
     SumPool as SumPool,
 )
+from eqtangents.nn._rates import rate_of as rate_of
 from eqtangents.nn._rectifiers import (
     ABRelu as ABRelu,
     Abs as Abs,
@@ -88,6 +89,7 @@ from eqtangents.nn._rectifiers import (
     Relu as Relu,
     Sign as Sign,
 )
+from eqtangents.nn._recurrent import Last as Last, Recurrent as Recurrent
 from eqtangents.nn._repeat import Repeat as Repeat
 from eqtangents.nn._reshape import Flatten as Flatten, Identity as Identity
 from eqtangents.nn._resize import ImageResize as ImageResize

@@ -1,7 +1,7 @@
 """What layers with weights share: drawing them, applying them, and their kernels."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from eqtangents.nn._layer import (
     needed_key,
 )
 from eqtangents.nn._parameterization import AbstractParameterization, Fans
+from eqtangents.nn._rates import rate_of
 
 
 class AbstractAffine(AbstractLayer):
@@ -38,6 +39,7 @@ class AbstractAffine(AbstractLayer):
     weight_std: eqx.AbstractVar[NonNegative]
     bias_std: eqx.AbstractVar[NonNegative | None]
     parameterization: eqx.AbstractVar[AbstractParameterization]
+    rated: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
     def _drawn(
         self,
@@ -102,12 +104,13 @@ class AbstractAffine(AbstractLayer):
         if self.bias_std is not None:
             biases = self.parameterization.biases(self.bias_std, fans)
             shift = biases.of_function * biases.of_function
-            bias_gradient = biases.multiplier * biases.multiplier
+            bias_gradient = biases.multiplier * biases.multiplier * rate_of(self.bias)
+        weight_gradient = weights.multiplier * weights.multiplier / taps
         fresh = Affine(
             sums,
             scale=std * std / taps,
             shift=shift,
-            weight_gradient=weights.multiplier * weights.multiplier / taps,
+            weight_gradient=weight_gradient * rate_of(self.weight),
             bias_gradient=bias_gradient,
             channels=channels,
             gaussian=gaussian,

@@ -1,7 +1,7 @@
 """Self-attention over all positions."""
 
 import math
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -32,6 +32,7 @@ from eqtangents.nn._layer import (
     needed_key,
     one_input,
 )
+from eqtangents.nn._rates import rate_of
 
 
 Mechanism: TypeAlias = Literal["softmax", "identity", "relu", "abs"]
@@ -85,6 +86,9 @@ class GlobalSelfAttention(AbstractLayer):
     heads: Count = eqx.field(static=True)
     linear_scaling: bool = eqx.field(static=True)
     mechanism: Mechanism = eqx.field(static=True)
+    rated: ClassVar[frozenset[str]] = frozenset(
+        {"query", "key", "value", "output", "bias", "embedding"}
+    )
 
     def __init__(
         self,
@@ -183,7 +187,7 @@ class GlobalSelfAttention(AbstractLayer):
         check_not_vanishing(self, covariance)
         seen = valued = covariance
         if self.positional is not None:
-            seen = self.positional.propagate(covariance)
+            seen = self.positional.propagate(covariance, rate_of(self.embedding))
             valued = seen if self.positional.on_values else covariance
         if self.linear_scaling:
             return self._weighted(seen, valued)
@@ -201,8 +205,8 @@ class GlobalSelfAttention(AbstractLayer):
             BranchProduct([overlap, seen]),
             scale=square,
             shift=self._bias_variance,
-            weight_gradient=4 * square,
-            bias_gradient=self._bias_variance,
+            weight_gradient=square * self._rate_of("query", "key", "value", "output"),
+            bias_gradient=self._bias_variance * rate_of(self.bias),
             channels=self.out_channels,
         )
 
@@ -233,10 +237,13 @@ class GlobalSelfAttention(AbstractLayer):
             Mapped(valued, size, attend, weights, mask=outline.mask),
             scale=self._output_variance,
             shift=self._bias_variance,
-            weight_gradient=2 * self._output_variance,
-            bias_gradient=self._bias_variance,
+            weight_gradient=self._output_variance * self._rate_of("value", "output"),
+            bias_gradient=self._bias_variance * rate_of(self.bias),
             channels=self.out_channels,
         )
+
+    def _rate_of(self, *names: str) -> Scalar:
+        return sum(rate_of(getattr(self, name)) for name in names)
 
     @property
     def _output_variance(self) -> Scalar:

@@ -9,7 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqtangents._types import Count, NonNegative, Positive, lowered, plain
+from eqtangents._types import (
+    Count,
+    NonNegative,
+    Positive,
+    Scalar,
+    lowered,
+    plain,
+)
 from eqtangents.covariance import (
     AbstractCovariance,
     BranchSum,
@@ -115,10 +122,16 @@ class PositionalEmbedding(eqx.Module):
             return value + scaled
         return jnp.concatenate([value, scaled])
 
-    def propagate(self, covariance: AbstractCovariance) -> AbstractCovariance:
+    def propagate(
+        self, covariance: AbstractCovariance, rate: Scalar = 1.0
+    ) -> AbstractCovariance:
+        """The covariance of the input with the embedding, trained at some rate."""
         outline = covariance.outline
         embedding = PositionValues(
-            self.covariance(outline.size), covariance, self.count(outline.channels)
+            self.covariance(outline.size),
+            covariance,
+            self.count(outline.channels),
+            rate,
         )
         branches = (covariance, Scaled(embedding, self.std))
         return BranchSum(branches) if self.kind == "sum" else ChannelConcat(branches)

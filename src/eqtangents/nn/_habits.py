@@ -186,6 +186,9 @@ _LAYERS = {
     "Concatenate": "FanInConcat",
     "Add": "FanInSum",
     "Ravel": "Flatten",
+    "RNN": "Recurrent",
+    "SimpleRNN": "Recurrent",
+    "RNNCell": "Recurrent",
 } | {
     f"{name}{rank}": f"{new}"
     for rank in ("1d", "2d", "3d", "1D", "2D", "3D")
@@ -201,14 +204,20 @@ _LAYERS = {
         ("BatchNorm", "BatchNorm"),
     )
 }
+_GATED = (
+    "Gates pass states on without weights, for which there is no kernel here. Elman's "
+    "recurrence is `nn.Recurrent`."
+)
 _ABSENT = {
     "Softmax": "It is no function of one number; attention has one inside.",
     "Embedding": (
         "Tokens have no kernel of their own: pass embedded inputs, "
         "`(n, channels, positions)`."
     ),
-    "GRUCell": "Recurrent layers have no kernel here.",
-    "LSTMCell": "Recurrent layers have no kernel here.",
+    "GRUCell": _GATED,
+    "LSTMCell": _GATED,
+    "GRU": _GATED,
+    "LSTM": _GATED,
     "unmask_fn": "Missing positions are told by `nn.Masked(value, mask)`.",
     "Bias": "Layers with weights have biases by `bias_std`.",
 }

@@ -3,7 +3,7 @@
 import abc
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias, TypeVar, overload
 
 import equinox as eqx
 import jax
@@ -55,7 +55,12 @@ class AbstractLayer(eqx.Module):
 
     Arguments of constructors are checked by their annotations, before the constructor
     runs: a `Scalar`, say, is a number, or an array of shape `()`.
+
+    `rated` names the parameters whose learning rates `propagate` asks for, by
+    `rate_of`. Those of others cannot be changed.
     """
+
+    rated: ClassVar[frozenset[str]] = frozenset()
 
     if not TYPE_CHECKING:  # checkers read `__init__`
         __new__ = checked_new

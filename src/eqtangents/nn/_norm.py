@@ -1,7 +1,7 @@
 """What normalisation layers share: statistics, and trained gains and offsets."""
 
 import abc
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +17,7 @@ from eqtangents.nn._layer import (
     check_not_vanishing,
     one_input,
 )
+from eqtangents.nn._rates import rate_of
 
 
 Normalisation = TypeVar("Normalisation", bound="AbstractNorm")
@@ -34,6 +35,7 @@ class AbstractNorm(AbstractLayer):
     eps: eqx.AbstractVar[NonNegative]
     use_weight: eqx.AbstractVar[bool]
     use_bias: eqx.AbstractVar[bool]
+    rated: ClassVar[frozenset[str]] = frozenset({"weight", "bias"})
 
     @abc.abstractmethod
     def check_shape(self, shape: tuple[int, ...]) -> None:
@@ -87,7 +89,11 @@ class AbstractNorm(AbstractLayer):
         covariance = self.normalised(covariance)
         if not (self.use_weight or self.use_bias):
             return covariance
-        return TrainedGains(covariance, gain=self.use_weight, offset=self.use_bias)
+        return TrainedGains(
+            covariance,
+            gain_rate=rate_of(self.weight) if self.use_weight else 0.0,
+            offset_rate=rate_of(self.bias) if self.use_bias else 0.0,
+        )
 
 
 def standardised(

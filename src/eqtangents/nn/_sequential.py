@@ -23,6 +23,7 @@ from eqtangents.nn._layer import (
     one_input,
     shape_after,
 )
+from eqtangents.nn._rates import Differing, Rate, as_copies, is_rate, of_copies
 
 
 class Sequential(AbstractLayer):
@@ -69,15 +70,10 @@ class Sequential(AbstractLayer):
                 repeated = self._repeated(covariance, start, period, count)
             if repeated is None:
                 period, count = 1, 1
-                repeated = self._through(covariance, start, 1)
+                layers = self.layers[start : start + 1]
+                repeated = _through(layers, covariance, start)
             covariance = repeated
             start += period * count
-        return covariance
-
-    def _through(self, covariance: Covariances, start: int, count: int) -> Covariances:
-        for i in range(start, start + count):
-            with error_path(f"layers[{i}]"):
-                covariance = self.layers[i].propagate(covariance)
         return covariance
 
     def _repeated(
@@ -91,11 +87,27 @@ class Sequential(AbstractLayer):
             return None
         if covariance.examples is not None:  # Functions of them are known exactly.
             return None
-        body = lambda one: one_input(self, self._through(one, start, period))
+        stretch = self.layers[start : start + period]
+        recurring = [self.layers[start + i * period :][:period] for i in range(count)]
+        stacked, copy = of_copies(stretch, as_copies(recurring))
+
+        def body(one: AbstractCovariance, own: Differing) -> AbstractCovariance:
+            return one_input(self, _through(copy(own), one, start))
+
         try:
-            return Repeated(covariance, body, count)
+            return Repeated(covariance, body, count, stacked=stacked)
         except (LayerError, ShapeChange):
             return None  # If this is an error, the first copy raises it, at its place.
+
+
+def _through(
+    layers: Sequence[AbstractLayer], covariance: Covariances, first: int
+) -> Covariances:
+    """Through layers of a container one after the other, from the one at `first` on."""
+    for i, layer in enumerate(layers, first):
+        with error_path(f"layers[{i}]"):
+            covariance = layer.propagate(covariance)
+    return covariance
 
 
 # So many copies of some layers are one scan: written out, the compiler would treat the
@@ -126,11 +138,17 @@ def _kinds(layers: Sequence[AbstractLayer]) -> list[int]:
     numbers: dict[Any, int] = {}
     kinds = []
     for layer in layers:
-        leaves, structure = jax.tree.flatten(_without_weights(layer))
-        arrays = (jax.Array, np.ndarray)
-        facts = [(id(x), None) if isinstance(x, arrays) else x for x in leaves]
+        layer = _without_weights(layer)
+        leaves, structure = jax.tree.flatten(layer, is_leaf=is_rate)
+        facts = map(_compared_by, leaves)
         kinds.append(numbers.setdefault((structure, *facts), len(numbers)))
     return kinds
+
+
+def _compared_by(leaf: Any) -> Any:
+    if is_rate(leaf):  # Copies may have rates of their own.
+        return Rate, leaf.shape
+    return (id(leaf), None) if isinstance(leaf, jax.Array | np.ndarray) else leaf
 
 
 def _without_weights(layer: AbstractLayer) -> AbstractLayer:
