@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 # parts right below it. Imports point down, to any depth.
 BELOW = {
     "types": [],
+    "extras": [],
     "arguments": ["types"],
     "duals": ["arguments"],
     "covariance": ["duals"],
@@ -39,7 +40,7 @@ BELOW = {
     "tile_plan": ["nn"],
     "tiles": ["tile_plan", "trees"],
     "kernel": ["batches", "tiles", "kernel_pair"],
-    "gram": ["kernel"],
+    "gram": ["kernel", "extras"],
     "predict": ["gram"],
     "jaxpr": [],
     "series": ["jaxpr"],

@@ -11,11 +11,13 @@ from jaxtyping import Array, PyTree, Shaped
 
 from eqtangents._arguments import checked_choice, checked_integer, described
 from eqtangents._batches import checked_arguments
+from eqtangents._gram._chunks import Location
 from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
 from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
-from eqtangents._gram._placement import Placement, is_traced
+from eqtangents._gram._placement import Placement, is_traced, made_mesh
 from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Clock, Line, Report
+from eqtangents._gram._run import gram_in_store
 from eqtangents._kernel import Kind
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._signatures import names_checked
@@ -37,10 +39,12 @@ def gram(
     x2: Batch | None = None,
     *,
     kind: Kind = "ntk",
-    mesh: Mesh | None = None,
+    mesh: Mesh | Callable[[], Mesh] | None = None,
     tile: int | None = None,
     ring: bool | None = None,
     progress: bool | Report | None = None,
+    store: Location | None = None,
+    executor: Any = None,
 ) -> Tree[Any]:
     r"""The kernels of all pairs of two data sets, divided over the devices of a mesh.
 
@@ -89,9 +93,24 @@ def gram(
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again.
     """
     pairs, x1, x2 = _checked(kernel, x1, x2, kind)
-    devices = _checked_mesh(mesh)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
+    if store is not None:
+        _check_stored(mesh, ring)
+        return gram_in_store(
+            *(store, pairs, x1, x2),
+            mesh=mesh,
+            tile=most,
+            executor=executor,
+            report=report,
+        )
+    if executor is not None:
+        raise ValueError(
+            f"`executor` is {described(executor)}, whose workers write to a `store`: "
+            'name a place for it, `store="gram.zarr"` say.'
+        )
+    mesh = made_mesh(mesh)
+    devices = 1 if mesh is None else mesh.size
     n1, n2 = batch_size(x1), batch_size(x1 if x2 is None else x2)
     if (devices == 1 and most is None and report is None) or not (n1 and n2):
         # What one call computes, in tiles of its own.
@@ -107,8 +126,7 @@ def gram(
     task = _laid_on_mesh(pairs, x1, second, plan, placement)
     if report is None or any(map(is_traced, jax.tree.leaves(task))):
         return all_at_once(task)
-    total = n1 * (n1 + 1) // 2 if symmetric else n1 * n2
-    return _reported(task, Clock(total, report))
+    return _reported(task, Clock(plan.pairs, report))
 
 
 def _checked(
@@ -142,16 +160,21 @@ def _on_host() -> Any:
     return jax.default_device(host)
 
 
-def _checked_mesh(mesh: Any) -> int:
-    """The number of devices."""
-    if mesh is None:
-        return 1
-    if not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
-            "`jax.make_mesh((jax.device_count(),), ('rows',))` say."
+def _check_stored(mesh: Any, ring: Any) -> None:
+    """Raise unless these are what tiles of a store can be computed with."""
+    if ring is not None:
+        raise ValueError(
+            "`ring` splits the columns of a whole matrix over a mesh; with a `store` "
+            "the devices have those of one tile. Leave it out."
         )
-    return mesh.size
+    if not callable(mesh):
+        made_mesh(mesh)  # functions are called where tiles are computed
+    if isinstance(mesh, Mesh) and mesh.is_multi_process:
+        raise ValueError(
+            "`mesh` has devices of several processes, but each tile of a `store` is "
+            "computed by one: give the processes as an `executor`, and a function that "
+            "makes a mesh of the devices of each."
+        )
 
 
 def _checked_progress(progress: Any) -> Report | None:

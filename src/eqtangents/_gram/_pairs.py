@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from eqtangents._kernel import Kind, of_each_pair
@@ -68,7 +69,7 @@ class FunctionPairs(AbstractPairs):
 
     def is_mirrored(self, x: Examples) -> bool:
         """Of axes beyond those of the examples it is not known how they are swapped."""
-        one = jax.tree.map(_like_one, x)
+        one = jax.tree.map(like_one, x)
         shapes = eqx.filter_eval_shape(self.function, one, one)
         return all(leaf.ndim == 2 for leaf in jax.tree.leaves(shapes))
 
@@ -77,5 +78,6 @@ class FunctionPairs(AbstractPairs):
         return -(-rows // (1 if devices == 1 else 2))
 
 
-def _like_one(leaf: Shaped[Array, "n *rest"]) -> jax.ShapeDtypeStruct:
+def like_one(leaf: Shaped[Array | np.ndarray, "n *rest"]) -> jax.ShapeDtypeStruct:
+    """What there is of an array for one example."""
     return jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype)
