@@ -15,6 +15,7 @@ import sys
 import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
+from importlib import metadata
 from typing import Any, TypeAlias
 
 import jax
@@ -30,6 +31,7 @@ Fact: TypeAlias = tuple[str, str]
 
 # Arrays up to this size are told by their values, so that messages show them.
 _SHOWN = 8
+_PACKAGES = "eqtangents", "jax", "jaxlib"
 _SIMPLE = (
     *(type(None), bool, int, float, complex, str, bytes),
     *(type(...), slice, range, inspect.Signature, jax.tree_util.PyTreeDef),
@@ -48,6 +50,11 @@ def facts(place: str, value: Any) -> dict[str, str]:
     **Raises:** `TypeError` for an object of which nothing is known, naming its place.
     """
     return dict(_facts(place, value, frozenset()))
+
+
+def versions() -> dict[str, str]:
+    """Those of the packages that compute kernels."""
+    return {package: metadata.version(package) for package in _PACKAGES}
 
 
 def _facts(place: str, value: Any, within: frozenset[int]) -> Iterator[Fact]:

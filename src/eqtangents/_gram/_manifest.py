@@ -1,20 +1,18 @@
 """What a store is of: a manifest that only the same call may go on with."""
 
 from collections.abc import Iterator
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
 from eqtangents._arguments import described
 from eqtangents._gram._chunks import Layout, Location, zarr
-from eqtangents._gram._facts import facts
+from eqtangents._gram._facts import facts, versions
 from eqtangents._gram._job import Job
 
 
 # Of what is written below `eqtangents` in the attributes of a store.
 FORMAT = 1
-_VERSIONS = "eqtangents", "jax", "jaxlib"
 _SHOWN_DIFFERENCES = 5
 
 
@@ -32,7 +30,7 @@ def manifest_of(job: Job, names: list[str], alone: bool) -> dict[str, Any]:
         "x1": facts("x1", job.x1),
         "x2": None if alone else facts("x2", job.x2),
         "settings": job.settings,
-        "versions": {package: metadata.version(package) for package in _VERSIONS},
+        "versions": versions(),
     }
 
 

@@ -7,18 +7,19 @@ that what anybody else may have put in its place is not taken.
 """
 
 import contextlib
-import functools
 import hashlib
 import os
 import threading
 import uuid
 from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.sharding import Mesh
 
 from eqtangents._extras import needed
 from eqtangents._gram._chunks import Location, TileNumber, is_sound, write_tile, zarr
+from eqtangents._gram._facts import versions
 from eqtangents._gram._job import Job
 from eqtangents._gram._stored import stored_arrays
 
@@ -27,19 +28,40 @@ from eqtangents._gram._stored import stored_arrays
 _JOBS = "_jobs"
 _BYTES_OF_A_PART = 2**26
 
-# Jobs of this process, by their names.
-_HERE: dict[str, Job] = {}
+
+class _Work(NamedTuple):
+    """A job, and the matrices in a store that it is of."""
+
+    job: Job
+    arrays: tuple[Any, ...]
+
+
+# Of this process, by the names of jobs: its own, and the latest that it was sent.
+_OWN: dict[str, _Work] = {}
+_SENT: dict[str, _Work] = {}
+_RECEIVING = threading.Lock()
+# Processes that are copies of one that had this module, and with it JAX.
+_FORKED: set[int] = set()
+
+
+def _forget() -> None:
+    _OWN.clear()
+    _FORKED.add(os.getpid())
+
+
+if os.name == "posix":
+    os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager
 def announced(job: Job, location: Location, elsewhere: bool) -> Iterator[str]:
     """The name by which tasks find a job, in this process or `elsewhere`."""
     name = _sent(job, location) if elsewhere else uuid.uuid4().hex
-    _HERE[name] = job
+    _OWN[name] = _Work(job, _arrays(location))
     try:
         yield name
     finally:
-        del _HERE[name]
+        del _OWN[name]
 
 
 def _sent(job: Job, location: Location) -> str:
@@ -58,10 +80,12 @@ def _sent(job: Job, location: Location) -> str:
         ) from error
     name = hashlib.sha256(pickled).hexdigest()
     group = zarr().open_group(location, mode="r+").require_group(_JOBS)
-    if name not in group:
-        values = np.frombuffer(pickled, np.uint8)
-        size = min(len(values), _BYTES_OF_A_PART)
-        group.create_array(name, data=values, chunks=(size,), compressors=None)
+    values = np.frombuffer(pickled, np.uint8)
+    size = min(len(values), _BYTES_OF_A_PART)
+    # What a killed process may have left of it is not trusted.
+    group.create_array(
+        name, data=values, chunks=(size,), compressors=None, overwrite=True
+    )
     return name
 
 
@@ -72,31 +96,6 @@ def drop_jobs(location: Location) -> None:
         del group[_JOBS]
 
 
-@functools.lru_cache(maxsize=1)
-def _received(location: Location, name: str) -> Job:
-    pickled = zarr().open_group(location, mode="r")[_JOBS][name][:].tobytes()
-    if hashlib.sha256(pickled).hexdigest() != name:
-        raise ValueError(
-            f"What {location} has for its workers is not what this run has put there. "
-            "Call `eqtangents.gram` again."
-        )
-    return needed("cloudpickle", "scale", "A store with an executor").loads(pickled)
-
-
-_ONE_AT_A_TIME = threading.Lock()
-# Processes that are copies of one that had this module, and with it JAX.
-_FORKED: set[int] = set()
-
-
-def _forked() -> None:
-    _HERE.clear()
-    _FORKED.add(os.getpid())
-
-
-if os.name == "posix":
-    os.register_at_fork(after_in_child=_forked)
-
-
 def carried_out(
     location: Location, name: str, tile: TileNumber
 ) -> tuple[TileNumber, bool]:
@@ -105,23 +104,47 @@ def carried_out(
     **Returns:** the tile, and whether it had to be computed. It may be done any number
     of times.
     """
-    arrays = stored_arrays(zarr().open_group(location, mode="r+")).values()
-    if all(is_sound(array, tile) for array in arrays):
+    work = _OWN.get(name) or _received(location, name)
+    if all(is_sound(array, tile) for array in work.arrays):
         return tile, False
-    blocks = _job_named(location, name).blocks(tile)
-    for array, block in zip(arrays, blocks, strict=True):
+    for array, block in zip(work.arrays, work.job.blocks(tile), strict=True):
         write_tile(array, tile, block)
     return tile, True
 
 
-def _job_named(location: Location, name: str) -> Job:
-    if name in _HERE:
-        return _HERE[name]
+def _received(location: Location, name: str) -> _Work:
+    """What was sent, taken from the store by the first task that needs it."""
     if os.getpid() in _FORKED:
         raise RuntimeError(
             "This worker is a fork of a process that uses JAX, whose threads it lacks: "
             "it would wait for ever. Start workers anew, by `ProcessPoolExecutor("
             "mp_context=multiprocessing.get_context('spawn'))` say."
         )
-    with _ONE_AT_A_TIME:
-        return _received(location, name)
+    with _RECEIVING:
+        if name not in _SENT:
+            found = _taken(location, name)
+            _SENT.clear()
+            _SENT[name] = found
+        return _SENT[name]
+
+
+def _taken(location: Location, name: str) -> _Work:
+    group = zarr().open_group(location, mode="r+")
+    there = group.attrs["eqtangents"]["versions"]
+    if there != versions():
+        raise RuntimeError(
+            f"This worker has {versions()}, but the store was begun with {there}, and "
+            "rounds differently. Install the same versions on all workers."
+        )
+    pickled = group[_JOBS][name][:].tobytes()
+    if hashlib.sha256(pickled).hexdigest() != name:
+        raise RuntimeError(
+            f"What {location} has for workers is not what this run has put there. Call "
+            "`eqtangents.gram` again."
+        )
+    job = needed("cloudpickle", "scale", "A store with an executor").loads(pickled)
+    return _Work(job, _arrays(location))
+
+
+def _arrays(location: Location) -> tuple[Any, ...]:
+    return tuple(stored_arrays(zarr().open_group(location, mode="r+")).values())
