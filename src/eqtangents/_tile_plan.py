@@ -15,7 +15,7 @@ from eqtangents.nn._inputs import is_signal, values_of
 
 
 # Examples along the first axis of each array; a signal or nested tuples of them.
-Examples: TypeAlias = PyTree[Shaped[Array, "..."]]
+Examples: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
 
 _Size = TypeVar("_Size", int, Int[np.ndarray, " s"])
 

@@ -56,8 +56,7 @@ class Layout(NamedTuple):
     def laid_out(self, group: Any, name: str) -> None:
         """Have such an array, with the chunks that it may have already.
 
-        Chunks have a checksum, are not compressed, as digits of kernels are random,
-        and exist whatever is in them.
+        Chunks have a checksum, and are not compressed, as digits of kernels are random.
 
         **Raises:** `ValueError` if an array of this name is another one.
         """
@@ -70,7 +69,6 @@ class Layout(NamedTuple):
                 compressors=[zarr("zarr.codecs").Crc32cCodec()],
                 fill_value=_unwritten(self.dtype),
                 attributes={"symmetric": self.symmetric},
-                config={"write_empty_chunks": True},
             )
         array = group[name]
         symmetric = array.attrs.get("symmetric")
@@ -109,7 +107,7 @@ def read_tile(array: Any, tile: TileNumber) -> Shaped[np.ndarray, "t1 t2 *rest"]
         block = array[region(array, tile)]
     except ValueError as error:  # the checksum is wrong
         raise ValueError(
-            f"TileNumber {tile} of {array.store_path} is damaged: {error}"
+            f"Tile {tile} of {array.store_path} is damaged: {error}"
         ) from None
     first = block.reshape(-1)[:1]
     # What is not there reads as this.

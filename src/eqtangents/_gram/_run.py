@@ -10,6 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, Shaped
 
@@ -33,7 +34,7 @@ from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Progress, Report
 from eqtangents._gram._stored import StoredGram
 from eqtangents._gram._task import announced, carried_out, drop_jobs
-from eqtangents._tile_plan import Examples, batch_size, square_tile
+from eqtangents._tile_plan import Examples, batch_size, tile_sizes
 
 
 # Tasks that an executor has at a time, of some hundred bytes each.
@@ -99,8 +100,9 @@ def _tile_size(x1: Examples, x2: Examples, likes: PyTree) -> int:
     n = max(batch_size(x1), batch_size(x2))
     entry = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(likes))
     most = int((_BYTES_OF_A_TILE // max(entry, 1)) ** 0.5)
-    size = min(_TILES_OF_CACHE * square_tile(x1), most, -(-n // _TILES_OF_ROWS))
-    return max(1, size)
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), x1)
+    in_cache, _ = tile_sizes(one, max(n, 1), max(n, 1), symmetric=True)
+    return max(1, min(_TILES_OF_CACHE * in_cache, most, -(-n // _TILES_OF_ROWS)))
 
 
 def _run(job: Job, location: Location, executor: Any, report: Report | None) -> None:

@@ -131,7 +131,7 @@ class StoredGram:
         # Numbers, unlike slices and lists, leave no axis.
         found = found.reshape((*np.shape(first), *np.shape(second), *self.shape[2:]))
         more = (slice(None),) * (np.ndim(first) + np.ndim(second))
-        return found[(*more, *chosen[2:])]
+        return np.asarray(found[(*more, *chosen[2:])])
 
     def tiles(self) -> Iterator[tuple[slice, slice, Shaped[np.ndarray, "..."]]]:
         """The rows, the columns and the entries of all tiles, each of which is read.
@@ -227,15 +227,19 @@ class StoredGram:
             raise ValueError(f"{error} {advice}") from None
         if block is None:
             raise ValueError(
-                f"TileNumber {tile} of {self._location} is not there yet. {advice}"
+                f"Tile {tile} of {self._location} is not there yet. {advice}"
             )
         return block
 
 
 def stored_arrays(group: Any) -> dict[str, Any]:
-    """The matrices of a store, by their names."""
+    """The matrices of a store, by their names.
+
+    Chunks are written whatever is in them: one that is not there reads like another.
+    """
+    names = group.attrs.get("eqtangents", {}).get("names", ())
     return {
-        name: group[name] for name in group.attrs.get("eqtangents", {}).get("names", ())
+        name: group[name].with_config({"write_empty_chunks": True}) for name in names
     }
 
 
