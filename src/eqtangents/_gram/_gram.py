@@ -67,7 +67,8 @@ def gram(
         `eqtangents.Kernel`.
     - `mesh`: the devices, of any number of axes of any type. Rows are split over all of
         them; given two axes and `x2`, rows over the first, columns over the second.
-        Without a mesh everything is on one device.
+        Without a mesh everything is on one device. It may be a function that makes one,
+        which the workers of an executor call, each for its own devices.
     - `tile`: how many examples of either batch a tile has at most. By default as many
         as fit the cache for a network, and for a function about half the rows of a
         device.
@@ -77,20 +78,31 @@ def gram(
     - `progress`: `True` for a line with the rate and the remaining time, on runs that
         take more than a few seconds; or a function of an `eqtangents.Progress`. In a
         program that is traced there is no progress to tell.
+    - `store`: a path, a URL that `fsspec` knows, or a store of `zarr.storage`, where
+        the tiles are written; of a matrix without `x2`, those on and above the
+        diagonal. What an earlier run of the same call has stored is kept, after its
+        checksum was compared. It needs the extra `scale`.
+    - `executor`: whose workers compute the tiles of a store: any of
+        `concurrent.futures`, or a `dask.distributed.Client`. Network and inputs reach
+        each of them once, by the store.
 
     **Returns:** what `eqtangents.ntk`, `nngp` or `kernel` do, or the function: arrays
     `(n1, n2, ...)`, each a global one. Its sharding is `PartitionSpec(mesh.axis_names)`
     where the number of rows is a multiple of the devices, and
     `PartitionSpec(first, second)` for two axes and `x2`; an axis of other length is not
-    split, since JAX has no such arrays: every device has all of it.
+    split, since JAX has no such arrays: every device has all of it. With a `store`, a
+    `StoredGram` in the place of each array.
 
     **Raises:** what `eqtangents.kernel` does; `TypeError` if `kernel`, `mesh` or
     `progress` is of another kind; `ValueError` if batches of a function have no
-    common number of examples.
+    common number of examples, and if a store is of another network, other inputs,
+    another tile or other versions, naming what differs; `RuntimeError` if an executor
+    broke, saying what is stored already.
 
     **Cost:** as of the plain call over the number of devices. Of the result, a device
     has its rows three times while the two halves of a symmetric matrix are exchanged,
-    `O(n1 n2 / devices)` numbers. Differentiation computes each tile again.
+    `O(n1 n2 / devices)` numbers. Differentiation computes each tile again. With a
+    store, memory has the examples and a few tiles.
     """
     pairs, x1, x2 = _checked(kernel, x1, x2, kind)
     most = None if tile is None else checked_integer("tile", tile, 1)
