@@ -25,6 +25,7 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 # parts right below it. Imports point down, to any depth.
 BELOW = {
     "types": [],
+    "extras": [],
     "arguments": ["types"],
     "duals": ["arguments"],
     "budget": ["types"],
@@ -42,7 +43,7 @@ BELOW = {
     "rated": ["networks", "parameters"],
     "kernel": ["batches", "tiles", "kernel_pair", "rated"],
     "ntk_by_leaf": ["kernel"],
-    "gram": ["kernel"],
+    "gram": ["kernel", "extras"],
     "predict": ["gram"],
     "jaxpr": [],
     "series": ["jaxpr"],

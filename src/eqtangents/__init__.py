@@ -9,7 +9,11 @@ from eqtangents import (
     predict as predict,
 )
 from eqtangents._equinox import from_equinox as from_equinox
-from eqtangents._gram import Progress as Progress, gram as gram
+from eqtangents._gram import (
+    Progress as Progress,
+    StoredGram as StoredGram,
+    gram as gram,
+)
 from eqtangents._kernel import (
     Kernel as Kernel,
     kernel as kernel,

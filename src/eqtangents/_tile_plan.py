@@ -19,7 +19,7 @@ from eqtangents.nn._inputs import as_input, is_signal, values_of
 
 
 # Examples along the first axis of each array; a signal or nested tuples of them.
-Examples: TypeAlias = PyTree[Shaped[Array, "..."]]
+Examples: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
 
 Told = TypeVar("Told")
 _Size = TypeVar("_Size", int, Int[np.ndarray, " s"])

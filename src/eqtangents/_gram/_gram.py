@@ -12,11 +12,13 @@ from jaxtyping import Array, PyTree, Shaped
 from eqtangents._arguments import checked_choice, checked_integer, described
 from eqtangents._batches import checked_arguments
 from eqtangents._budget import suiting
+from eqtangents._gram._chunks import Location
 from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
 from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
-from eqtangents._gram._placement import Placement, is_traced
+from eqtangents._gram._placement import Placement, is_traced, made_mesh
 from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Clock, Line, Report
+from eqtangents._gram._run import gram_in_store
 from eqtangents._kernel import Kind
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._parameters import Trainable
@@ -41,10 +43,12 @@ def gram(
     *,
     kind: Kind = "ntk",
     trainable: Trainable = None,
-    mesh: Mesh | None = None,
+    mesh: Mesh | Callable[[], Mesh] | None = None,
     tile: int | None = None,
     ring: bool | None = None,
     progress: bool | Report | None = None,
+    store: Location | None = None,
+    executor: Any = None,
 ) -> Tree[Any]:
     r"""The kernels of all pairs of two data sets, divided over the devices of a mesh.
 
@@ -69,7 +73,8 @@ def gram(
         `eqtangents.kernel`.
     - `mesh`: the devices, of any number of axes of any type. Rows are split over all of
         them; given two axes and `x2`, rows over the first, columns over the second.
-        Without a mesh everything is on one device.
+        Without a mesh everything is on one device. It may be a function that makes one,
+        which the workers of an executor call, each for its own devices.
     - `tile`: how many examples of either batch a tile has at most. By default as many
         as fit the cache for a network, and for a function about half the rows of a
         device.
@@ -79,25 +84,50 @@ def gram(
     - `progress`: `True` for a line with the rate and the remaining time, on runs that
         take more than a few seconds; or a function of an `eqtangents.Progress`. In a
         program that is traced there is no progress to tell.
+    - `store`: a path, a URL that `fsspec` knows, or a store of `zarr.storage`, where
+        the tiles are written; of a matrix without `x2`, those on and above the
+        diagonal. What an earlier run of the same call has stored is kept, after its
+        checksum was compared. It needs the extra `scale`.
+    - `executor`: whose workers compute the tiles of a store: any of
+        `concurrent.futures`, or a `dask.distributed.Client`. Network and inputs reach
+        each of them once, by the store.
 
     **Returns:** what `eqtangents.ntk`, `nngp` or `kernel` do, or the function: arrays
     `(n1, n2, ...)`, each a global one. Its sharding is `PartitionSpec(mesh.axis_names)`
     where the number of rows is a multiple of the devices, and
     `PartitionSpec(first, second)` for two axes and `x2`; an axis of other length is not
-    split, since JAX has no such arrays: every device has all of it.
+    split, since JAX has no such arrays: every device has all of it. With a `store`, a
+    `StoredGram` in the place of each array.
 
     **Raises:** what `eqtangents.kernel` does; `TypeError` if `kernel`, `mesh` or
     `progress` is of another kind; `ValueError` if batches of a function have no
-    common number of examples.
+    common number of examples, and if a store is of another network, other inputs,
+    another tile or other versions, naming what differs; `RuntimeError` if an executor
+    broke, saying what is stored already.
 
     **Cost:** as of the plain call over the number of devices. Of the result, a device
     has its rows three times while the two halves of a symmetric matrix are exchanged,
-    `O(n1 n2 / devices)` numbers. Differentiation computes each tile again.
+    `O(n1 n2 / devices)` numbers. Differentiation computes each tile again. With a
+    store, memory has the examples and a few tiles.
     """
     pairs, x1, x2 = _checked(kernel, x1, x2, kind, trainable)
-    _check_mesh(mesh)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
+    if store is not None:
+        _check_stored(mesh, ring)
+        return gram_in_store(
+            *(store, pairs, x1, x2),
+            mesh=mesh,
+            tile=most,
+            executor=executor,
+            report=report,
+        )
+    if executor is not None:
+        raise ValueError(
+            f"`executor` is {described(executor)}, whose workers write to a `store`: "
+            'name a place for it, `store="gram.zarr"` say.'
+        )
+    mesh = made_mesh(mesh)
     with suiting((x1, x2, pairs) if mesh is None else mesh):
         return _divided(pairs, x1, x2, mesh, most, ring, report)
 
@@ -128,8 +158,7 @@ def _divided(
     task = _laid_on_mesh(pairs, x1, second, plan, placement)
     if report is None or any(map(is_traced, jax.tree.leaves(task))):
         return all_at_once(task)
-    total = n1 * (n1 + 1) // 2 if symmetric else n1 * n2
-    return _reported(task, Clock(total, report))
+    return _reported(task, Clock(plan.pairs, report))
 
 
 def _checked(
@@ -170,11 +199,20 @@ def _on_host() -> Any:
     return jax.default_device(host)
 
 
-def _check_mesh(mesh: Any) -> None:
-    if not isinstance(mesh, Mesh | None):
-        raise TypeError(
-            f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
-            "`jax.make_mesh((jax.device_count(),), ('rows',))` say."
+def _check_stored(mesh: Any, ring: Any) -> None:
+    """Raise unless these are what tiles of a store can be computed with."""
+    if ring is not None:
+        raise ValueError(
+            "`ring` splits the columns of a whole matrix over a mesh; with a `store` "
+            "the devices have those of one tile. Leave it out."
+        )
+    if not callable(mesh):
+        made_mesh(mesh)  # functions are called where tiles are computed
+    if isinstance(mesh, Mesh) and mesh.is_multi_process:
+        raise ValueError(
+            "`mesh` has devices of several processes, but each tile of a `store` is "
+            "computed by one: give the processes as an `executor`, and a function that "
+            "makes a mesh of the devices of each."
         )
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
+from eqtangents._arguments import described
+
 
 class Placement(NamedTuple):
     """The axes of a mesh that rows and columns are split over; no mesh, no axes."""
@@ -84,6 +86,20 @@ class Placement(NamedTuple):
             out_specs=out_specs,
             check_vma=False,
         )
+
+
+def made_mesh(mesh: Any) -> Mesh | None:
+    """A mesh, or what a function makes that is given in the place of one."""
+    came = "`mesh` is"
+    if callable(mesh) and not isinstance(mesh, Mesh):
+        came, mesh = "`mesh` made", mesh()
+    if mesh is None or isinstance(mesh, Mesh):
+        return mesh
+    raise TypeError(
+        f"{came} {described(mesh)}, but must be a mesh of devices, "
+        "`jax.make_mesh((jax.device_count(),), ('rows',))` say, or a function that "
+        "makes one."
+    )
 
 
 def _is_some_array(x: Any) -> bool:

@@ -63,6 +63,20 @@ class Plan:
         """How many examples either batch has with its last one repeated."""
         return self.rows * self.row_devices, self.width * self.column_devices
 
+    @property
+    def pairs(self) -> int:
+        """How many pairs of examples there are, of two that mirror each other one."""
+        return self.n1 * (self.n1 + 1) // 2 if self.symmetric else self.n1 * self.n2
+
+    def pairs_of(self, tile: tuple[int, int]) -> int:
+        """How many of them are in a tile of the whole matrix."""
+        rows, columns = (
+            min(size, n - i * size)
+            for i, size, n in zip(tile, self.sizes, (self.n1, self.n2), strict=True)
+        )
+        on_diagonal = self.symmetric and tile[0] == tile[1]
+        return rows * (rows + 1) // 2 if on_diagonal else rows * columns
+
     def assigned(self, device: int) -> list[tuple[int, int, int]]:
         """The tiles of a device: a row of tiles, the distance of a block, a column.
 

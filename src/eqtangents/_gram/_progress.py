@@ -7,16 +7,20 @@ from typing import NamedTuple, TypeAlias
 
 
 class Progress(NamedTuple):
-    """How many pairs of examples are done, of how many, and in which time."""
+    """How many pairs of examples are done, of how many, and in which time.
+
+    Some of them may have been found in a store, as `kept`.
+    """
 
     done: int
     total: int
     seconds: float
+    kept: int = 0
 
     @property
     def rate(self) -> float:
         """Pairs a second."""
-        return self.done / max(self.seconds, 1e-9)
+        return (self.done - self.kept) / max(self.seconds, 1e-9)
 
     @property
     def remaining(self) -> float:

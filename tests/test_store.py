@@ -1,0 +1,477 @@
+"""Matrices in a store: values of the plain call, of one network and one data set."""
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import json
+import os
+import pathlib
+import pickle
+import threading
+import types
+
+import equinox as eqx
+import hypothesis as hyp
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn
+from eqtangents._gram import _job, _manifest, _run, _task
+from eqtangents._gram._facts import facts
+from eqtangents._gram._stored import mirrored
+from mesh_cases import NETWORKS, assert_same, connected, inputs, line, network
+from random_networks import networks
+
+
+zarr = pytest.importorskip("zarr")
+
+
+def files(store):
+    """The chunks of a store: contents, and what tells files written anew."""
+    paths = [p for p in pathlib.Path(store).rglob("c/**/*") if p.is_file()]
+    return {
+        p.relative_to(store).as_posix(): (p.read_bytes(), p.stat().st_ino)
+        for p in paths
+    }
+
+
+@pytest.mark.quick(3)
+@pytest.mark.parametrize("mesh", [None, line], ids=["alone", "mesh"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_values_are_those_of_the_plain_call(name, mesh, tmp_path):
+    net, x = network(name), inputs(name, 7)
+    made = None if mesh is None else mesh()
+    found = eqt.gram(net, x, kind="both", store=tmp_path / "a", tile=3, mesh=made)
+    assert_same(jax.tree.map(np.asarray, found), eqt.kernel(net, x))
+    flat = np.moveaxis(found.ntk[:], 1, found.ntk.ndim // 2)
+    flat = flat.reshape([round(flat.size**0.5)] * 2)
+    np.testing.assert_array_equal(flat, flat.T)
+    found = eqt.gram(net, x, x[:4], store=tmp_path / "b", tile=3, mesh=mesh)
+    assert_same(found[:], eqt.ntk(net, x, x[:4]))
+
+
+indices = st.one_of(
+    st.integers(-9, 8),
+    st.slices(9),
+    st.lists(st.integers(-9, 8), min_size=1, max_size=5),
+)
+
+
+@hyp.given(rows=indices, columns=indices)
+@hyp.settings(max_examples=40)
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.precision("float32")
+def test_reading(alone, rows, columns, stored_matrices):
+    found, whole = stored_matrices[alone]
+    np.testing.assert_array_equal(found[rows], whole[rows])
+    expected = whole[rows][..., columns]
+    np.testing.assert_array_equal(found[rows, columns], expected)
+
+
+@pytest.fixture(scope="module")
+def stored_matrices(precision, tmp_path_factory):
+    """By whether there is no second batch: a matrix in a store, and in memory."""
+    x, place = inputs("tanh", 9), tmp_path_factory.mktemp("stores")
+    both = {True: None, False: inputs("tanh", 9, 1)}
+    found = {
+        alone: eqt.gram(connected(), x, x2, store=place / str(alone), tile=4)
+        for alone, x2 in both.items()
+    }
+    return {alone: (matrix, np.asarray(matrix)) for alone, matrix in found.items()}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.precision("float32")
+def test_whole_matrices(alone, stored_matrices):
+    found, whole = stored_matrices[alone]
+    assert (found.shape, found.ndim, len(found)) == ((9, 9), 2, 9)
+    assert found.dtype == whole.dtype == np.float32
+    assert found.symmetric == alone
+    assert found.tile == (3, 3)
+    np.testing.assert_array_equal(found.diagonal(), np.diagonal(whole))
+    for vectors in (np.arange(9.0), np.eye(9, 2, dtype=np.float32), jnp.ones(9)):
+        expected = whole @ np.asarray(vectors)
+        np.testing.assert_allclose(found @ vectors, expected, rtol=1e-5, atol=1e-5)
+    built = np.zeros_like(whole)
+    for rows, columns, block in found.tiles():
+        built[rows, columns] = block
+        if alone:
+            built[columns, rows] = block.T
+    np.testing.assert_array_equal(built, whole)
+    again = pickle.loads(pickle.dumps(found))
+    np.testing.assert_array_equal(np.asarray(again, float), whole.astype(float))
+    assert "'matrix', shape=(9, 9), dtype=float32" in repr(again)
+
+
+def laplace(a, b):
+    return jnp.exp(-jnp.sum(jnp.abs(a[:, None] - b[None]), -1))
+
+
+@pytest.mark.precision("float32")
+def test_trees_and_places(tmp_path):
+    x = inputs("tanh", 5)
+    tree = lambda a, b: {"one": laplace(a, b), "two": (2 * laplace(a, b),)}
+    found = eqt.gram(tree, x, store="memory://test_trees/gram.zarr", tile=2)
+    assert_same(jax.tree.map(np.asarray, found), tree(x, x))
+    two = eqt.StoredGram("memory://test_trees/gram.zarr", "two/0")
+    np.testing.assert_array_equal(two[:], found["two"][0][:])
+    more = lambda a, b: laplace(a, b)[..., None] + jnp.sum(a, -1)[:, None, None]
+    found = eqt.gram(more, x, store=f"file://{tmp_path}/b", tile=2)
+    assert_same(found[:], more(x, x))
+    np.testing.assert_array_equal(found[1, 2, 0], found[:][1, 2, 0])
+    np.testing.assert_array_equal(
+        eqt.gram(more, x, store=zarr.storage.LocalStore(tmp_path / "b"))[:], found[:]
+    )
+    whole = lambda a, b: jnp.zeros((len(a), len(b)), int)  # as what is not there reads
+    found = eqt.gram(whole, x, store=tmp_path / "c", tile=2)
+    assert_same(found[:], whole(x, x))
+    assert eqt.gram(laplace, x[:0], store=tmp_path / "d")[:].shape == (0, 0)
+    assert eqt.gram(laplace, x, x[:0], store=tmp_path / "e")[:].shape == (5, 0)
+
+
+def count_computed(monkeypatch):
+    """The tiles that are computed from now on."""
+    tiles, blocks = [], _job.Job.blocks
+    count = lambda job, tile: tiles.append(tile) or blocks(job, tile)
+    monkeypatch.setattr(_job.Job, "blocks", count)
+    return tiles
+
+
+@pytest.mark.precision("float32")
+def test_all_tiles_are_one_program(tmp_path):
+    traced = []
+
+    def kernel(a, b):
+        traced.append(len(a))
+        return laplace(a, b)
+
+    eqt.gram(kernel, inputs("tanh", 11), store=tmp_path / "a", tile=4)
+    assert traced.count(4) == 1  # and of single examples, for shapes
+    assert len(files(tmp_path / "a")) == 6
+
+
+@pytest.mark.precision("float32")
+def test_what_is_there_is_kept(tmp_path, monkeypatch):
+    net, x = connected(), inputs("tanh", 8)
+    tiles, reports = count_computed(monkeypatch), []
+
+    def interrupt(progress):
+        reports.append(progress)
+        if len(reports) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as raised:
+        eqt.gram(net, x, store=tmp_path / "a", tile=2, progress=interrupt)
+    assert "3 of 10 tiles are in" in raised.value.__notes__[0]
+    before, first = files(tmp_path / "a"), len(tiles)
+    assert 3 <= len(before) == first < 10
+    with pytest.raises(ValueError, match=r"is not there yet\. Call `eqtangents\.gram`"):
+        eqt.StoredGram(tmp_path / "a")[:]
+    found = eqt.gram(net, x, store=tmp_path / "a", progress=reports.append)
+    assert sorted(tiles) == sorted(set(tiles))
+    assert len(tiles) == 10
+    assert (
+        reports[-1].kept
+        == sum(4 - (i == j) for i, j in tiles[:first])
+        == reports[-1].total - sum(4 - (i == j) for i, j in tiles[first:])
+    )
+    assert before.items() <= files(tmp_path / "a").items()
+    assert_same(found[:], eqt.ntk(net, x))
+    eqt.gram(net, x, store=tmp_path / "a", progress=reports.append)
+    assert len(tiles) == 10
+    assert reports[-1].rate == 0
+
+
+DAMAGE = {
+    "truncated": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "longer": lambda data: data + b"0",
+    "changed": lambda data: data[:5] + bytes([data[5] ^ 1]) + data[6:],
+    "changed checksum": lambda data: data[:-1] + bytes([data[-1] ^ 128]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.precision("float32")
+def test_a_damaged_tile_is_computed_again(damage, tmp_path, monkeypatch):
+    x = inputs("tanh", 6)
+    eqt.gram(laplace, x, store=tmp_path / "a", tile=2)
+    chunk, before = tmp_path / "a/matrix/c/0/2", files(tmp_path / "a")
+    chunk.write_bytes(damage(chunk.read_bytes()))
+    (chunk.parent / "2.abc.partial").write_bytes(b"what a killed process leaves")
+    matrix = eqt.StoredGram(tmp_path / "a")
+    with pytest.raises(ValueError, match=r"Tile \(0, 2\) of .* is damaged"):
+        matrix[5, 0]
+    matrix[3]  # is in other tiles
+    tiles = count_computed(monkeypatch)
+    eqt.gram(laplace, x, store=tmp_path / "a", tile=2)
+    assert tiles == [(0, 2)]
+    contents = lambda found: {name: content for name, (content, _) in found.items()}
+    assert contents(files(tmp_path / "a")) == contents(before)
+
+
+def places(value, within=()):
+    """All leaves of JSON."""
+    if isinstance(value, dict | list) and value:
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, part in pairs:
+            yield from places(part, (*within, name))
+    else:
+        yield within
+
+
+def test_every_fact_of_the_manifest_counts(tmp_path):
+    net, x, x2 = connected(), inputs("tanh", 4), inputs("tanh", 3)
+    run = lambda: eqt.gram(net, x, x2, store=tmp_path / "a", tile=2)
+    run()
+    path = tmp_path / "a/zarr.json"
+    text = path.read_text()
+    manifest = json.loads(text)["attributes"]["eqtangents"]
+    assert {"kernel", "x1", "x2", "tile", "shape", "settings", "versions"} <= {
+        *manifest
+    }
+    for *place, last in places(manifest):
+        whole = json.loads(text)
+        part = whole["attributes"]["eqtangents"]
+        for name in place:
+            part = part[name]
+        part[last] = "another"
+        path.write_text(json.dumps(whole))
+        with pytest.raises(ValueError, match=r"is of another call: `.*in the store"):
+            run()
+    array = tmp_path / "a/matrix/zarr.json"
+    path.write_text(text)
+    for old, new in (("[4, 3]", "[4, 4]"), ("false", "true"), ("[2, 2]", "[2, 3]")):
+        was = array.read_text()
+        spaced = " ".join(was.split()).replace("[ ", "[").replace(" ]", "]")
+        assert old in spaced
+        array.write_text(spaced.replace(old, new))
+        with pytest.raises(ValueError, match="was changed since this store was begun"):
+            run()
+        array.write_text(was)
+
+
+def test_another_call_is_refused(tmp_path):
+    net, x = connected(), inputs("tanh", 4)
+    eqt.gram(net, x, store=tmp_path / "a", tile=2)
+    wide = nn.Sequential([nn.Linear(8), nn.Relu(), nn.Linear(1, weight_std=2.0)])
+    for name, (other, batch, options) in {
+        "kernel.net.layers[2].weight_std": (wide, x, {}),
+        "kernel.net.layers[1]": (connected(nn.Erf), x, {}),
+        "kernel.kind": (net, x, {"kind": "nngp"}),
+        "tile": (net, x, {"tile": 3}),
+        "x1": (net, x.at[1, 2].add(1), {}),
+        "x2": (net, x, {"x2": x}),
+        "shape": (net, x[:3], {}),
+        "names": (net, x, {"kind": "both"}),
+        "settings.jax_default_matmul_precision": (net, x, {}),
+    }.items():
+        precision = "bfloat16" if "precision" in name else None
+        with pytest.raises(ValueError, match="is of another call") as raised:
+            with jax.default_matmul_precision(precision):
+                eqt.gram(other, batch, store=tmp_path / "a", **options)
+        assert f"`{name}` is" in str(raised.value)
+
+
+@hyp.given(drawn=networks())
+@hyp.settings(max_examples=20)
+@pytest.mark.precision("float32")
+def test_every_field_of_a_network_is_a_fact(drawn):
+    net = drawn.net
+    known = facts("net", net)
+    assert facts("net", jax.tree.map(lambda leaf: leaf, net)) == known
+    for place, field, module in fields("net", net):
+        changed = object.__new__(type(module))
+        for name in module.__dataclass_fields__:
+            value = "another" if name == field else getattr(module, name, None)
+            object.__setattr__(changed, name, value)
+        assert facts(place, changed) != {
+            name: fact for name, fact in known.items() if name.startswith(place)
+        }
+        assert f"{place}.{field}" in known
+
+
+def fields(place, node):
+    """All fields of all modules within a network."""
+    if isinstance(node, eqx.Module):
+        for field in dataclasses.fields(node):
+            yield place, field.name, node
+            more = getattr(node, field.name, None)
+            yield from fields(f"{place}.{field.name}", more)
+    elif isinstance(node, tuple | list):
+        for i, one in enumerate(node):
+            yield from fields(f"{place}[{i}]", one)
+
+
+scale = 2.0
+
+
+def scaled(x):
+    return scale * x
+
+
+def test_facts_of_functions():
+    def made(by, default=1.0):
+        return lambda x, y=default: by * x + y
+
+    same = facts("f", made(1.0))
+    assert facts("f", made(1.0)) == same
+    others = [made(2.0), made(1.0, 2.0), lambda x, y=1.0: x * 1.0 + y, jnp.tanh]
+    others += [jax.jit(made(1.0)), functools.partial(made(1.0), y=2.0)]
+    others += [made(jnp.ones(2)), made(jnp.ones(2, jnp.float16)), made(np.ones(100))]
+    others += [jax.vmap(made(1.0)), eqx.Partial(made(1.0)), eqx.filter_jit(made(1.0))]
+    found = [same, *(facts("f", other) for other in others)]
+    assert all(a != b for a, b in itertools.combinations(found, 2))
+    assert facts("f", scaled)["f:scale"] == "2.0"
+    moved = types.FunctionType(scaled.__code__, {"scale": 3.0})
+    assert facts("f", moved) != facts("f", scaled)
+    assert facts("f", jnp.tanh) == {"f": "the function jax.numpy.tanh"}
+    long = np.arange(100.0)
+    assert facts("a", long) == facts("a", long.reshape(50, 2)[:, :].reshape(-1))
+    assert facts("a", long) != facts("a", np.where(long == 50, 0, long))
+    assert facts("a", np.asfortranarray(long.reshape(4, 25))) == facts(
+        "a", long.reshape(4, 25)
+    )
+    assert facts("a", np.float32(2)) != facts("a", 2.0)
+    assert facts("k", jr.key(1)) != facts("k", jr.key(2))
+    opened = open(os.devnull)
+    with opened, pytest.raises(TypeError, match=r"`f:opened` is a `TextIOWrapper`"):
+        facts("f", lambda x: opened.read() and x)
+
+
+@pytest.mark.usefixtures("without_jaxtyping")
+def test_what_does_not_fit_is_said(tmp_path):
+    net, x = connected(), inputs("tanh", 4)
+    run = functools.partial(eqt.gram, net, x)
+    with pytest.raises(TypeError, match="`store` is 4, but must be a path, a URL"):
+        run(store=4)
+    with pytest.raises(ValueError, match="`executor` is 4, whose workers write to"):
+        run(executor=4)
+    with pytest.raises(TypeError, match="`executor` is 4, but must be one of"):
+        run(store=tmp_path / "a", executor=4)
+    with pytest.raises(ValueError, match="`ring` splits the columns of a whole"):
+        run(store=tmp_path / "a", ring=True)
+    with pytest.raises(TypeError, match="`mesh` is 4, but must be a mesh"):
+        run(store=tmp_path / "a", mesh=4)
+    with pytest.raises(TypeError, match="`mesh` made 4, but must be a mesh"):
+        run(store=tmp_path / "a", mesh=lambda: 4)
+    with pytest.raises(ValueError, match=r"`x1` is .* not known in this process"):
+        jax.jit(lambda x: eqt.gram(net, x, store=tmp_path / "b"))(x)
+    zarr.open_group(tmp_path / "c", mode="w")
+    with pytest.raises(ValueError, match=r"that is no matrix of `eqtangents\.gram`"):
+        run(store=tmp_path / "c")
+    with pytest.raises(ValueError, match="has none"):
+        eqt.StoredGram(tmp_path / "c")
+    with pytest.raises(FileNotFoundError):
+        eqt.StoredGram(tmp_path / "d")
+    both = run(kind="both", store=tmp_path / "e")
+    with pytest.raises(ValueError, match='has the matrices "nngp", "ntk": choose'):
+        eqt.StoredGram(tmp_path / "e")
+    with pytest.raises(IndexError, match="takes rows and columns"):
+        both.ntk[..., 0]
+    with pytest.raises(ValueError, match=r"with an array of shape \(3,\)"):
+        both.ntk @ np.ones(3)
+    with pytest.raises(ValueError, match="read into a new array"):
+        np.array(both.ntk, copy=False)
+    with pytest.raises(ValueError, match="The diagonal is that of a matrix of one"):
+        eqt.gram(net, x, x[:2], store=tmp_path / "f").diagonal()
+
+
+@pytest.mark.precision("float32")
+def test_positions_are_mirrored_within_a_tile():
+    block = np.arange(2 * 2 * 3 * 3.0).reshape(2, 2, 3, 3)
+    found = mirrored(block)
+    flat = np.moveaxis(found, 1, 2).reshape(6, 6)
+    np.testing.assert_array_equal(flat, flat.T)
+    before = np.moveaxis(block, 1, 2).reshape(6, 6)
+    np.testing.assert_array_equal(np.triu(flat), np.triu(before))
+
+
+class Elsewhere(concurrent.futures.Executor):
+    """Workers that know no job of this process, one task after the other."""
+
+    def __init__(self, before=lambda: None):
+        self.before = before
+
+    def submit(self, *call):
+        future, own = concurrent.futures.Future(), dict(_task._OWN)
+        _task._OWN.clear()
+        try:
+            self.before()
+            future.set_result(call[0](*call[1:]))
+        except Exception as error:
+            future.set_exception(error)
+        _task._OWN.update(own)
+        return future
+
+
+@pytest.mark.precision("float32")
+def test_workers_are_sent_a_job_once(tmp_path, monkeypatch):
+    taken, take = [], _task._taken
+    monkeypatch.setattr(_task, "_taken", lambda *a: taken.append(a) or take(*a))
+    net, x = nn.Sequential([nn.Elementwise(lambda x: x**2), nn.Linear(1)]), jnp.eye(5)
+    net = nn.Sequential([nn.Linear(8), net])
+    mesh = lambda: line()
+    found = eqt.gram(
+        *(net, x),
+        store=tmp_path / "a",
+        tile=2,
+        executor=Elsewhere(),
+        mesh=mesh,
+    )
+    assert_same(found[:], eqt.ntk(net, x))
+    assert len(taken) == 1
+    assert not (tmp_path / "a/_jobs").exists()
+
+
+@pytest.mark.precision("float32")
+def test_workers_take_nothing_else(tmp_path, monkeypatch):
+    x, store = inputs("tanh", 4), tmp_path / "a"
+    run = functools.partial(eqt.gram, laplace, x, store=store, tile=2)
+
+    def change():
+        for job in zarr.open_group(store / "_jobs").array_values():
+            job[5] += 1
+
+    with pytest.raises(RuntimeError, match="is not what this run has put there"):
+        run(executor=Elsewhere(change))
+    with monkeypatch.context() as patch:
+        change = lambda: patch.setattr(_task, "versions", lambda: {"jax": "0.1"})
+        with pytest.raises(RuntimeError, match=r"This worker has .*'0\.1'.* but the"):
+            run(executor=Elsewhere(change))
+    with pytest.raises(TypeError, match="`mesh` is one of devices of this process"):
+        run(executor=Elsewhere(), mesh=line())
+    lock = threading.Lock()
+    locked = lambda a, b: lock and laplace(a, b)
+    monkeypatch.setattr(_manifest, "facts", lambda place, value: {})
+    with pytest.raises(TypeError, match="cannot be sent to the workers"):
+        eqt.gram(locked, x, store=tmp_path / "b", executor=Elsewhere())
+    monkeypatch.setattr(_task, "_FORKED", {os.getpid()})
+    with pytest.raises(RuntimeError, match="This worker is a fork of a process"):
+        run(executor=Elsewhere())
+
+
+@pytest.mark.precision("float32")
+def test_few_tasks_wait_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "IN_FLIGHT", 3)
+    waiting, most = set(), []
+
+    class Counted(concurrent.futures.ThreadPoolExecutor):
+        def submit(self, *call):
+            future = super().submit(*call)
+            waiting.add(future)
+            most.append(sum(not f.done() for f in waiting))
+            return future
+
+    with Counted(2) as pool:
+        eqt.gram(
+            laplace, inputs("tanh", 9), store=tmp_path / "a", tile=2, executor=pool
+        )
+    assert len(most) == 15
+    assert max(most) <= 3
