@@ -8,7 +8,6 @@ from eqtangents import (
     nn as nn,
     predict as predict,
 )
-from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._gram import Progress as Progress, gram as gram
 from eqtangents._kernel import (
     Kernel as Kernel,
@@ -28,6 +27,10 @@ from eqtangents._linearization import (
 from eqtangents._monte_carlo import (
     monte_carlo as monte_carlo,
     running_monte_carlo as running_monte_carlo,
+)
+from eqtangents._traced import (
+    from_equinox as from_equinox,
+    from_function as from_function,
 )
 from eqtangents.empirical import (
     Estimate as Estimate,

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -106,7 +107,8 @@ class Mapped(AbstractCovariance):
 class PositionValues(AbstractCovariance):
     """Values that depend on the position alone: one covariance for all examples.
 
-    They come from trained weights, so that the tangent kernel is the covariance itself.
+    They come from trained weights, and so have a tangent kernel: the covariance itself,
+    for normal numbers.
     """
 
     nonzero_where_masked = True
@@ -116,9 +118,16 @@ class PositionValues(AbstractCovariance):
         covariance: Float[Array, "*size2"],
         like: AbstractCovariance,
         channels: int,
+        *,
+        variance: Scalar = 1.0,
+        gradient: Scalar = 1.0,
     ):
-        """Hold the covariance of all pairs of positions of `like`."""
+        """Hold the covariance of all pairs of positions of `like`.
+
+        `variance`, `gradient`: by what it is multiplied for either kernel.
+        """
         self.covariance = covariance
+        self.variance, self.gradient = variance, gradient
         outline = like.outline
         self.outline = outline.with_weights(channels, gaussian=True).replace(
             canvas=outline.size, fixed_canvas=(False,) * outline.rank
@@ -139,6 +148,9 @@ class PositionValues(AbstractCovariance):
             leaf = values(at)
             leaf = leaf.reshape((1,) * len(pairs) + leaf.shape)
             leaf = jnp.broadcast_to(leaf, (*pairs, *leaf.shape[len(pairs) :]))
-            return Block(leaf, leaf if frame.wants_ntk else None)
+            variance, gradient = (
+                jnp.asarray(c, leaf.dtype) for c in (self.variance, self.gradient)
+            )
+            return Block(variance * leaf, gradient * leaf if frame.wants_ntk else None)
 
         return rule

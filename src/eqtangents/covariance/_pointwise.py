@@ -220,6 +220,30 @@ class TrainedGains(AbstractCovariance):
         return rule
 
 
+class ScaledGains(AbstractCovariance):
+    r"""Trained gains that begin at one value: $K' = g^2 K$ and $T' = g^2 T + K$."""
+
+    def __init__(self, upstream: AbstractCovariance, initial: Scalar):
+        """Multiply by gains, each with its gradient."""
+        self.upstream, self.initial = upstream, initial
+        self.outline = upstream.outline.replace(trainable=True, has_trained_gains=True)
+
+    def bind(self, frame: Frame) -> BlockRule:
+        upstream = frame.bind(self.upstream)
+
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream)._replace(gap=None)
+            gain = jnp.asarray(self.initial, block.nngp.dtype)
+            scaled = block.scaled(gain * gain)
+            if not frame.wants_ntk:
+                return scaled
+            inherited = scaled.with_ntk()
+            assert inherited.ntk is not None
+            return inherited._replace(ntk=inherited.ntk + block.nngp)
+
+        return rule
+
+
 class Vanished(AbstractCovariance):
     """Outputs that vanish in the limit, but for a constant: the tangent kernel stays.
 
