@@ -12,11 +12,12 @@ from jaxtyping import Array, Float
 from eqtangents import nn
 from eqtangents._equinox._functions import lift_entrywise
 from eqtangents._traced._expressions import (
+    AppliedEquation,
     Expression,
     Hole,
-    evaluated,
     fingerprint,
     reads,
+    value_of_expression,
 )
 
 
@@ -31,15 +32,15 @@ def activation(
     if mark in known:
         return known[mark]
     (hole,) = reads(expression)
-    return _lifted(Entrywise(expression, hole))
+    return _layer_of(FunctionOfEntries(expression, hole))
 
 
 @functools.lru_cache(256)
-def _lifted(function: "Entrywise") -> nn.AbstractLayer:
+def _layer_of(function: "FunctionOfEntries") -> nn.AbstractLayer:
     return lift_entrywise(function)
 
 
-class Entrywise:
+class FunctionOfEntries:
     """An expression for arrays of one shape, as a function of arrays of any shape."""
 
     def __init__(self, expression: Expression, hole: Hole):
@@ -50,7 +51,7 @@ class Entrywise:
 
     def __eq__(self, other: object) -> bool:
         """Whether both are the same function."""
-        return isinstance(other, Entrywise) and self._mark == other._mark
+        return isinstance(other, FunctionOfEntries) and self._mark == other._mark
 
     def __hash__(self) -> int:
         """By what it computes."""
@@ -63,7 +64,7 @@ class Entrywise:
     def __call__(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
         """Evaluate, in as many arrays of the known shape as are needed."""
         shape = self._hole.shape
-        whole = lambda x: evaluated(self._expression, {self._hole: x})
+        whole = lambda x: value_of_expression(self._expression, {self._hole: x})
         if x.size == math.prod(shape):
             return whole(x.reshape(shape)).reshape(x.shape)
         size = math.prod(shape)
@@ -86,8 +87,8 @@ def primitives_of(expression: Any) -> list[str]:
         seen.add(id(node))
         for arg in node.args:
             visit(arg)
-        eqn = getattr(node, "eqn", None)
-        names.append(str(node.name[0]) if eqn is None else eqn.primitive.name)
+        applied = isinstance(node, AppliedEquation)
+        names.append(node.eqn.primitive.name if applied else str(node.name[0]))
 
     visit(expression)
     return names

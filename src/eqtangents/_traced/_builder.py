@@ -1,35 +1,35 @@
 """The network that is being built while a program is read."""
 
+import contextlib
 import math
 import types
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 
 from eqtangents import nn
 from eqtangents._traced._activations import activation
 from eqtangents._traced._expressions import (
-    Computed,
     Expression,
     Hole,
-    evaluated,
     fingerprint,
     multiple,
     of_multiple,
-    reads,
 )
 from eqtangents._traced._layout import (
-    Factors,
+    AxisFactors,
     Layout,
-    factors,
     matched,
     size_of_factors,
 )
 from eqtangents._traced._parameters import Parameters
-from eqtangents._traced._values import Known, Node, Parameter, Signal, Unreadable
+from eqtangents._traced._values import (
+    Node,
+    Parameter,
+    RandomValue,
+    Unreadable,
+)
 
 
 class Builder:
@@ -52,6 +52,7 @@ class Builder:
         self.parameters, self.line = parameters, ""
         self.nodes: list[Node] = []
         self._made: dict[Hashable, Any] = {}
+        self._lines: dict[Hashable, str] = {}
         # What holes of expressions stand for: an array that shows a node.
         self.shown: dict[Hole, tuple[Node, Layout]] = {}
 
@@ -99,13 +100,13 @@ class Builder:
 
         return self.once(("hole", node, layout.signature()), make)
 
-    def base(self, signal: Signal) -> Node | None:
+    def base(self, signal: RandomValue) -> Node | None:
         """The one node that a signal is a function of, if it is known by now."""
         if len(signal.terms) == 1:
             return next(iter(signal.terms))
         return self._made.get(_sum_key(signal.terms))
 
-    def expression(self, signal: Signal) -> Expression:
+    def expression(self, signal: RandomValue) -> Expression:
         """A signal as a function of one node."""
         if signal.expression is not None:
             return signal.expression
@@ -117,17 +118,32 @@ class Builder:
             return hole
         return multiple(hole, factor)
 
-    def node(self, signal: Signal) -> Node:
+    def node(self, signal: RandomValue) -> Node:
         """The node whose output a signal is."""
         if signal.expression is not None:
             (base,) = signal.terms
             key = ("activation", base, fingerprint(signal.expression))
-            return self.once(key, lambda: self._activation(base, signal.expression))
-        scaled = [self._scaled(node, c) for node, c in signal.terms.items()]
-        if len(scaled) == 1:
-            return scaled[0]
-        make = lambda: self.add(nn.FanInSum(), scaled, scaled[0].shape)
-        return self.once(_sum_key(signal.terms), make)
+            with self._at_line(self._lines.get(signal.expression)):
+                return self.once(key, lambda: self._activation(base, signal.expression))
+        with self._at_line(self._lines.get(_sum_key(signal.terms))):
+            scaled = [self._scaled(node, c) for node, c in signal.terms.items()]
+            if len(scaled) == 1:
+                return scaled[0]
+            make = lambda: self.add(nn.FanInSum(), scaled, scaled[0].shape)
+            return self.once(_sum_key(signal.terms), make)
+
+    def remember_line(self, open_still: Mapping[Node, float] | Expression) -> None:
+        """Where something is written that becomes a layer only when it is needed."""
+        known = isinstance(open_still, Expression)
+        self._lines[open_still if known else _sum_key(open_still)] = self.line
+
+    @contextlib.contextmanager
+    def _at_line(self, line: str | None) -> Iterator[None]:
+        before, self.line = self.line, line or self.line
+        try:
+            yield
+        finally:
+            self.line = before
 
     def _activation(self, base: Node, expression: Any) -> Node:
         mark = fingerprint(expression)
@@ -154,26 +170,36 @@ class Builder:
                 return self.plain(mean, node.reads, node.shape)
         return self.plain(nn.Scale(factor), [node], node.shape)
 
-    def settled(self, signal: Signal) -> Signal:
-        """The signal without an expression: as the output of a node."""
-        if signal.expression is None:
+    def settled(self, signal: RandomValue) -> RandomValue:
+        """The signal without an expression: as the output of a node.
+
+        A share of a sum over positions becomes their mean.
+        """
+        last = next(iter(signal.terms)).layer if len(signal.terms) == 1 else None
+        if signal.expression is None and not isinstance(
+            last, nn.SumPool | nn.GlobalSumPool
+        ):
             return signal
-        return Signal.of(self.node(signal), signal.layout)
+        return RandomValue.of(self.node(signal), signal.layout)
 
     # Arrangements of positions
 
     def arranged(
-        self, node: Node, layout: Layout, positions: Sequence[Factors]
+        self, node: Node, layout: Layout, positions: Sequence[AxisFactors]
     ) -> Node:
         """The node with other axes of positions, made of the same factors.
 
-        Factors that its output has not are repetitions.
+        AxisFactors that its output has not are repetitions.
         """
         positions = tuple(positions)
         if layout.positions == positions:
             return node
         own = layout.spatial
         wanted = [f for axis in positions for f in axis]
+        if positions == tuple(axis for axis in layout.positions if axis):
+            index = tuple(slice(None) if axis else 0 for axis in layout.positions)
+            size = tuple(map(size_of_factors, positions))
+            return self.plain(nn.Index(index), [node], (node.shape[0], *size))
         if not set(own) <= set(wanted):
             raise Unreadable("loses positions that it should keep.")
         further = tuple(f for f in wanted if f not in set(own))
@@ -187,7 +213,9 @@ class Builder:
         )
         return self.plain(layer, [node], (node.shape[0], *size))
 
-    def rearranged(self, signal: Signal, positions: Sequence[Factors]) -> Signal:
+    def rearranged(
+        self, signal: RandomValue, positions: Sequence[AxisFactors]
+    ) -> RandomValue:
         """The same array, as the output of nodes with these axes of positions."""
         layout = signal.layout
         if layout.positions == tuple(positions):
@@ -198,9 +226,11 @@ class Builder:
             for node, c in signal.terms.items()
         }
         changed = Layout(layout.channels, tuple(positions), layout.axes)
-        return Signal(changed, types.MappingProxyType(terms))
+        return RandomValue(changed, types.MappingProxyType(terms))
 
-    def aligned(self, one: Signal, other: Signal) -> tuple[Signal, Signal]:
+    def aligned(
+        self, one: RandomValue, other: RandomValue
+    ) -> tuple[RandomValue, RandomValue]:
         """Two signals of one shape, as the outputs of nodes that are laid out alike."""
         if one.layout.signature() == other.layout.signature():
             if one.layout.shape == other.layout.shape:
@@ -225,83 +255,18 @@ class Builder:
         there = {names[f] for f in second.spatial}
         more = tuple((f,) for f in first.repeated if f in there)
         positions = (*first.positions, *more)
-        one = Signal(first, one.terms, one.expression)
+        one = RandomValue(first, one.terms, one.expression)
         one = self.rearranged(one, positions)
         theirs = tuple(tuple(back[f] for f in axis) for axis in positions)
-        other = Signal(second, other.terms, other.expression)
+        other = RandomValue(second, other.terms, other.expression)
         other = self.rearranged(other, theirs)
         if other.layout.positions != theirs:
             raise AssertionError("positions are arranged as asked for")
-        return one, Signal(one.layout, other.terms, other.expression)
-
-    # Functions of the input
-
-    def of_input(
-        self, known: Any, channels: Sequence[int], positions: Sequence[Sequence[int]]
-    ) -> Node:
-        """A function of the input as the output of a node.
-
-        `channels`: the axes of the array that are channels, `positions`: those that
-        make each axis of positions.
-        """
-        order = (*channels, *(axis for group in positions for axis in group))
-        shape = [math.prod(known.shape[axis] for axis in channels)]
-        for group in positions:
-            shape.append(math.prod(known.shape[axis] for axis in group))
-        expression = known.expression if isinstance(known, Known) else known
-        same = order == tuple(range(len(known.shape))) and tuple(shape) == known.shape
-        if same and expression in self.inputs:
-            return self.inputs[expression]
-        holes = tuple(self.inputs)
-        if not reads(expression) <= set(holes):
-            raise Unreadable(
-                "draws random numbers by the key it is given, other than in "
-                "`equinox.nn.Dropout`. Leave the noise out, or make it an input."
-            )
-
-        def prepared(*examples: Array) -> Array:
-            filled = dict(zip(holes, examples, strict=True))
-            value = jnp.asarray(evaluated(expression, filled))
-            if not jnp.issubdtype(value.dtype, jnp.floating):
-                value = value.astype(jnp.result_type(float))
-            return value.transpose(order).reshape(shape)
-
-        what = expression if isinstance(expression, Expression) else id(expression)
-        key = ("prepare", what, order, tuple(shape))
-        nodes = tuple(self.inputs.values())
-        make = lambda: self.add(nn.Prepare(prepared), nodes, shape)
-        return self.once(key, make)
-
-    def like(self, known: Any, layout: Layout) -> Signal:
-        """A function of the input of the shape of a signal, laid out as that is.
-
-        Where the signal repeats, the function may have positions of its own.
-        """
-        row = [f for axis in layout.axes for f in axis]
-        sizes = [f.size for f in row]
-        expression = known.expression if isinstance(known, Known) else known
-        reshape = lambda x: jnp.asarray(x).reshape(sizes)
-        whole = Known(Computed(reshape, (expression,), tuple(sizes), ("to", *sizes)))
-        at = {f: i for i, f in enumerate(row)}
-        if not set((*layout.channels, *layout.spatial)) <= set(at):
-            raise Unreadable("joins arrays of which one has lost axes.")
-        positions = (*layout.positions, *((f,) for f in layout.repeated))
-        node = self.of_input(
-            whole,
-            [at[f] for f in layout.channels],
-            [[at[f] for f in axis] for axis in positions],
-        )
-        changed = Layout(layout.channels, positions, layout.axes)
-        return Signal.of(node, changed)
+        return one, RandomValue(one.layout, other.terms, other.expression)
 
 
 def _sum_key(terms: Mapping[Node, float]) -> Hashable:
     return "sum", frozenset(terms.items())
-
-
-def new_channels(shape: Sequence[int]) -> tuple[Factors, ...]:
-    """Factors for the axes that weights add."""
-    return tuple(factors(int(n)) for n in shape)
 
 
 def as_number(value: Any) -> float | None:

@@ -13,7 +13,7 @@ from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import Hole, fingerprint
 from eqtangents._traced._layout import Layout
 from eqtangents._traced._parameters import Parameters
-from eqtangents._traced._values import Node, Signal
+from eqtangents._traced._values import Node, RandomValue
 from eqtangents._traced._walk import Walk
 from eqtangents.nn._known import LAYER_OF_FUNCTION
 
@@ -31,18 +31,18 @@ _FURTHER: list[tuple[Callable, nn.AbstractLayer]] = [
 
 def layers_by_fingerprint() -> dict[Any, nn.AbstractLayer]:
     """The layers of functions of JAX, by what these compute in JAX's precision."""
-    return _layers(jnp.zeros(()).dtype.name)
+    return _layers_of_functions(jnp.zeros(()).dtype.name)
 
 
 @functools.cache
-def _layers(dtype: str) -> dict[Any, nn.AbstractLayer]:
+def _layers_of_functions(dtype: str) -> dict[Any, nn.AbstractLayer]:
     found: dict[Any, nn.AbstractLayer] = {}
     shape = (2, 3)
     for function, layer in [*LAYER_OF_FUNCTION.items(), *_FURTHER]:
         program = jax.make_jaxpr(function)(jax.ShapeDtypeStruct(shape, dtype))
         parameters = Parameters([], None, None, nn.Standard())
         builder = Builder([Hole(shape)], parameters, {})
-        signal = Signal.of(Node(None, (), shape, ""), Layout.first(shape))
+        signal = RandomValue.of(Node(None, (), shape, ""), Layout.first(shape))
         (out,) = Walk(builder, function).run(*jaxpr_and_consts(program), [signal])
         found.setdefault(fingerprint(builder.expression(out)), layer)
     return found

@@ -9,16 +9,23 @@ from jax.extend import core
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._layout import Factors, Layout, factors
+from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._of_input import of_input
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import options, with_weights
-from eqtangents._traced._values import Known, Node, Parameter, Signal, Unreadable
+from eqtangents._traced._values import (
+    InputFunction,
+    Node,
+    Parameter,
+    RandomValue,
+    Unreadable,
+)
 
 
 @reading("dot_general")
-def _dot_general(
+def _read_dot_general(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
-) -> list[Signal]:
+) -> list[RandomValue]:
     (contracted, batched) = eqn.params["dimension_numbers"]
     kinds = [isinstance(arg, Parameter) for arg in args]
     if all(kinds):
@@ -35,22 +42,22 @@ def _dot_general(
                 "by a convolution with `groups`."
             )
         axes = [tuple(map(int, one)) for one in contracted]
-        return [_weighted(builder, args[1 - at], args[at], axes, at)]
-    return [_mapped(builder, args, contracted, batched)]
+        return [_times_weights(builder, args[1 - at], args[at], axes, at)]
+    return [_times_constant(builder, args, contracted, batched)]
 
 
-def _weighted(
+def _times_weights(
     builder: Builder,
     value: Any,
     parameter: Parameter,
     contracted: list[tuple[int, ...]],
     at: int,
-) -> Signal:
+) -> RandomValue:
     """A product with weights; they are argument number `at`."""
     over, weight_axes = contracted[1 - at], contracted[at]
     free = [a for a in range(parameter.numbers.ndim) if a not in weight_axes]
     rest = [a for a in range(len(value.shape)) if a not in over]
-    if isinstance(value, Signal):
+    if isinstance(value, RandomValue):
         signal = builder.settled(value)
     else:
         signal = _channels_of_input(builder, value, over, rest)
@@ -69,31 +76,31 @@ def _weighted(
     layer = with_weights(builder, layer, parameter, numbers)
     held = Parameter(parameter.leaf, numbers)
     made = builder.add(layer, [node], (out, *node.shape[1:]), [held])
-    new = [factors(n) for n in sizes]
+    new = [axis_factors(n) for n in sizes]
     channels = tuple(factor for group in new for factor in group)
     old = [layout.axes[a] for a in rest]
     axes = [*new, *old] if at == 0 else [*old, *new]
     changed = Layout(channels, layout.positions, tuple(axes))
-    return Signal(changed, {made: parameter.factor})
+    return RandomValue(changed, {made: parameter.factor})
 
 
 def _channels_of_input(
     builder: Builder, value: Any, over: Sequence[int], rest: Sequence[int]
-) -> Signal:
+) -> RandomValue:
     """A function of the input whose channels are what is summed over."""
-    node = builder.of_input(value, over, [[axis] for axis in rest])
-    axes: list[Factors] = [factors(n) for n in value.shape]
+    node = of_input(builder, value, over, [[axis] for axis in rest])
+    axes: list[AxisFactors] = [axis_factors(n) for n in value.shape]
     layout = Layout(
         tuple(f for axis in over for f in axes[axis]),
         tuple(axes[axis] for axis in rest),
         tuple(axes),
     )
-    return Signal.of(node, layout)
+    return RandomValue.of(node, layout)
 
 
 def channels_along(
-    builder: Builder, signal: Signal, axes: Sequence[Factors]
-) -> Signal:
+    builder: Builder, signal: RandomValue, axes: Sequence[AxisFactors]
+) -> RandomValue:
     """The array as the output of a node whose channels are these axes.
 
     Positions among them become channels.
@@ -123,13 +130,15 @@ def channels_along(
         node = builder.node(signal)
         flat = builder.plain(nn.Flatten(), [node], (math.prod(node.shape),))
         changed = Layout((*layout.channels, *inner), (), layout.axes)
-        return Signal.of(flat, changed)
-    return _patches(builder, signal, inner)
+        return RandomValue.of(flat, changed)
+    return _in_patches(builder, signal, inner)
 
 
-def _patches(builder: Builder, signal: Signal, inner: Sequence[Any]) -> Signal:
+def _in_patches(
+    builder: Builder, signal: RandomValue, inner: Sequence[Any]
+) -> RandomValue:
     """Some factors of the positions as channels."""
-    groups: list[tuple[Factors, Factors]] = []
+    groups: list[tuple[AxisFactors, AxisFactors]] = []
     for axis in signal.layout.positions:
         among = [factor in inner for factor in axis]
         cut = among.index(True) if any(among) else len(axis)
@@ -142,39 +151,36 @@ def _patches(builder: Builder, signal: Signal, inner: Sequence[Any]) -> Signal:
     kernel = tuple(math.prod(f.size for f in window) for _, window in groups)
     size = [math.prod(f.size for f in kept) for kept, _ in groups]
     shape = (node.shape[0] * math.prod(kernel), *size)
-    made = builder.plain(nn.Patches(kernel), [node], shape)
+    made = builder.plain(nn.Unfold(kernel), [node], shape)
     windows = tuple(factor for _, window in groups for factor in window)
     layout = Layout(
         (*signal.layout.channels, *windows),
         tuple(kept for kept, _ in groups),
         signal.layout.axes,
     )
-    return Signal.of(made, layout)
+    return RandomValue.of(made, layout)
 
 
-def _mapped(
+def _times_constant(
     builder: Builder, args: Sequence[Any], contracted: Any, batched: Any
-) -> Signal:
+) -> RandomValue:
     """A signal times a constant, summed over positions."""
-    signals = [isinstance(arg, Signal) for arg in args]
+    signals = [isinstance(arg, RandomValue) for arg in args]
     if all(signals):
         raise Unreadable(
-            "multiplies two arrays that are random and sums, as the scores of attention "
-            "do. Use `eqtangents.nn.GlobalSelfAttention`, whose `linear_scaling` has a "
+            "multiplies two random arrays and sums, as scores of attention do. "
+            "Use `eqtangents.nn.GlobalSelfAttention`, whose `linear_scaling` has a "
             "kernel, in the place of that attention."
         )
     at = signals.index(True)
     signal, other = builder.settled(args[at]), args[1 - at]
-    if isinstance(other, Known):
+    if isinstance(other, InputFunction):
         if batched[0]:
             raise Unreadable("multiplies by other numbers of the input at each place.")
-        return _mixed(builder, signal, other, contracted, at)
+        return _times_input(builder, signal, other, contracted, at)
     constant = np.asarray(other)
-    (over, numbers_over), (along, numbers_along) = (
-        (tuple(map(int, pair[at])), tuple(map(int, pair[1 - at])))
-        for pair in (contracted, batched)
-    )
-    if numbers_along:
+    over, numbers_over = (tuple(map(int, contracted[i])) for i in (at, 1 - at))
+    if batched[0]:
         raise Unreadable("multiplies by other constants at each place.")
     free = [a for a in range(constant.ndim) if a not in numbers_over]
     matrix = constant.transpose(*numbers_over, *free)
@@ -182,8 +188,8 @@ def _mapped(
 
 
 def by_matrix(
-    builder: Builder, signal: Signal, over: Sequence[int], matrix: Any, at: int
-) -> Signal:
+    builder: Builder, signal: RandomValue, over: Sequence[int], matrix: Any, at: int
+) -> RandomValue:
     """Positions mapped by a constant array, whose first axes are summed over.
 
     Its other axes stand before those of the signal if `at` is 1, else behind.
@@ -203,7 +209,7 @@ def by_matrix(
     signal = builder.rearranged(signal, [*summed, *kept])
     node = builder.node(signal)
     count = len(summed)
-    new = [factors(n) for n in matrix.shape[count:]]
+    new = [axis_factors(n) for n in matrix.shape[count:]]
     size = (*matrix.shape[count:], *node.shape[1 + count :])
     numbers = ((tuple(range(count)), tuple(range(count))), ((), ()))
     layer = nn.DotGeneral(lhs=np.asarray(matrix, float), dimension_numbers=numbers)
@@ -211,12 +217,16 @@ def by_matrix(
     made = builder.plain(layer, [node], (node.shape[0], *size), key)
     rest = [axis for i, axis in enumerate(layout.axes) if i not in over]
     axes = [*new, *rest] if at == 1 else [*rest, *new]
-    return Signal.of(made, Layout(layout.channels, (*new, *kept), tuple(axes)))
+    return RandomValue.of(made, Layout(layout.channels, (*new, *kept), tuple(axes)))
 
 
-def _mixed(
-    builder: Builder, signal: Signal, known: Known, contracted: Any, at: int
-) -> Signal:
+def _times_input(
+    builder: Builder,
+    signal: RandomValue,
+    known: InputFunction,
+    contracted: Any,
+    at: int,
+) -> RandomValue:
     """Positions mapped by a matrix that is an input, as an adjacency is."""
     layout = signal.layout
     (over,), (numbers_over,) = contracted[at], contracted[1 - at]
@@ -229,14 +239,14 @@ def _mixed(
     kept = [group for group in layout.positions if not set(group) & set(summed)]
     signal = builder.rearranged(signal, [summed, *kept])
     node = builder.node(signal)
-    matrix = _as_matrix(builder, known, free[0], numbers_over)
-    new = factors(known.shape[free[0]])
+    matrix = _matrix_node(builder, known, free[0], numbers_over)
+    new = axis_factors(known.shape[free[0]])
     size = (known.shape[free[0]], *node.shape[2:])
     made = builder.plain(nn.Mix(), [matrix, node], (node.shape[0], *size))
     rest = [axis for i, axis in enumerate(layout.axes) if i != over]
     axes = [new, *rest] if at == 1 else [*rest, new]
-    return Signal.of(made, Layout(layout.channels, (new, *kept), tuple(axes)))
+    return RandomValue.of(made, Layout(layout.channels, (new, *kept), tuple(axes)))
 
 
-def _as_matrix(builder: Builder, known: Known, row: int, column: int) -> Node:
-    return builder.of_input(known, [], [[row], [column]])
+def _matrix_node(builder: Builder, known: InputFunction, row: int, column: int) -> Node:
+    return of_input(builder, known, [], [[row], [column]])

@@ -9,16 +9,17 @@ from jax.extend import core
 from eqtangents import nn
 from eqtangents._jaxpr import shape_of
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._layout import Factors, Layout, factors
+from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._of_input import of_input
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import options, with_weights
-from eqtangents._traced._values import Node, Parameter, Signal, Unreadable
+from eqtangents._traced._values import Node, Parameter, RandomValue, Unreadable
 
 
 @reading("conv_general_dilated")
 def _convolution(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
-) -> list[Signal]:
+) -> list[RandomValue]:
     value, parameter = args
     params = eqn.params
     if not isinstance(parameter, Parameter) or params["batch_group_count"] != 1:
@@ -35,7 +36,7 @@ def _convolution(
     numbers = parameter.numbers.transpose(outer, inner, *taps)
     moved = len(layout.positions) - len(spatial)  # a batch counts as positions
     numbers = numbers.reshape(*numbers.shape[:2], *(1,) * moved, *numbers.shape[2:])
-    node, padding = _padded(builder, node, params, moved)
+    node, padding = _zero_padded(builder, node, params, moved)
     layer = nn.Conv(
         numbers.shape[0],
         numbers.shape[2:],
@@ -52,27 +53,27 @@ def _convolution(
     shape = (numbers.shape[0], *node.shape[1 : 1 + moved], *size)
     held = Parameter(parameter.leaf, numbers)
     made = builder.add(layer, [node], shape, [held])
-    axes: list[Factors] = [()] * len(out)
-    axes[out_batch], axes[out_feature] = layout.axes[batch], factors(shape[0])
+    axes: list[AxisFactors] = [()] * len(out)
+    axes[out_batch], axes[out_feature] = layout.axes[batch], axis_factors(shape[0])
     for axis, n in zip(out_spatial, size, strict=True):
-        axes[axis] = factors(n)
+        axes[axis] = axis_factors(n)
     positions = [axes[out_batch]] * moved + [axes[axis] for axis in out_spatial]
     changed = Layout(axes[out_feature], tuple(positions), tuple(axes))
-    return [Signal(changed, {made: parameter.factor})]
+    return [RandomValue(changed, {made: parameter.factor})]
 
 
 def _as_image(
     builder: Builder, value: Any, batch: int, feature: int, spatial: Sequence[int]
-) -> Signal:
+) -> RandomValue:
     """An array as the output of a node whose positions are the axes of an image."""
     groups = [[axis] for axis in (batch, *spatial)]
     if value.shape[batch] == 1:
         groups = groups[1:]
-    if not isinstance(value, Signal):
-        node = builder.of_input(value, [feature], groups)
-        axes = [factors(n) for n in value.shape]
+    if not isinstance(value, RandomValue):
+        node = of_input(builder, value, [feature], groups)
+        axes = [axis_factors(n) for n in value.shape]
         positions = tuple(axes[axis] for (axis,) in groups)
-        return Signal.of(node, Layout(axes[feature], positions, tuple(axes)))
+        return RandomValue.of(node, Layout(axes[feature], positions, tuple(axes)))
     signal = builder.settled(value)
     layout = signal.layout
     if layout.axes[feature] != layout.channels:
@@ -83,7 +84,7 @@ def _as_image(
     return builder.rearranged(signal, [layout.axes[axis] for (axis,) in groups])
 
 
-def _padded(
+def _zero_padded(
     builder: Builder, node: Node, params: Any, moved: int
 ) -> tuple[Node, tuple[tuple[int, int], ...]]:
     """The node with zeros between its positions, and zeros to put around them.
@@ -124,7 +125,9 @@ def pad_node(
 
 
 @reading("reduce_window_sum", "reduce_window_max")
-def _windows(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Signal]:
+def _read_windows(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[RandomValue]:
     params = eqn.params
     signal = builder.settled(args[0])
     layout = signal.layout
@@ -157,9 +160,9 @@ def _windows(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[
     out = shape_of(eqn.outvars[0])
     axes = list(layout.axes)
     for axis in moving:
-        axes[axis] = factors(out[axis])
+        axes[axis] = axis_factors(out[axis])
     positions = (*(axes[axis] for axis in moving), *kept)
     size = [out[axis] for axis in moving]
     shape = (node.shape[0], *size, *node.shape[1 + len(moving) :])
     made = builder.plain(layer, [node], shape)
-    return [Signal.of(made, Layout(layout.channels, positions, tuple(axes)))]
+    return [RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))]

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from eqtangents import nn
 from eqtangents._traced._builder import Builder, as_number
 from eqtangents._traced._rules import reading
-from eqtangents._traced._values import Signal, Unreadable
+from eqtangents._traced._values import RandomValue, Unreadable
 
 
 def eqtangents_dropout(x: Array, p: float) -> Array:
@@ -40,7 +40,7 @@ class MarkedDropout(eqx.nn.Dropout):
         return _mark(x, self.p)
 
 
-def marked(model: Any) -> Any:
+def with_marked_dropout(model: Any) -> Any:
     """The model with its dropout marked."""
     is_dropout = lambda node: type(node) is eqx.nn.Dropout
     swap = lambda node: (
@@ -50,13 +50,15 @@ def marked(model: Any) -> Any:
 
 
 @reading("eqtangents_dropout")
-def _dropped(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Signal]:
+def _dropped(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[RandomValue]:
     signal, p = args
-    if not isinstance(signal, Signal):
+    if not isinstance(signal, RandomValue):
         raise Unreadable("drops values of the network's input. Drop them later.")
     signal = builder.settled(signal)
     node = builder.node(signal)
     rate = as_number(p)
     assert rate is not None, "a rate is a number of Python"
     made = builder.add(nn.Dropout(round(rate, 7)), [node], node.shape)
-    return [Signal.of(made, signal.layout)]
+    return [RandomValue.of(made, signal.layout)]

@@ -10,6 +10,7 @@ from jax.extend import core
 from jaxtyping import Array
 
 from eqtangents._jaxpr import bind, shape_of
+from eqtangents._traced._numpy import in_numpy
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -20,7 +21,7 @@ class Hole:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Applied:
+class AppliedEquation:
     """One result of an equation, applied to expressions and constants."""
 
     eqn: core.JaxprEqn
@@ -34,7 +35,7 @@ class Applied:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Computed:
+class AppliedFunction:
     """The result of a function of JAX, applied to expressions and constants."""
 
     function: Callable[..., Array]
@@ -43,10 +44,10 @@ class Computed:
     name: Any
 
 
-Expression = Hole | Applied | Computed
+Expression = Hole | AppliedEquation | AppliedFunction
 
 
-def evaluated(
+def value_of_expression(
     expression: Any,
     holes: Mapping[Hole, Array],
     apply: Callable[..., Sequence[Any]] = lambda eqn, args: bind(eqn, *args),
@@ -64,7 +65,7 @@ def evaluated(
             return known[node]
         assert not isinstance(node, Hole), "every hole is filled"
         args = [value(arg) for arg in node.args]
-        if isinstance(node, Computed):
+        if isinstance(node, AppliedFunction):
             known[node] = node.function(*args)
             return known[node]
         number = (id(node.eqn), tuple(map(id, node.args)))
@@ -102,14 +103,14 @@ def fingerprint(expression: Any, name: Callable[[Hole], Any] = lambda _: None) -
     numbers: dict[Any, int] = {}
 
     def mark(node: Any) -> Any:
-        if isinstance(node, Hole):
-            return ("hole", name(node))
         if not isinstance(node, Expression):
             return uniform(node)
+        if isinstance(node, Hole):
+            return ("hole", name(node))
         if node not in known:
             # Of several uses of one value, the later ones are a number.
             parts = tuple(mark(arg) for arg in node.args)
-            about = node.name if isinstance(node, Computed) else _about(node)
+            about = node.name if isinstance(node, AppliedFunction) else _about(node)
             text = (about, parts)
             known[node] = numbers.setdefault(text, len(numbers))
         return known[node]
@@ -118,7 +119,7 @@ def fingerprint(expression: Any, name: Callable[[Hole], Any] = lambda _: None) -
     return last, tuple(numbers)
 
 
-def _about(node: Applied) -> tuple:
+def _about(node: AppliedEquation) -> tuple:
     params = [
         (name, _without_shapes(str(value)))
         for name, value in sorted(node.eqn.params.items())
@@ -135,7 +136,8 @@ def _without_shapes(text: str) -> str:
     """The text of a program, as it is for any shape."""
     text = re.sub(r"\b([a-z]+\d+|bool)\[[\d,]*\]", r"\1[]", text)
     text = re.sub(r"shape=\([\d, ]*\)", "shape=", text)
-    return re.sub(r"0x[0-9a-f]+", "", text)
+    text = re.sub(r"0x[0-9a-f]+", "", text)
+    return re.sub(r"\s+", " ", text)  # lines break where shapes make them too long
 
 
 def uniform(value: Any) -> Any:
@@ -149,10 +151,29 @@ def uniform(value: Any) -> Any:
     return ("array", array.shape, hash(array.tobytes()))
 
 
-def multiple(hole: Hole, factor: float) -> Computed:
+_AXIS_MOVES = {"transpose", "reshape", "squeeze", "expand_dims", "broadcast_in_dim"}
+
+
+def shows(expression: Any, hole: Hole, order: Sequence[int]) -> bool:
+    """Whether an array, with its axes in some order, has the entries of the hole."""
+    node = expression
+    while isinstance(node, AppliedEquation) and node.eqn.primitive.name in _AXIS_MOVES:
+        node = node.args[0]
+    if node is not hole:
+        return False
+    numbers = np.arange(int(np.prod(hole.shape))).reshape(hole.shape)
+    moved = lambda eqn, args: in_numpy(eqn, args) or []
+    found = value_of_expression(expression, {hole: numbers}, moved)  # pyright: ignore[reportArgumentType]
+    left_out = [axis for axis in range(found.ndim) if axis not in order]
+    if found.size != numbers.size:
+        return False
+    return bool((found.transpose(*order, *left_out).ravel() == numbers.ravel()).all())
+
+
+def multiple(hole: Hole, factor: float) -> AppliedFunction:
     """A number times what an expression is a function of."""
     times = lambda x: x * factor
-    return Computed(times, (hole,), hole.shape, ("times", factor))
+    return AppliedFunction(times, (hole,), hole.shape, ("times", factor))
 
 
 def of_multiple(expression: Any) -> tuple[float, Expression] | None:
@@ -169,7 +190,7 @@ def of_multiple(expression: Any) -> tuple[float, Expression] | None:
         if not isinstance(node, Expression) or isinstance(node, Hole):
             return node
         if node not in made:
-            if isinstance(node, Computed) and node.name[0] == "times":
+            if isinstance(node, AppliedFunction) and node.name[0] == "times":
                 factors.add(node.name[1])
                 made[node] = node.args[0]
             else:
@@ -185,6 +206,6 @@ def of_multiple(expression: Any) -> tuple[float, Expression] | None:
     return factor, function
 
 
-def applied(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Applied]:
+def results_of(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[AppliedEquation]:
     """All results of an equation."""
-    return [Applied(eqn, i, tuple(args)) for i in range(len(eqn.outvars))]
+    return [AppliedEquation(eqn, i, tuple(args)) for i in range(len(eqn.outvars))]

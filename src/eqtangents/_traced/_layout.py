@@ -14,21 +14,21 @@ from jaxtyping import Float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Factor:
+class AxisFactor:
     """A part of an axis, of some size above one; compared by identity."""
 
     size: int
 
 
-Factors = tuple[Factor, ...]
+AxisFactors = tuple[AxisFactor, ...]
 
 
-def factors(size: int) -> Factors:
+def axis_factors(size: int) -> AxisFactors:
     """A new factor of a size; axes of size one have none."""
-    return () if size == 1 else (Factor(size),)
+    return () if size == 1 else (AxisFactor(size),)
 
 
-def size_of_factors(of_axis: Sequence[Factor]) -> int:
+def size_of_factors(of_axis: Sequence[AxisFactor]) -> int:
     """The size of an axis."""
     return math.prod(factor.size for factor in of_axis)
 
@@ -37,17 +37,17 @@ def size_of_factors(of_axis: Sequence[Factor]) -> int:
 class Layout:
     """The factors of an array's axes, and those of the layer's output that it shows.
 
-    Factors of `axes` that the output has not are repetitions.
+    AxisFactors of `axes` that the output has not are repetitions.
     """
 
-    channels: Factors
-    positions: tuple[Factors, ...]
-    axes: tuple[Factors, ...]
+    channels: AxisFactors
+    positions: tuple[AxisFactors, ...]
+    axes: tuple[AxisFactors, ...]
 
     @classmethod
     def first(cls, shape: Sequence[int]) -> "Layout":
         """The layout of the output itself."""
-        channels, *positions = (factors(n) for n in shape)
+        channels, *positions = (axis_factors(n) for n in shape)
         return cls(channels, tuple(positions), (channels, *positions))
 
     @property
@@ -56,17 +56,17 @@ class Layout:
         return tuple(map(size_of_factors, self.axes))
 
     @property
-    def spatial(self) -> Factors:
+    def spatial(self) -> AxisFactors:
         """The factors of all positions, in the order of the output."""
         return tuple(factor for axis in self.positions for factor in axis)
 
     @property
-    def repeated(self) -> Factors:
+    def repeated(self) -> AxisFactors:
         """The factors along which the array only repeats."""
         own = {*self.channels, *self.spatial}
         return tuple(f for axis in self.axes for f in axis if f not in own)
 
-    def with_axes(self, axes: Sequence[Factors]) -> "Layout":
+    def with_axes(self, axes: Sequence[AxisFactors]) -> "Layout":
         """The same output, seen with other axes."""
         return Layout(self.channels, self.positions, tuple(axes))
 
@@ -74,7 +74,7 @@ class Layout:
         """With axes in another order."""
         return self.with_axes([self.axes[axis] for axis in order])
 
-    def split(self, factor: Factor, parts: Factors) -> "Layout":
+    def split(self, factor: AxisFactor, parts: AxisFactors) -> "Layout":
         """With a factor written as a product."""
         replaced = lambda axis: tuple(
             part for f in axis for part in (parts if f is factor else (f,))
@@ -97,7 +97,7 @@ class Layout:
                 if need % factor.size:
                     if factor.size % need:
                         return None
-                    parts = (Factor(need), Factor(factor.size // need))
+                    parts = (AxisFactor(need), AxisFactor(factor.size // need))
                     layout = layout.split(factor, parts)
                     factor = parts[0]
                 taken.append(factor)
@@ -124,9 +124,9 @@ class Layout:
             merged: list[list[int]] = []
             for factor in axis:
                 number, stride = places.get(factor, (-1, 0))
-                last = merged[-1] if merged else None
-                joins = last and last[0] == number
-                if joins and (number < 0 or last[1] == stride * factor.size):
+                last = merged[-1] if merged else [-2, 0, 0]
+                follows = number < 0 or last[1] == stride * factor.size
+                if last[0] == number and follows:
                     last[1], last[2] = stride, last[2] * factor.size
                 else:
                     merged.append([number, stride, factor.size])
@@ -143,11 +143,13 @@ def matched(one: Layout, other: Layout) -> tuple[Layout, Layout] | None:
             if a.size > b.size:
                 if a.size % b.size:
                     return None
-                one = one.split(a, (Factor(b.size), Factor(a.size // b.size)))
+                one = one.split(a, (AxisFactor(b.size), AxisFactor(a.size // b.size)))
             elif b.size > a.size:
                 if b.size % a.size:
                     return None
-                other = other.split(b, (Factor(a.size), Factor(b.size // a.size)))
+                other = other.split(
+                    b, (AxisFactor(a.size), AxisFactor(b.size // a.size))
+                )
             i += 1
     return one, other
 

@@ -8,14 +8,15 @@ import numpy as np
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import Layout
+from eqtangents._traced._of_input import of_input
 from eqtangents._traced._parameters import overlap
 from eqtangents._traced._values import (
     Node,
     Parameter,
-    Signal,
+    RandomValue,
     Statistic,
     Unreadable,
-    refused,
+    refusal,
 )
 
 
@@ -26,20 +27,19 @@ def output_node(builder: Builder, value: Any) -> Node:
             "is returned as the output, but is no function of the input that a "
             "network of layers has."
         )
-    if not isinstance(value, Signal):
+    if not isinstance(value, RandomValue):
         rank = len(value.shape)
         if not rank:
             raise Unreadable("returns a number that no weights have a part in.")
-        return builder.of_input(value, [0], [[axis] for axis in range(1, rank)])
+        return of_input(builder, value, [0], [[axis] for axis in range(1, rank)])
     signal = builder.settled(value)
     layout = signal.layout
     holders = [i for i, axis in enumerate(layout.axes) if {*axis} & {*layout.channels}]
-    if len(holders) > 1 or layout.repeated and len(holders) != 1:
+    if len(holders) > 1 or (layout.repeated and len(holders) != 1):
         raise Unreadable("returns an array whose channels stand along several axes.")
     at = holders[0] if holders else None
     if at is not None and layout.axes[at] != layout.channels:
-        node = _flattened(builder, signal, at)
-        return node
+        return _positions_merged(builder, signal, at)
     if at is None and layout.axes and not layout.channels:
         at = _free_axis(layout)
     rest = [axis for i, axis in enumerate(layout.axes) if i != at]
@@ -56,7 +56,7 @@ def _free_axis(layout: Layout) -> int | None:
     return free[0] if free else None
 
 
-def _flattened(builder: Builder, signal: Signal, at: int) -> Node:
+def _positions_merged(builder: Builder, signal: RandomValue, at: int) -> Node:
     """The output of a network that ends with positions among its channels."""
     layout = signal.layout
     if len(layout.axes) > 1 or layout.axes[at] != (*layout.channels, *layout.spatial):
@@ -75,11 +75,11 @@ def wired(builder: Builder, outputs: Sequence[Node], model: Any) -> nn.AbstractL
     if len(last) > 1:
         last = [builder.add(nn.Identity(), last, ())]
     (end,) = last
-    for node in _live(end):
-        if node.apart and node.apart[0] in _live(end):
+    for node in _needed_by(end):
+        if node.apart and node.apart[0] in _needed_by(end):
             # A layer is read with these parameters and without them.
             node.layer, node.reads, node.holds = nn.FanInSum(), node.apart, ()
-    live = _live(end)
+    live = _needed_by(end)
     _check_uses(builder, live, model)
     inputs = list(builder.inputs.values())
     ordered = [node for node in live if node.layer is not None]
@@ -94,7 +94,7 @@ def wired(builder: Builder, outputs: Sequence[Node], model: Any) -> nn.AbstractL
     )
 
 
-def _live(end: Node) -> dict[Node, None]:
+def _needed_by(end: Node) -> dict[Node, None]:
     """The nodes that a node depends on, itself last; each after all that it reads."""
     order: dict[Node, None] = {}
     stack = [(end, False)]
@@ -118,7 +118,7 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
             leaf = builder.parameters.leaves[held.leaf]
             for other, place in uses.setdefault(held.leaf, []):
                 if overlap(other.numbers, held.numbers, leaf.array.size):
-                    raise refused(
+                    raise refusal(
                         model,
                         f"uses `{leaf.name}` in two places, {place.line or 'one'} and "
                         f"{node.line or 'another'}, but kernels take the weights of "

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from eqtangents._jaxpr import bind, jaxpr_and_consts
+from eqtangents._jaxpr import bind, dtype_of, jaxpr_and_consts
 from eqtangents._types import is_concrete
 
 
-_OF_ENTRIES: dict[str, Callable[..., Any]] = {
+_BY_NAME: dict[str, Callable[..., Any]] = {
     "add": operator.add,
     "add_any": operator.add,
     "sub": operator.sub,
@@ -40,8 +40,12 @@ _OF_ENTRIES: dict[str, Callable[..., Any]] = {
 }
 
 
-def _broadcast(
-    x: np.ndarray, *, shape: Sequence[int], broadcast_dimensions: Sequence[int], **_: Any
+def _broadcast_array(
+    x: np.ndarray,
+    *,
+    shape: Sequence[int],
+    broadcast_dimensions: Sequence[int],
+    **_: Any,
 ) -> np.ndarray:
     sizes = [1] * len(shape)
     for axis, place in enumerate(broadcast_dimensions):
@@ -49,14 +53,14 @@ def _broadcast(
     return np.broadcast_to(x.reshape(sizes), tuple(shape))
 
 
-def _slice(
+def _sliced_array(
     x: np.ndarray, *, start_indices: Any, limit_indices: Any, strides: Any, **_: Any
 ) -> np.ndarray:
     strides = strides or (1,) * x.ndim
     return x[tuple(map(slice, start_indices, limit_indices, strides))]
 
 
-def _divided(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+def _float_quotient(x: np.ndarray, y: np.ndarray) -> np.ndarray | None:
     real = np.issubdtype(np.asarray(x).dtype, np.floating)
     return x / y if real else None
 
@@ -66,12 +70,12 @@ _WITH_OPTIONS: dict[str, Callable[..., Any]] = {
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "squeeze": lambda x, *, dimensions, **_: x.squeeze(tuple(map(int, dimensions))),
     "rev": lambda x, *, dimensions, **_: np.flip(x, tuple(map(int, dimensions))),
-    "broadcast_in_dim": _broadcast,
-    "slice": _slice,
+    "broadcast_in_dim": _broadcast_array,
+    "slice": _sliced_array,
     "reduce_sum": lambda x, *, axes, **_: x.sum(tuple(map(int, axes))),
     "reduce_max": lambda x, *, axes, **_: x.max(tuple(map(int, axes))),
     "integer_pow": lambda x, *, y, **_: np.power(x, y) if y >= 0 else None,
-    "div": lambda x, y, **_: _divided(x, y),
+    "div": lambda x, y, **_: _float_quotient(x, y),
     "iota": lambda *, dtype, shape, dimension, **_: _iota(dtype, shape, dimension),
 }
 
@@ -92,7 +96,7 @@ def in_numpy(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any] | None:
     name = eqn.primitive.name
     if name == "jit" and all(_is_plain(arg) for arg in args):
         return _program_in_numpy(eqn, args)
-    if name not in _OF_ENTRIES and name not in _WITH_OPTIONS:
+    if name not in _BY_NAME and name not in _WITH_OPTIONS:
         if name not in ("convert_element_type", "select_n"):
             return None
     if not all(_is_plain(arg) for arg in args):
@@ -115,8 +119,8 @@ def _one_in_numpy(eqn: core.JaxprEqn, name: str, args: list[np.ndarray]) -> Any:
         if not isinstance(dtype, np.dtype):
             return None
         return args[0] if exact else args[0].astype(dtype)
-    if name in _OF_ENTRIES:
-        return _OF_ENTRIES[name](*args)
+    if name in _BY_NAME:
+        return _BY_NAME[name](*args)
     return _WITH_OPTIONS[name](*args, **eqn.params)
 
 
@@ -141,13 +145,11 @@ def _program_in_numpy(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any] | No
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def computed(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+def result_values(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
     """The results of an equation whose arguments are known, or traced elsewhere."""
     found = in_numpy(eqn, args)
     if found is not None:
-        types = [atom.aval.dtype for atom in eqn.outvars]  # pyright: ignore
-        return [
-            np.asarray(one, dtype) for one, dtype in zip(found, types, strict=True)
-        ]
+        types = [dtype_of(atom) for atom in eqn.outvars]
+        return [np.asarray(one, dtype) for one, dtype in zip(found, types, strict=True)]
     with jax.ensure_compile_time_eval():
         return bind(eqn, *args)

@@ -18,7 +18,7 @@ from eqtangents.nn._parameterization import AbstractParameterization
 
 
 @dataclasses.dataclass(frozen=True)
-class Leaf:
+class ParameterLeaf:
     """An array of parameters.
 
     `fan_in` is that of the layer of Equinox that it belongs to, which says how it is
@@ -36,7 +36,7 @@ class Parameters:
 
     def __init__(
         self,
-        leaves: Sequence[Leaf],
+        leaves: Sequence[ParameterLeaf],
         weight_std: Scalar | None,
         bias_std: Scalar | None,
         parameterization: AbstractParameterization,
@@ -56,9 +56,10 @@ class Parameters:
         """The entries themselves, without the factor."""
         array = self.leaves[parameter.leaf].array
         numbers = parameter.numbers
-        if numbers.size == array.size and (
-            numbers.reshape(-1) == np.arange(array.size)
-        ).all():
+        if (
+            numbers.size == array.size
+            and (numbers.reshape(-1) == np.arange(array.size)).all()
+        ):
             return array.reshape(numbers.shape)
         return array.reshape(-1)[numbers]
 
@@ -71,9 +72,7 @@ class Parameters:
         if not numbers.size or (numbers != numbers.flat[0]).any():
             return None
         one = Parameter(parameter.leaf, numbers.reshape(-1)[:1])
-        return jnp.broadcast_to(
-            parameter.factor * self.values(one)[0], numbers.shape
-        )
+        return jnp.broadcast_to(parameter.factor * self.values(one)[0], numbers.shape)
 
     def weight_deviation(self, parameter: Parameter, inputs: int) -> Scalar:
         r"""$\sigma_w$ of weights for so many inputs to each output."""
@@ -133,7 +132,7 @@ class Parameters:
         return values / jnp.asarray(scale, values.dtype)
 
 
-def leaves_of(tree: Any) -> tuple[list[Leaf], list[int], Any, Any]:
+def leaves_of(tree: Any) -> tuple[list[ParameterLeaf], list[int], Any, Any]:
     """The parameters of a model or of a tree.
 
     **Returns:** the leaves, each array once; for each place, the number of its leaf;
@@ -141,14 +140,14 @@ def leaves_of(tree: Any) -> tuple[list[Leaf], list[int], Any, Any]:
     """
     arrays, rest = eqx.partition(tree, eqx.is_inexact_array)
     facts = _facts_of_equinox(tree)
-    leaves: list[Leaf] = []
+    leaves: list[ParameterLeaf] = []
     numbers: dict[int, int] = {}
     places = []
     for path, array in jax.tree_util.tree_leaves_with_path(arrays):
         if id(array) not in numbers:
             numbers[id(array)] = len(leaves)
             name = jax.tree_util.keystr(path).lstrip(".") or "params"
-            leaves.append(Leaf(array, name, **facts.get(id(array), {})))
+            leaves.append(ParameterLeaf(array, name, **facts.get(id(array), {})))
         places.append(numbers[id(array)])
     return leaves, places, arrays, rest
 
@@ -156,24 +155,24 @@ def leaves_of(tree: Any) -> tuple[list[Leaf], list[int], Any, Any]:
 def _facts_of_equinox(tree: Any) -> dict[int, dict[str, Any]]:
     """How the layers of Equinox in a model draw their parameters, by array."""
     facts: dict[int, dict[str, Any]] = {}
-    kinds = (*_WITH_FAN_IN, *_WITH_GAINS)
+    kinds = (*_WEIGHT_LAYERS, *_GAIN_LAYERS)
     found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kinds))
     for layer in found:
-        if isinstance(layer, _WITH_FAN_IN):
-            fan_in = _fan_in(layer)
+        if isinstance(layer, _WEIGHT_LAYERS):
+            fan_in = _fan_in_of(layer)
             for array in (layer.weight, layer.bias):
                 facts[id(array)] = {"fan_in": fan_in}
-        elif isinstance(layer, _WITH_GAINS):
+        elif isinstance(layer, _GAIN_LAYERS):
             facts[id(layer.weight)] = {"initial": 1.0}
             facts[id(layer.bias)] = {"initial": 0.0}
     return facts
 
 
-_WITH_FAN_IN = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
-_WITH_GAINS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm)
+_WEIGHT_LAYERS = (eqx.nn.Linear, eqx.nn.Conv, eqx.nn.ConvTranspose)
+_GAIN_LAYERS = (eqx.nn.LayerNorm, eqx.nn.RMSNorm, eqx.nn.GroupNorm)
 
 
-def _fan_in(layer: Any) -> int:
+def _fan_in_of(layer: Any) -> int:
     """The number of inputs to each output; stacked layers have more axes of weights."""
     if isinstance(layer, eqx.nn.Linear):
         return 1 if layer.in_features == "scalar" else int(layer.in_features)

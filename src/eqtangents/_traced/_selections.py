@@ -10,15 +10,20 @@ from jaxtyping import Int
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._layout import Factors, Layout, factors
+from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import with_offset
-from eqtangents._traced._values import Known, Node, Parameter, Signal, Unreadable
+from eqtangents._traced._values import (
+    Node,
+    Parameter,
+    RandomValue,
+    Unreadable,
+)
 
 
 def selected_channels(
-    builder: Builder, signal: Signal, axis: int, index: Int[np.ndarray, " n"]
-) -> Signal:
+    builder: Builder, signal: RandomValue, axis: int, index: Int[np.ndarray, " n"]
+) -> RandomValue:
     """Some of the channels: the outputs of some rows of weights."""
     layout = signal.layout
     of_axis = layout.axes[axis]
@@ -31,14 +36,12 @@ def selected_channels(
         raise Unreadable("picks channels along axes that are transposed.")
     merged = [*sizes[: at[0]], -1, *sizes[at[-1] + 1 :]]
     rows = np.take(numbers.reshape(merged), index, at[0]).reshape(-1)
-    terms = {
-        _rows(builder, node, rows): c for node, c in signal.terms.items()
-    }
-    new = factors(len(index))
+    terms = {_rows_of_node(builder, node, rows): c for node, c in signal.terms.items()}
+    new = axis_factors(len(index))
     channels = (*layout.channels[: at[0]], *new, *layout.channels[at[-1] + 1 :])
     axes = list(layout.axes)
     axes[axis] = new
-    return Signal(Layout(channels, layout.positions, tuple(axes)), terms)
+    return RandomValue(Layout(channels, layout.positions, tuple(axes)), terms)
 
 
 # Layers that treat each channel by itself.
@@ -59,16 +62,16 @@ _CHANNELWISE = (
 )
 
 
-def _rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Node:
+def _rows_of_node(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Node:
     """The node with some of its channels alone."""
     key = ("rows", node, rows.tobytes())
-    return builder.once(key, lambda: _made_rows(builder, node, rows))
+    return builder.once(key, lambda: _layer_of_rows(builder, node, rows))
 
 
-def _made_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Node:
+def _layer_of_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Node:
     layer, shape = node.layer, (len(rows), *node.shape[1:])
     if isinstance(layer, _CHANNELWISE):
-        reads = [_rows(builder, one, rows) for one in node.reads]
+        reads = [_rows_of_node(builder, one, rows) for one in node.reads]
         return builder.plain(layer, reads, shape)
     if not isinstance(layer, nn.Linear | nn.Conv) or getattr(layer, "groups", 1) > 1:
         raise Unreadable(
@@ -82,18 +85,16 @@ def _made_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Nod
     )
     name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
     object.__setattr__(smaller, name, len(rows))
-    holds = [
-        Parameter(one.leaf, one.numbers[rows], one.factor) for one in node.holds
-    ]
+    holds = [Parameter(one.leaf, one.numbers[rows], one.factor) for one in node.holds]
     return builder.add(smaller, node.reads, shape, holds)
 
 
 @reading("concatenate")
 def _concatenate(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
-) -> list[Signal]:
+) -> list[RandomValue]:
     axis = int(eqn.params["dimension"])
-    signals = [builder.settled(arg) for arg in args if isinstance(arg, Signal)]
+    signals = [builder.settled(arg) for arg in args if isinstance(arg, RandomValue)]
     first = signals[0]
     of_axis = first.layout.axes[axis]
     channels = set(first.layout.channels)
@@ -101,30 +102,31 @@ def _concatenate(
         raise Unreadable("joins arrays along an axis of some channels, or of both.")
     along_channels = of_axis == first.layout.channels and bool(of_axis)
     parts = [
-        _part(builder, arg, first, axis, along_channels=along_channels) for arg in args
+        _joined_part(builder, arg, first, axis, along_channels=along_channels)
+        for arg in args
     ]
     nodes = [builder.node(part) for part in parts]
     layout = parts[0].layout
     axes = list(layout.axes)
     if along_channels:
         total = sum(node.shape[0] for node in nodes)
-        axes[axis] = factors(total)
+        axes[axis] = axis_factors(total)
         shape = (total, *nodes[0].shape[1:])
         made = builder.plain(nn.FanInConcat(0), nodes, shape)
-        return [Signal.of(made, Layout(axes[axis], layout.positions, tuple(axes)))]
+        return [RandomValue.of(made, Layout(axes[axis], layout.positions, tuple(axes)))]
     return [_end_to_end(builder, parts, nodes, axis)]
 
 
-def _part(
-    builder: Builder, arg: Any, first: Signal, axis: int, *, along_channels: bool
-) -> Signal:
+def _joined_part(
+    builder: Builder, arg: Any, first: RandomValue, axis: int, *, along_channels: bool
+) -> RandomValue:
     """One of the arrays, laid out like the first but for the axis they are joined on.
 
     Along positions, that axis comes first among them.
     """
     n = arg.shape[axis]
     layout = first.layout
-    own, new = layout.axes[axis], factors(n)
+    own, new = layout.axes[axis], axis_factors(n)
     swapped = lambda group: new if group == own and own else group
     axes = list(layout.axes)
     axes[axis] = new
@@ -136,9 +138,9 @@ def _part(
     del swapped
     if isinstance(arg, Parameter):
         return _token(builder, arg, first, like, axis)
-    if not isinstance(arg, Signal):
-        return builder.like(arg, like)
-    probe = Signal(like, {})
+    if not isinstance(arg, RandomValue):
+        return like(builder, arg, like)
+    probe = RandomValue(like, {})
     signal = builder.settled(arg)
     if not new and not along_channels:
         positions = ((), *_rest(signal.layout, ()))
@@ -146,9 +148,9 @@ def _part(
     return builder.aligned(probe, signal)[1]
 
 
-def _rest(layout: Layout, own: Factors) -> list[Factors]:
+def _rest(layout: Layout, own: AxisFactors) -> list[AxisFactors]:
     """The axes of positions without those of one axis of the array."""
-    rest: list[Factors] = []
+    rest: list[AxisFactors] = []
     for group in layout.positions:
         left = tuple(f for f in group if f not in own)
         if left == group and group:
@@ -159,23 +161,23 @@ def _rest(layout: Layout, own: Factors) -> list[Factors]:
 
 
 def _token(
-    builder: Builder, parameter: Parameter, first: Signal, like: Layout, axis: int
-) -> Signal:
+    builder: Builder, parameter: Parameter, first: RandomValue, like: Layout, axis: int
+) -> RandomValue:
     """Trained values as further positions, such as a class token."""
     zeros = np.zeros(like.shape, np.float32)
-    base = builder.like(zeros, like)
+    base = like(builder, zeros, like)
     added = with_offset(builder, base, parameter)
     terms = {node: c for node, c in added.terms.items() if node not in base.terms}
-    return Signal(added.layout, terms)
+    return RandomValue(added.layout, terms)
 
 
 def _end_to_end(
-    builder: Builder, parts: Sequence[Signal], nodes: Sequence[Node], axis: int
-) -> Signal:
+    builder: Builder, parts: Sequence[RandomValue], nodes: Sequence[Node], axis: int
+) -> RandomValue:
     layout = parts[0].layout
     total = sum(node.shape[1] for node in nodes)
     axes = list(layout.axes)
-    axes[axis] = factors(total)
+    axes[axis] = axis_factors(total)
     positions = (axes[axis], *layout.positions[1:])
     shape = (nodes[0].shape[0], total, *nodes[0].shape[2:])
     picked = _picked_from_one(nodes)
@@ -186,7 +188,7 @@ def _end_to_end(
         made = builder.plain(nn.Index(tuple(whole)), [root], shape)
     else:
         made = builder.plain(nn.FanInConcat(1), nodes, shape)
-    return Signal.of(made, Layout(layout.channels, positions, tuple(axes)))
+    return RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))
 
 
 def _picked_from_one(
@@ -198,16 +200,16 @@ def _picked_from_one(
         index = np.arange(node.shape[1])
         while isinstance(node.layer, nn.Index):
             along, *rest = node.layer.index
-            if any(i != slice(None) for i in rest):
+            sequence = isinstance(along, tuple)
+            if not (sequence or isinstance(along, slice)) or any(
+                i != slice(None) for i in rest
+            ):
                 break
             (node,) = node.reads
-            picked: Any = along if isinstance(along, slice) else list(along)  # pyright: ignore
+            picked = np.asarray(along) if sequence else along
             index = np.arange(node.shape[1])[picked][index]
         roots.append(node)
         indices.append(index)
     if any(root is not roots[0] for root in roots):
         return None
     return roots[0], np.concatenate(indices)
-
-
-__all__ = ["Known", "selected_channels"]

@@ -13,17 +13,17 @@ from eqtangents._jaxpr import bind, shape_of
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._contractions import by_matrix
 from eqtangents._traced._convolutions import pad_node
-from eqtangents._traced._layout import Factors, Layout, factors
+from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._rules import reading
 from eqtangents._traced._selections import selected_channels
-from eqtangents._traced._values import Signal, Unreadable
+from eqtangents._traced._values import RandomValue, Unreadable
 
 
 @reading("transpose")
 def _transpose(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
     signal = builder.settled(args[0])
     order = tuple(map(int, eqn.params["permutation"]))
-    return [Signal(signal.layout.transposed(order), signal.terms)]
+    return [RandomValue(signal.layout.transposed(order), signal.terms)]
 
 
 @reading("reshape", "squeeze", "expand_dims")
@@ -36,25 +36,29 @@ def _reshape(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[
             f"reshapes {signal.shape} to {shape}, which cuts through axes. Merge whole "
             "axes, or split an axis evenly."
         )
-    return [Signal(layout, signal.terms)]
+    return [RandomValue(layout, signal.terms)]
 
 
 @reading("broadcast_in_dim")
-def _broadcast(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+def _read_broadcast(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[Any]:
     signal = builder.settled(args[0])
     shape = eqn.params["shape"]
-    axes: list[Factors] = [factors(n) for n in shape]
+    axes: list[AxisFactors] = [axis_factors(n) for n in shape]
     for axis, place in enumerate(eqn.params["broadcast_dimensions"]):
         if signal.shape[axis] == shape[place]:
             axes[place] = signal.layout.axes[axis]
-    return [Signal(signal.layout.with_axes(axes), signal.terms)]
+    return [RandomValue(signal.layout.with_axes(axes), signal.terms)]
 
 
 @reading("slice", "rev", "dynamic_slice", "gather", "split")
-def _picked(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+def _read_selection(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[Any]:
     """Entries that are picked: numbers in the place of entries say which."""
     signal = builder.settled(args[0])
-    if any(isinstance(arg, Signal) for arg in args[1:]):
+    if any(isinstance(arg, RandomValue) for arg in args[1:]):
         raise Unreadable("picks entries by an index that is random.")
     shape = signal.shape
     numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
@@ -63,12 +67,12 @@ def _picked(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[A
         picked = [np.asarray(one) for one in found]
     except Exception:
         raise Unreadable("picks entries by an index that is not known.") from None
-    return [_entries(builder, signal, one) for one in picked]
+    return [_selected_entries(builder, signal, one) for one in picked]
 
 
-def _entries(
-    builder: Builder, signal: Signal, numbers: Int[np.ndarray, "..."]
-) -> Signal:
+def _selected_entries(
+    builder: Builder, signal: RandomValue, numbers: Int[np.ndarray, "..."]
+) -> RandomValue:
     """The entries of an array that stand at some numbers, an axis at a time."""
     shape = signal.shape
     coordinates = np.unravel_index(numbers.clip(0), shape)
@@ -88,30 +92,32 @@ def _entries(
     used = [a for a in where if a is not None]
     if len(set(used)) != len(used):
         raise Unreadable("picks entries on a diagonal, which has no counterpart.")
-    axes: list[Factors] = [factors(n) for n in numbers.shape]
+    axes: list[AxisFactors] = [axis_factors(n) for n in numbers.shape]
     kept: list[tuple[int, Any]] = []
     for axis, place in enumerate(where):
         first = [0] * numbers.ndim
         if place is None:
             kept.append((axis, np.asarray([coordinates[axis][tuple(first)]])))
             continue
-        line = np.moveaxis(coordinates[axis], place, 0).reshape(numbers.shape[place], -1)
+        line = np.moveaxis(coordinates[axis], place, 0).reshape(
+            numbers.shape[place], -1
+        )
         kept.append((axis, line[:, 0]))
     layout = signal.layout
     for axis, index in kept:
         if len(index) == shape[axis] and (index == np.arange(shape[axis])).all():
             continue
-        signal = _along(builder, signal, axis, index)
+        signal = _selected_along(builder, signal, axis, index)
     layout = signal.layout
     for axis, place in enumerate(where):
         if place is not None:
             axes[place] = layout.axes[axis]
-    return Signal(layout.with_axes(axes), signal.terms)
+    return RandomValue(layout.with_axes(axes), signal.terms)
 
 
-def _along(
-    builder: Builder, signal: Signal, axis: int, index: Int[np.ndarray, " n"]
-) -> Signal:
+def _selected_along(
+    builder: Builder, signal: RandomValue, axis: int, index: Int[np.ndarray, " n"]
+) -> RandomValue:
     """Some entries along one axis."""
     layout = signal.layout
     of_axis = layout.axes[axis]
@@ -119,13 +125,11 @@ def _along(
     if own & set(layout.channels):
         return selected_channels(builder, signal, axis, index)
     axes = list(layout.axes)
-    axes[axis] = factors(len(index))
+    axes[axis] = axis_factors(len(index))
     if not own & set(layout.spatial):
-        return Signal(layout.with_axes(axes), signal.terms)
+        return RandomValue(layout.with_axes(axes), signal.terms)
     rest = [group for group in layout.positions if not set(group) & own]
-    split = [
-        (f,) for group in layout.positions if set(group) & own for f in group
-    ]
+    split = [(f,) for group in layout.positions if set(group) & own for f in group]
     split = [one for one in split if one[0] not in own]
     if of_axis in layout.positions:
         wanted = list(layout.positions)
@@ -134,13 +138,15 @@ def _along(
     signal = builder.rearranged(signal, wanted)
     at = wanted.index(of_axis)
     terms = {
-        _index(builder, node, at, index): c for node, c in signal.terms.items()
+        _index_node(builder, node, at, index): c for node, c in signal.terms.items()
     }
     wanted[at] = axes[axis]
-    return Signal(Layout(layout.channels, tuple(wanted), tuple(axes)), terms)
+    return RandomValue(Layout(layout.channels, tuple(wanted), tuple(axes)), terms)
 
 
-def _index(builder: Builder, node: Any, at: int, index: Int[np.ndarray, " n"]) -> Any:
+def _index_node(
+    builder: Builder, node: Any, at: int, index: Int[np.ndarray, " n"]
+) -> Any:
     """The layer that picks positions along one axis."""
     rank = len(node.shape) - 1
     whole: list[Any] = [slice(None)] * rank
@@ -167,12 +173,12 @@ def _sum(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]
     rest = [axis for i, axis in enumerate(layout.axes) if i not in over]
     if not inside:
         terms = {node: c * repeats for node, c in signal.terms.items()}
-        return [Signal(layout.with_axes(rest), terms)]
+        return [RandomValue(layout.with_axes(rest), terms)]
     if len(inside) == len(layout.spatial):
         node = builder.node(signal)
         made = builder.plain(nn.GlobalSumPool(), [node], node.shape[:1])
         changed = Layout(layout.channels, (), tuple(rest))
-        return [Signal(changed, {made: float(repeats)})]
+        return [RandomValue(changed, {made: float(repeats)})]
     groups = []
     for axis in layout.positions:
         among = [f in summed for f in axis]
@@ -187,7 +193,7 @@ def _sum(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]
     made = builder.plain(layer, [node], (node.shape[0], *size))
     positions = tuple(() if set(axis) & summed else axis for axis in groups)
     changed = Layout(layout.channels, positions, tuple(rest))
-    return [Signal(changed, {made: float(repeats)})]
+    return [RandomValue(changed, {made: float(repeats)})]
 
 
 @reading("cumsum")
@@ -199,16 +205,19 @@ def _cumulative(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> li
     out = by_matrix(builder, signal, [axis], matrix, 1)
     order = list(range(1, len(signal.shape)))
     order.insert(axis, 0)
-    return [Signal(out.layout.transposed(order), out.terms)]
+    return [RandomValue(out.layout.transposed(order), out.terms)]
 
 
 @reading("pad")
-def _pad(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+def _read_pad(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
     signal, fill = builder.settled(args[0]), args[1]
-    if isinstance(fill, Signal) or float(np.asarray(fill)) != 0:
+    if isinstance(fill, RandomValue) or float(np.asarray(fill)) != 0:
         raise Unreadable("pads by other values than zeros.")
     layout = signal.layout
-    config = [tuple(map(int, one)) for one in eqn.params["padding_config"]]
+    config = [
+        (int(low), int(high), int(inner))
+        for low, high, inner in eqn.params["padding_config"]
+    ]
     moved = [axis for axis, widths in enumerate(config) if any(widths)]
     axes = list(layout.axes)
     padded = tuple(layout.axes[axis] for axis in moved)
@@ -219,7 +228,7 @@ def _pad(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]
             "convolution of one position."
         )
     kept = [group for group in layout.positions if not set(group) & inside]
-    wanted: Sequence[Factors] = (*padded, *kept)
+    wanted: Sequence[AxisFactors] = (*padded, *kept)
     if all(group in layout.positions for group in padded):
         wanted = layout.positions
     signal = builder.rearranged(signal, wanted)
@@ -230,7 +239,7 @@ def _pad(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]
     widths = [config[of_group[g]] if g in of_group else (0, 0, 0) for g in wanted]
     out = shape_of(eqn.outvars[0])
     for axis in moved:
-        axes[axis] = factors(out[axis])
+        axes[axis] = axis_factors(out[axis])
     positions = tuple(axes[of_group[g]] if g in of_group else g for g in wanted)
     made = pad_node(builder, node, tuple(widths))
-    return [Signal.of(made, Layout(layout.channels, positions, tuple(axes)))]
+    return [RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))]

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._layout import Factor, Factors, Layout
-from eqtangents._traced._values import Node, Parameter, Signal, Unreadable
+from eqtangents._traced._layout import AxisFactor, AxisFactors, Layout
+from eqtangents._traced._values import Node, Parameter, RandomValue, Unreadable
 from eqtangents._types import Scalar, known_value
 from eqtangents.nn._norm import AbstractNorm
 from eqtangents.nn._parameterization import Fans
@@ -29,7 +29,7 @@ def with_weights(
     scale = layer.parameterization.weights(layer.weight_std, fans)
     arranged = Parameter(parameter.leaf, weight)
     multiplier = scale.multiplier / math.sqrt(inputs)
-    return _filled(layer, "weight", _divided(builder, arranged, multiplier))
+    return _filled(layer, "weight", _carried_over(builder, arranged, multiplier))
 
 
 def options(builder: Builder, parameter: Parameter, inputs: int) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def options(builder: Builder, parameter: Parameter, inputs: int) -> dict[str, An
     }
 
 
-def _divided(
+def _carried_over(
     builder: Builder, parameter: Parameter, scale: Scalar
 ) -> Float[Array, "..."]:
     if known_value(scale) == 0:
@@ -59,26 +59,26 @@ def _filled(layer: Any, name: str, value: Any) -> Any:
     )
 
 
-def varying(parameter: Parameter, layout: Layout) -> tuple[Factors, np.ndarray]:
+def varying(parameter: Parameter, layout: Layout) -> tuple[AxisFactors, np.ndarray]:
     """The factors of an array along which the entries of parameters differ.
 
     **Returns:** these, and which entry stands where along them.
     """
     row = [factor for axis in layout.axes for factor in axis]
     numbers = parameter.numbers.reshape([factor.size for factor in row])
-    kept: list[Factor] = []
+    kept: list[AxisFactor] = []
     for axis in reversed(range(len(row))):
         first = np.take(numbers, [0], axis)
         if (numbers != first).any():
             kept.insert(0, row[axis])
         else:
-            numbers = first.reshape(
-                numbers.shape[:axis] + numbers.shape[axis + 1 :]
-            )
+            numbers = first.reshape(numbers.shape[:axis] + numbers.shape[axis + 1 :])
     return tuple(kept), numbers
 
 
-def with_gains(builder: Builder, signal: Signal, parameter: Parameter) -> Signal:
+def with_gains(
+    builder: Builder, signal: RandomValue, parameter: Parameter
+) -> RandomValue:
     """A signal whose channels are multiplied by parameters."""
     layout = signal.layout
     name = builder.parameters.leaves[parameter.leaf].name
@@ -99,15 +99,15 @@ def with_gains(builder: Builder, signal: Signal, parameter: Parameter) -> Signal
         if initial == 1:
             made = _changed(layer, use_weight=True, weight=values)
             node = builder.add(made, node.reads, node.shape, [held])
-            return _scaled(Signal.of(node, layout), parameter.factor)
-    made = _filled(nn.Gains(initial), "weight", values)
+            return _with_factor(RandomValue.of(node, layout), parameter.factor)
+    made = _filled(nn.ChannelGains(initial), "weight", values)
     node = builder.add(made, [node], node.shape, [held])
-    return _scaled(Signal.of(node, layout), parameter.factor)
+    return _with_factor(RandomValue.of(node, layout), parameter.factor)
 
 
-def _scaled(signal: Signal, factor: float) -> Signal:
+def _with_factor(signal: RandomValue, factor: float) -> RandomValue:
     terms = {node: c * factor for node, c in signal.terms.items()}
-    return Signal(signal.layout, terms)
+    return RandomValue(signal.layout, terms)
 
 
 def _changed(layer: Any, **fields: Any) -> Any:
@@ -118,7 +118,9 @@ def _changed(layer: Any, **fields: Any) -> Any:
     return copy
 
 
-def with_offset(builder: Builder, signal: Signal, parameter: Parameter) -> Signal:
+def with_offset(
+    builder: Builder, signal: RandomValue, parameter: Parameter
+) -> RandomValue:
     """A signal with parameters added: biases, or embeddings of positions."""
     name = builder.parameters.leaves[parameter.leaf].name
     kept, numbers = varying(parameter, signal.layout)
@@ -142,22 +144,26 @@ def with_offset(builder: Builder, signal: Signal, parameter: Parameter) -> Signa
     ]
     channels = math.prod(f.size for f in layout.channels)
     held = Parameter(parameter.leaf, numbers.reshape(channels, *sizes))
-    learned = _learned(builder, signal, held, axes)
-    fused = None if axes or parameter.factor != 1 else _fused(
-        builder, signal, held, learned
+    learned = _node_of_values(builder, signal, held, axes)
+    fused = (
+        None
+        if axes or parameter.factor != 1
+        else _fused(builder, signal, held, learned)
     )
     if fused is not None:
-        return Signal.of(fused, layout)
+        return RandomValue.of(fused, layout)
     terms = {**signal.terms, learned: parameter.factor}
-    return Signal(layout, terms)
+    return RandomValue(layout, terms)
 
 
-def _separated(builder: Builder, signal: Signal, kept: Sequence[Factor]) -> Signal:
+def _separated(
+    builder: Builder, signal: RandomValue, kept: Sequence[AxisFactor]
+) -> RandomValue:
     """With positions along axes of their own, if offsets differ along part of an axis.
 
     Those along which the array only repeated, and no longer does, too.
     """
-    groups: list[Factors] = []
+    groups: list[AxisFactors] = []
     for axis in signal.layout.positions:
         among = [factor in kept for factor in axis]
         groups += [axis] if all(among) or not any(among) else [(f,) for f in axis]
@@ -165,8 +171,8 @@ def _separated(builder: Builder, signal: Signal, kept: Sequence[Factor]) -> Sign
     return builder.rearranged(signal, [*groups, *more])
 
 
-def _learned(
-    builder: Builder, signal: Signal, held: Parameter, axes: tuple[int, ...]
+def _node_of_values(
+    builder: Builder, signal: RandomValue, held: Parameter, axes: tuple[int, ...]
 ) -> Node:
     """The node of the parameters alone."""
     parameters = builder.parameters
@@ -177,12 +183,12 @@ def _learned(
     )
     channels = held.numbers.shape[0]
     scale = parameters.parameterization.biases(deviation, Fans(1, channels, channels))
-    layer = _filled(layer, "value", _divided(builder, held, scale.multiplier))
+    layer = _filled(layer, "value", _carried_over(builder, held, scale.multiplier))
     return builder.add(layer, [base], base.shape, [held])
 
 
 def _fused(
-    builder: Builder, signal: Signal, held: Parameter, learned: Node
+    builder: Builder, signal: RandomValue, held: Parameter, learned: Node
 ) -> Node | None:
     """The layer that a signal is the output of with the parameters as its biases."""
     ((node, factor), *others) = signal.terms.items()
@@ -200,7 +206,7 @@ def _fused(
         inputs = math.prod(layer.weight.shape[1:])
         fans = Fans(inputs, layer.weight.shape[1], layer.weight.shape[0])
         scale = layer.parameterization.biases(deviation, fans)
-        bias = _divided(builder, flat, scale.multiplier)
+        bias = _carried_over(builder, flat, scale.multiplier)
         layer = _filled(_filled(layer, "bias_std", deviation), "bias", bias)
     else:
         return None

@@ -9,10 +9,15 @@ import numpy as np
 from jaxtyping import Int
 
 from eqtangents import nn
-from eqtangents._traced._expressions import Applied, Computed, Expression, Hole
+from eqtangents._traced._expressions import (
+    AppliedEquation,
+    AppliedFunction,
+    Expression,
+    Hole,
+)
 from eqtangents._traced._layout import Layout
 from eqtangents.nn._layer import LayerError
-from eqtangents.nn._wiring import INSTEAD
+from eqtangents.nn._wiring import WHAT_WORKS
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,7 +54,7 @@ class Node:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Known:
+class InputFunction:
     """A function of the network's inputs alone."""
 
     expression: Expression
@@ -60,7 +65,7 @@ class Known:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Signal:
+class RandomValue:
     """A sum of outputs of layers with factors, as some array shows it.
 
     Or, with an `expression`, a function of each entry of one output.
@@ -68,14 +73,14 @@ class Signal:
 
     layout: Layout
     terms: Mapping[Node, float]
-    expression: Applied | Computed | Hole | None = None
+    expression: AppliedEquation | AppliedFunction | Hole | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.layout.shape
 
     @classmethod
-    def of(cls, node: Node, layout: Layout) -> "Signal":
+    def of(cls, node: Node, layout: Layout) -> "RandomValue":
         """The output of a layer."""
         return cls(layout, types.MappingProxyType({node: 1.0}))
 
@@ -100,13 +105,13 @@ class Statistic:
         return self.expression.shape
 
 
-Traced = Known | Parameter | Signal | Statistic
+ReadValue = InputFunction | Parameter | RandomValue | Statistic
 
 
 class Unreadable(Exception):
     """A program does what no layer is known for; the walk adds where."""
 
 
-def refused(model: Any, what: str, line: str) -> LayerError:
+def refusal(model: Any, what: str, line: str) -> LayerError:
     """The error for a line of a model, with what works all the same."""
-    return LayerError(model, f"{what} {INSTEAD}", line)
+    return LayerError(model, f"{what} {WHAT_WORKS}", line)

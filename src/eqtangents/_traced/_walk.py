@@ -15,10 +15,10 @@ from eqtangents._jaxpr import (
     scan_sizes,
 )
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._entries import ENTRYWISE, entrywise
-from eqtangents._traced._expressions import applied
+from eqtangents._traced._entries import OF_ENTRIES, entrywise
+from eqtangents._traced._expressions import results_of
 from eqtangents._traced._lines import is_of_library, line_of
-from eqtangents._traced._numpy import computed, in_numpy
+from eqtangents._traced._numpy import in_numpy, result_values
 from eqtangents._traced._rules import SIGNAL_RULES
 from eqtangents._traced._statistics import (
     begins_statistic,
@@ -26,12 +26,12 @@ from eqtangents._traced._statistics import (
     with_statistics,
 )
 from eqtangents._traced._values import (
-    Known,
+    InputFunction,
     Parameter,
+    ReadValue,
     Statistic,
-    Traced,
     Unreadable,
-    refused,
+    refusal,
 )
 from eqtangents.nn._layer import LayerError
 
@@ -39,7 +39,7 @@ from eqtangents.nn._layer import LayerError
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2"}
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 # What moves entries of parameters: the same is done to their numbers.
-_MOVES = frozenset(
+_OF_NUMBERS = frozenset(
     "transpose reshape squeeze expand_dims broadcast_in_dim slice rev dynamic_slice "
     "gather split copy copy_p".split()
 )
@@ -65,15 +65,15 @@ class Walk:
         return env.read(jaxpr.outvars, lambda value: value)
 
     def _equation(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-        if not any(isinstance(arg, Traced) for arg in args):
-            return computed(eqn, args)
+        if not any(isinstance(arg, ReadValue) for arg in args):
+            return result_values(eqn, args)
         if eqn.primitive.name in _CALLS:
             return self._called(eqn, args)
         try:
             return self._ruled(eqn, args)
         except Unreadable as error:
             line = self.builder.line
-            raise refused(self.model, f"{error}", line) from None
+            raise refusal(self.model, f"{error}", line) from None
         except LayerError as error:
             raise LayerError(
                 error.layer, error.message, error.path or self.builder.line
@@ -97,7 +97,7 @@ class Walk:
 
     def _ruled(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         name, builder = eqn.primitive.name, self.builder
-        traced = [arg for arg in args if isinstance(arg, Traced)]
+        traced = [arg for arg in args if isinstance(arg, ReadValue)]
         if name == "scan":
             return self._scanned(eqn, args)
         if name in _CUSTOM and not _is_entrywise(eqn):
@@ -105,10 +105,10 @@ class Walk:
             return self.run(*jaxpr_and_consts(inner), args)
         if name in ("cond", "while"):
             return self._branch(eqn, args)
-        if all(isinstance(arg, Known) for arg in traced):
-            given = [a.expression if isinstance(a, Known) else a for a in args]
-            return [Known(one) for one in applied(eqn, given)]
-        if isinstance(args[0], Parameter) and len(traced) == 1 and name in _MOVES:
+        if all(isinstance(arg, InputFunction) for arg in traced):
+            given = [a.expression if isinstance(a, InputFunction) else a for a in args]
+            return [InputFunction(one) for one in results_of(eqn, given)]
+        if isinstance(args[0], Parameter) and len(traced) == 1 and name in _OF_NUMBERS:
             return _moved_parameter(eqn, args)
         if isinstance(args[0], Parameter) and name == "stop_gradient":
             parameter = args[0]
@@ -119,11 +119,13 @@ class Walk:
         ):
             return with_statistics(builder, eqn, args)
         if name in SIGNAL_RULES and not all(isinstance(t, Parameter) for t in traced):
-            args = [resolved(builder, a) if isinstance(a, Statistic) else a for a in args]
+            args = [
+                resolved(builder, a) if isinstance(a, Statistic) else a for a in args
+            ]
             return SIGNAL_RULES[name](builder, eqn, args)
         if name in SIGNAL_RULES and name in ("dot_general",):
             return SIGNAL_RULES[name](builder, eqn, args)
-        if name in ENTRYWISE:
+        if name in OF_ENTRIES:
             return entrywise(builder, eqn, args)
         raise Unreadable(
             f"applies `{name}`, which is not known of layers."
@@ -152,12 +154,12 @@ class Walk:
     def _item(self, value: Any, i: int, length: int) -> Any:
         if isinstance(value, Parameter):
             return Parameter(value.leaf, value.numbers[i], value.factor)
-        if not isinstance(value, Traced):
+        if not isinstance(value, ReadValue):
             return value[i]
         return self._traced_like(lambda x: x[i], [value])
 
     def _stacked(self, column: list[Any]) -> Any:
-        if not any(isinstance(value, Traced) for value in column):
+        if not any(isinstance(value, ReadValue) for value in column):
             return jax.numpy.stack(column)
         if any(isinstance(value, Parameter) for value in column):
             raise Unreadable("stacks parameters in a loop.")
@@ -175,13 +177,15 @@ class Walk:
         return out
 
     def _branch(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-        if eqn.primitive.name == "cond" and not isinstance(args[0], Traced):
+        if eqn.primitive.name == "cond" and not isinstance(args[0], ReadValue):
             index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
             jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
             return self.run(jaxpr, consts, args[1:])
-        if all(isinstance(a, Known) or not isinstance(a, Traced) for a in args):
-            given = [a.expression if isinstance(a, Known) else a for a in args]
-            return [Known(one) for one in applied(eqn, given)]
+        if all(
+            isinstance(a, InputFunction) or not isinstance(a, ReadValue) for a in args
+        ):
+            given = [a.expression if isinstance(a, InputFunction) else a for a in args]
+            return [InputFunction(one) for one in results_of(eqn, given)]
         raise Unreadable(
             "decides by what it computes, which networks of layers do not. Decide by "
             "Python values, or loop by `jax.lax.scan`."
@@ -215,6 +219,6 @@ def _all_entrywise(jaxpr: core.Jaxpr) -> bool:
         elif name == "broadcast_in_dim":
             if getattr(eqn.invars[0].aval, "shape", ()):
                 return False
-        elif name not in ENTRYWISE:
+        elif name not in OF_ENTRIES:
             return False
     return True

@@ -85,8 +85,8 @@ from eqtangents.nn._prepare import Prepare as Prepare
 from eqtangents.nn._rearrange import (
     MoveChannels as MoveChannels,
     Pad as Pad,
-    Patches as Patches,
     Rearrange as Rearrange,
+    Unfold as Unfold,
 )
 from eqtangents.nn._rectifiers import (
     ABRelu as ABRelu,
@@ -113,7 +113,7 @@ from eqtangents.nn._smooth import (
     SigmoidLike as SigmoidLike,
     Sin as Sin,
 )
-from eqtangents.nn._trained import Gains as Gains, Learned as Learned
+from eqtangents.nn._trained import ChannelGains as ChannelGains, Learned as Learned
 from eqtangents.nn._wiring import Wiring as Wiring
 
 

@@ -117,7 +117,7 @@ class Pad(AbstractParameterless):
         return indices
 
 
-class Patches(AbstractParameterless):
+class Unfold(AbstractParameterless):
     r"""The values of each window side by side, as channels.
 
     $$K'_{qq'} = \frac{1}{|F|} \sum_{o \in F} K_{s q + o,\, s q' + o}$$

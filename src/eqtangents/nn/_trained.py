@@ -1,6 +1,5 @@
 """Parameters that no input is multiplied by, or each channel by its own."""
 
-
 import equinox as eqx
 import jax.numpy as jnp
 import jax.random as jr
@@ -32,7 +31,7 @@ from eqtangents.nn._parameterization import (
 )
 
 
-class Gains(AbstractLayer):
+class ChannelGains(AbstractLayer):
     r"""A trained factor for each channel, the same for all when it is initialised.
 
     $$y_c = g_c x_c, \qquad K' = g^2 K, \qquad T' = g^2 T + K$$
@@ -51,7 +50,7 @@ class Gains(AbstractLayer):
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
-    ) -> "Gains":
+    ) -> "ChannelGains":
         """Gains for inputs with `input_shape[0]` channels; no key is needed."""
         gains = jnp.full(input_shape[:1], jnp.asarray(self.initial, float))
         return eqx.tree_at(lambda g: g.weight, self, gains, is_leaf=_missing)

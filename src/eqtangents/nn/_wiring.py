@@ -151,13 +151,13 @@ class Wiring(AbstractLayer):
                 yield
         except LayerError as error:
             if line and "empirical_ntk" not in error.message:
-                message = f"{error.message} {INSTEAD}"
+                message = f"{error.message} {WHAT_WORKS}"
                 raise LayerError(error.layer, message, error.path) from None
             raise
 
 
 # What works for models that no layers were found for.
-INSTEAD = (
+WHAT_WORKS = (
     "Kernels of the model as it is: `eqtangents.empirical_ntk`, and "
     "`eqtangents.monte_carlo`, the mean over draws of its parameters."
 )
