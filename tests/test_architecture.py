@@ -33,6 +33,7 @@ BELOW = {
     "signatures": ["arguments"],
     "nn": ["signatures", "covariance"],
     "equinox": ["nn"],
+    "traced": ["equinox", "jaxpr"],
     "trees": [],
     "kernel_pair": [],
     "networks": ["nn"],

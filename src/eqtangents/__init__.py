@@ -8,7 +8,6 @@ from eqtangents import (
     nn as nn,
     predict as predict,
 )
-from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._gram import (
     Progress as Progress,
     StoredGram as StoredGram,
@@ -34,6 +33,10 @@ from eqtangents._monte_carlo import (
     running_monte_carlo as running_monte_carlo,
 )
 from eqtangents._ntk_by_leaf import ntk_by_leaf as ntk_by_leaf
+from eqtangents._traced import (
+    from_equinox as from_equinox,
+    from_function as from_function,
+)
 from eqtangents.empirical import (
     Estimate as Estimate,
     Explanation as Explanation,

@@ -106,6 +106,11 @@ def shape_of(atom: core.Var | core.Literal) -> tuple[int, ...]:
     return getattr(atom.aval, "shape", ())
 
 
+def dtype_of(atom: core.Var | core.Literal) -> Any:
+    """The type of the entries of a value; `None` for one that has none."""
+    return getattr(atom.aval, "dtype", None)
+
+
 def bind(eqn: core.JaxprEqn, *args: Any) -> list[Any]:
     """Apply one equation, its custom derivatives and all.
 

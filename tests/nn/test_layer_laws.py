@@ -143,6 +143,50 @@ LAYERS = {
         ]
     ),
     "Transformer": Case(transformer_block),
+    "Wiring": Case(
+        lambda w: [
+            nn.Wiring(
+                [nn.Relu(), nn.Linear(w), nn.FanInSum(), nn.Erf()],
+                [(0,), (1,), (0, 2), (3,)],
+            )
+        ]
+    ),
+    "Learned": Case(
+        lambda w: [
+            nn.Wiring(
+                [nn.Learned(std=0.7, axes=1), nn.Learned(std=0.4), nn.FanInSum()],
+                [(0,), (0,), (0, 1, 2)],
+            ),
+            nn.Relu(),
+        ]
+    ),
+    "Learned_standard": Case(
+        lambda w: [
+            nn.Wiring(
+                [
+                    nn.Learned(std=0.3, axes=2, parameterization="standard"),
+                    nn.FanInSum(),
+                ],
+                [(0,), (0, 1)],
+            ),
+            nn.Relu(),
+        ],
+        **IMAGE,
+    ),
+    "ChannelGains": Case(lambda w: [nn.Relu(), nn.ChannelGains(0.6)]),
+    "ChannelGains_one": Case(lambda w: [nn.ChannelGains(), nn.Relu()]),
+    "Rearrange": Case(
+        lambda w: [
+            nn.Rearrange((2, 2, 3), (1, 3, 0, 2), (4, 6), repeats=(2,)),
+            nn.Relu(),
+        ],
+        **IMAGE,
+    ),
+    "Pad": Case(
+        lambda w: [nn.Relu(), nn.Pad(((1, 0, 1), (0, 2, 0))), nn.Linear(w)], **IMAGE
+    ),
+    "Unfold": Case(lambda w: [nn.Relu(), nn.Unfold((2, 1)), nn.Linear(w)], **IMAGE),
+    "Unfold_axis": Case(lambda w: [nn.Unfold((1, 3)), nn.Linear(w)], **IMAGE),
     "AvgPool": Case(lambda w: [nn.Relu(), nn.AvgPool(3, 2, "SAME"), nn.Linear(w)]),
     "AvgPool_edges": Case(
         lambda w: [nn.AvgPool(3, 1, "SAME", normalize_edges=True), nn.Erf()], **IMAGE

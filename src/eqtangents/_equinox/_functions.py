@@ -51,6 +51,14 @@ def lift_function(fn: Callable) -> nn.AbstractLayer:
     return _lift_elementwise(fn, signature)
 
 
+def lift_entrywise(fn: Callable) -> nn.AbstractLayer:
+    """The layer of a function that is known to map each entry by itself."""
+    signature = _signature(fn)
+    if signature is None:
+        raise LayerError(fn, f"`{name_of(fn)}` has no derivatives by `jax.jvp`.")
+    return _lift_elementwise(fn, signature)
+
+
 def _lift_elementwise(
     fn: Callable, signature: Float[np.ndarray, "2 points"]
 ) -> nn.AbstractLayer:

@@ -7,9 +7,7 @@ import equinox as eqx
 import jax
 
 from eqtangents import nn
-from eqtangents._arguments import check
 from eqtangents._equinox._affine import (
-    UNIFORM_STD,
     Scales,
     lift_conv,
     lift_linear,
@@ -27,102 +25,16 @@ from eqtangents._equinox._plain import (
     lift_prelu,
     lift_rms_norm,
 )
-from eqtangents._types import Scalar, known_value
 from eqtangents.nn._layer import LayerError, error_path
-from eqtangents.nn._parameterization import (
-    IS_PARAMETERIZATION,
-    AbstractParameterization,
-    Fans,
-    Parameterization,
-    as_parameterization,
-)
 
 
-def from_equinox(
-    model: Callable[..., Any],
-    *,
-    weight_std: Scalar = UNIFORM_STD,
-    bias_std: Scalar | None = None,
-    parameterization: Parameterization = "standard",
-) -> nn.AbstractLayer:
-    r"""The network with the architecture of a model made of `equinox.nn` layers.
-
-    It has the parameters of the model, so that it is the same function. Its kernels are
-    the model's at Equinox's initialisation: parameters uniform in
-    $\pm 1 / \sqrt{\text{fan\_in}}$ have variance $1 / (3\, \text{fan\_in})$, which is
-    $\sigma_w^2 = 1/3$ and $\sigma_b^2 = 1 / (3\, \text{fan\_in})$. Kernels depend on
-    the distribution no further.
-
-    So biases fade as layers widen, except in a layer that reads the input of the
-    network, whose fan-in stays. Here each bias has the variance that it has at the
-    width of this very model, which differs from the limit by the order of
-    1 / width, as the model does itself. In the standard parameterisation, which
-    is Equinox's, the NTK grows with the widths, and is computed for the widths of this
-    model.
-
-    **Arguments:**
-
-    - `model`: `Linear`, `MLP`, `Conv`, `ConvTranspose`, `AvgPool`, `MaxPool`,
-        `LayerNorm`, `RMSNorm`, `GroupNorm`, `Dropout`, `PReLU`, `Identity`, `Lambda`
-        and `Sequential` of `equinox.nn`, `AdaptiveAvgPool` to a single position,
-        functions, and layers of `eqtangents.nn`, which stay as they are. A function is
-        recognised by identity or values: it may be elementwise, flatten its input, or
-        take the mean over all positions, as of inputs with the fewest axes that it
-        takes, if no convolution or pooling before it says how many there are.
-    - `weight_std`, `bias_std`: $\sigma_w$ and $\sigma_b$ of all layers, and of all
-        layers that have biases, instead of the deviations of Equinox's
-        initialisation.
-    - `parameterization`: of all layers. `"standard"`, or `nn.Standard()`, for gradients
-        in the parameters of the model; with `"ntk"`, or `nn.NTK()`, of parameters with
-        variance one, kernels depend on no width, other than through `bias_std`. With
-        `nn.MuP()` lift the last layer apart, by `nn.MuP(readout=True)`.
-
-    **Returns:** a network with parameters; `init` draws others, normally distributed.
-    Inputs and outputs that are `"scalar"` have one channel, and an `AdaptiveAvgPool`
-    leaves no axes of size one. The parameters of activation functions, such as the
-    slope of a `PReLU`, count as fixed.
-
-    **Raises:** `nn.LayerError` for what has no counterpart, with its place in the
-    model, and what to do; `ValueError` for a standard deviation of zero that the
-    parameters are multiplied by, which none can be scaled to, and for a
-    parameterisation that makes layers wider than they are asked to be.
-    """
-    check("from_equinox", "parameterization", parameterization, IS_PARAMETERIZATION)
-    given = as_parameterization(model, parameterization, (1, 1))
-    _check_keeps_models(given, weight_std, bias_std)
-    return _lift(model, Scales(weight_std, bias_std, given))
-
-
-def _check_keeps_models(
-    given: AbstractParameterization, weight_std: Scalar, bias_std: Scalar | None
-) -> None:
-    """Raise unless the parameters of a model can be those of its network."""
-    if given.channels(1) != 1:
-        raise ValueError(
-            "from_equinox: layers of a model are as wide as they are, but "
-            f"`{given}` makes them wider than they are asked to be. Use "
-            "`nn.Standard()`."
-        )
-    fans = Fans(1, 1, 1)
-    scales = {"weight_std": given.weights(weight_std, fans)}
-    if bias_std is not None:
-        scales["bias_std"] = given.biases(bias_std, fans)
-    for name, scale in scales.items():
-        if known_value(scale.multiplier) == 0:
-            raise ValueError(
-                f"from_equinox: `{name}` is 0, and the parameters of the model "
-                "cannot be carried over to ones that are multiplied by 0. Use "
-                '`parameterization="standard"`.'
-            )
-
-
-def _lift(theirs: Any, scales: Scales) -> nn.AbstractLayer:
+def lift(theirs: Any, scales: Scales) -> nn.AbstractLayer:
     """The layer for a part of a model."""
     if isinstance(theirs, nn.AbstractLayer):
         return theirs
     # By the very type: a subclass may do anything.
-    if lift := _LIFTS.get(type(theirs)):
-        return lift(theirs, scales)
+    if rule := _LIFTS.get(type(theirs)):
+        return rule(theirs, scales)
     if why := _REFUSED.get(type(theirs)):
         raise LayerError(theirs, why)
     if not callable(theirs):
@@ -134,7 +46,7 @@ def _lift_sequential(theirs: eqx.nn.Sequential, scales: Scales) -> nn.Sequential
     layers, axes = [], None
     for i, layer in enumerate(theirs.layers):
         with error_path(f"layers[{i}]"):
-            layers.append(_lift(layer, scales))
+            layers.append(lift(layer, scales))
             if isinstance(layers[-1], nn.GlobalAvgPool) and axes is not None:
                 _check_mean(layer, axes)
         axes = getattr(layer, "num_spatial_dims", axes)
@@ -156,7 +68,7 @@ def _check_mean(theirs: Any, positional_axes: int) -> None:
 
 def _lift_lambda(theirs: eqx.nn.Lambda, scales: Scales) -> nn.AbstractLayer:
     with error_path("fn"):
-        return _lift(theirs.fn, scales)
+        return lift(theirs.fn, scales)
 
 
 def _lift_mlp(theirs: eqx.nn.MLP, scales: Scales) -> nn.Sequential:
@@ -173,9 +85,9 @@ def _lift_mlp(theirs: eqx.nn.MLP, scales: Scales) -> nn.Sequential:
                     "`Sequential`.",
                 )
     with error_path("activation"):
-        between = _lift(theirs.activation, scales)
+        between = lift(theirs.activation, scales)
     with error_path("final_activation"):
-        last = _lift(theirs.final_activation, scales)
+        last = lift(theirs.final_activation, scales)
     layers = [layer for one in affine[:-1] for layer in (one, between)]
     return nn.Sequential([*layers, affine[-1], last])
 

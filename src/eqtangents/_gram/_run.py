@@ -10,7 +10,6 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree, Shaped
 
@@ -91,9 +90,7 @@ def _matrix_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/") or "matrix"
 
 
-def _tile_size(
-    pairs: AbstractPairs, x1: Examples, x2: Examples, likes: PyTree
-) -> int:
+def _tile_size(pairs: AbstractPairs, x1: Examples, x2: Examples, likes: PyTree) -> int:
     """How many examples a tile has on a side unless users say so.
 
     Shorter ones for kernels that cost more, so that what a kill loses, and what there

@@ -50,6 +50,7 @@ from eqtangents.covariance._pointwise import (
     Affine as Affine,
     Normalised as Normalised,
     Scaled as Scaled,
+    ScaledGains as ScaledGains,
     TrainedGains as TrainedGains,
     Vanished as Vanished,
 )

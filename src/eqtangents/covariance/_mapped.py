@@ -109,8 +109,8 @@ class Mapped(AbstractCovariance):
 class PositionValues(AbstractCovariance):
     """Values that depend on the position alone: one covariance for all examples.
 
-    They come from weights, of which the tangent kernel is the covariance itself, times
-    their rate of learning.
+    They come from trained weights. The tangent kernel is the covariance itself for
+    normal numbers, times their rate of learning.
     """
 
     nonzero_where_masked = True
@@ -120,10 +120,18 @@ class PositionValues(AbstractCovariance):
         covariance: Float[Array, "*size2"],
         like: AbstractCovariance,
         channels: int,
+        *,
+        variance: Scalar = 1.0,
+        gradient: Scalar = 1.0,
         rate: Scalar = 1.0,
     ):
-        """Hold the covariance of all pairs of positions of `like`."""
+        """Hold the covariance of all pairs of positions of `like`.
+
+        `variance`, `gradient`: by what it is multiplied for either kernel; `rate`: of
+        learning.
+        """
         self.covariance, self.rate = covariance, rate
+        self.variance, self.gradient = variance, gradient
         outline = like.outline
         self.outline = outline.with_weights(channels, gaussian=True).replace(
             canvas=outline.size, fixed_canvas=(False,) * outline.rank
@@ -144,9 +152,13 @@ class PositionValues(AbstractCovariance):
             leaf = values(at)
             leaf = leaf.reshape((1,) * len(pairs) + leaf.shape)
             leaf = jnp.broadcast_to(leaf, (*pairs, *leaf.shape[len(pairs) :]))
+            variance, gradient = (
+                jnp.asarray(c, leaf.dtype) for c in (self.variance, self.gradient)
+            )
+            nngp = variance * leaf
             if not (frame.wants_ntk and may_train(self.rate)):
-                return Block(leaf, None)
+                return Block(nngp, None)
             (rate,) = rates(at)
-            return Block(leaf, jnp.asarray(rate, leaf.dtype) * leaf)
+            return Block(nngp, jnp.asarray(rate, leaf.dtype) * gradient * leaf)
 
         return rule

@@ -243,6 +243,37 @@ class TrainedGains(AbstractCovariance):
         return rule
 
 
+class ScaledGains(AbstractCovariance):
+    r"""Trained gains that begin at one value: $K' = g^2 K$ and $T' = g^2 T + \eta K$.
+
+    With $\eta$ their rate of learning.
+    """
+
+    def __init__(
+        self, upstream: AbstractCovariance, initial: Scalar, rate: Scalar = 1.0
+    ):
+        """Multiply by gains, each with its gradient."""
+        self.upstream, self.initial, self.rate = upstream, initial, rate
+        gains = may_train(rate) or upstream.outline.has_trained_gains
+        self.outline = upstream.outline.replace(trainable=True, has_trained_gains=gains)
+
+    def bind(self, frame: Frame) -> BlockRule:
+        upstream, rates = frame.bind(self.upstream), learning_rates(frame, self.rate)
+
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream)._replace(gap=None)
+            gain = jnp.asarray(self.initial, block.nngp.dtype)
+            scaled = block.scaled(gain * gain)
+            if not (frame.wants_ntk and may_train(self.rate)):
+                return scaled
+            nngp, ntk, _ = scaled.with_ntk()
+            assert ntk is not None
+            (rate,) = rates(at)
+            return Block(nngp, ntk + jnp.asarray(rate, nngp.dtype) * block.nngp)
+
+        return rule
+
+
 class Vanished(AbstractCovariance):
     """Outputs that vanish in the limit, but for a constant: the tangent kernel stays.
 

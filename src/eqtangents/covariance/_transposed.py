@@ -1,4 +1,4 @@
-"""LinearMap maps whose transposes are given, for gradients as cheap as the maps."""
+"""Linear maps whose transposes are given, for gradients as cheap as the maps."""
 
 from collections.abc import Callable
 from typing import TypeAlias

@@ -58,6 +58,7 @@ from eqtangents.nn._layer import (
 )
 from eqtangents.nn._layer_norm import LayerNorm as LayerNorm
 from eqtangents.nn._linear import Linear as Linear
+from eqtangents.nn._mix import Mix as Mix
 from eqtangents.nn._parallel import Parallel as Parallel, Residual as Residual
 from eqtangents.nn._parameterization import (
     NTK as NTK,
@@ -80,7 +81,14 @@ from eqtangents.nn._pool import (
     MaxPool as MaxPool,
     SumPool as SumPool,
 )
+from eqtangents.nn._prepare import Prepare as Prepare
 from eqtangents.nn._rates import rate_of as rate_of
+from eqtangents.nn._rearrange import (
+    MoveChannels as MoveChannels,
+    Pad as Pad,
+    Rearrange as Rearrange,
+    Unfold as Unfold,
+)
 from eqtangents.nn._rectifiers import (
     ABRelu as ABRelu,
     Abs as Abs,
@@ -107,6 +115,8 @@ from eqtangents.nn._smooth import (
     SigmoidLike as SigmoidLike,
     Sin as Sin,
 )
+from eqtangents.nn._trained import ChannelGains as ChannelGains, Learned as Learned
+from eqtangents.nn._wiring import Wiring as Wiring
 
 
 if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names

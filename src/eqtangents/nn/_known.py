@@ -14,7 +14,7 @@ from eqtangents.nn._rectifiers import ABRelu, Relu, Sign
 from eqtangents.nn._smooth import Cos, Erf, Exp, Sin
 
 
-_LAYER_OF_FUNCTION: dict[Callable, AbstractActivation] = {
+LAYER_OF_FUNCTION: dict[Callable, AbstractActivation] = {
     jax.nn.relu: Relu(),
     jax.nn.relu6: Relu6(),
     jax.nn.hard_tanh: HardTanh(),
@@ -53,6 +53,6 @@ def known_activation(fn: Callable) -> AbstractActivation | None:
     if not isinstance(fn, Hashable) or isinstance(fn, AbstractActivation):
         return None
     try:
-        return _LAYER_OF_FUNCTION.get(fn)
+        return LAYER_OF_FUNCTION.get(fn)
     except TypeError:  # it holds what cannot be hashed
         return None

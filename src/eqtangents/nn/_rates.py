@@ -1,6 +1,6 @@
 """Learning rates, which stand in the places of parameters while kernels are computed.
 
-A parameter adds to the tangent kernel in proportion to its learning rate. OneOrMore ask
+A parameter adds to the tangent kernel in proportion to its learning rate. Layers ask
 for it by `rate_of`, whether a parameter, nothing or a rate stands in its place.
 """
 

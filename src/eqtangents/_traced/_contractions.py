@@ -1,0 +1,252 @@
+"""Rules of products that are summed over: weights, and constant maps of positions."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+from eqtangents import nn
+from eqtangents._traced._builder import Builder
+from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._of_input import of_input
+from eqtangents._traced._rules import reading
+from eqtangents._traced._trained import options, with_weights
+from eqtangents._traced._values import (
+    InputFunction,
+    Node,
+    Parameter,
+    RandomValue,
+    Unreadable,
+)
+
+
+@reading("dot_general")
+def _read_dot_general(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[RandomValue]:
+    (contracted, batched) = eqn.params["dimension_numbers"]
+    kinds = [isinstance(arg, Parameter) for arg in args]
+    if all(kinds):
+        raise Unreadable(
+            "multiplies parameters by each other, so that the weights of a layer are "
+            "no longer drawn independently. Apply them to the data one after the other."
+        )
+    if any(kinds):
+        at = kinds.index(True)
+        if batched[0]:
+            raise Unreadable(
+                "multiplies by other weights at each position or for each group of "
+                "channels. Give all positions the same weights, and groups of channels "
+                "by a convolution with `groups`."
+            )
+        axes = [tuple(map(int, one)) for one in contracted]
+        return [_times_weights(builder, args[1 - at], args[at], axes, at)]
+    return [_times_constant(builder, args, contracted, batched)]
+
+
+def _times_weights(
+    builder: Builder,
+    value: Any,
+    parameter: Parameter,
+    contracted: list[tuple[int, ...]],
+    at: int,
+) -> RandomValue:
+    """A product with weights; they are argument number `at`."""
+    over, weight_axes = contracted[1 - at], contracted[at]
+    free = [a for a in range(parameter.numbers.ndim) if a not in weight_axes]
+    rest = [a for a in range(len(value.shape)) if a not in over]
+    if isinstance(value, RandomValue):
+        signal = builder.settled(value)
+    else:
+        signal = _channels_of_input(builder, value, over, rest)
+    signal = channels_along(builder, signal, [signal.layout.axes[a] for a in over])
+    layout = signal.layout
+    node = builder.node(signal)
+    # The entries as (out, in), in the order of the node's channels.
+    numbers = parameter.numbers.transpose(*free, *weight_axes)
+    row = [factor for a in over for factor in layout.axes[a]]
+    sizes = [numbers.shape[i] for i in range(len(free))]
+    numbers = numbers.reshape(math.prod(sizes), *(factor.size for factor in row))
+    order = [1 + row.index(factor) for factor in layout.channels]
+    numbers = numbers.transpose(0, *order).reshape(numbers.shape[0], -1)
+    out, inputs = numbers.shape
+    layer = nn.Linear(out, **options(builder, parameter, inputs))
+    layer = with_weights(builder, layer, parameter, numbers)
+    held = Parameter(parameter.leaf, numbers)
+    made = builder.add(layer, [node], (out, *node.shape[1:]), [held])
+    new = [axis_factors(n) for n in sizes]
+    channels = tuple(factor for group in new for factor in group)
+    old = [layout.axes[a] for a in rest]
+    axes = [*new, *old] if at == 0 else [*old, *new]
+    changed = Layout(channels, layout.positions, tuple(axes))
+    return RandomValue(changed, {made: parameter.factor})
+
+
+def _channels_of_input(
+    builder: Builder, value: Any, over: Sequence[int], rest: Sequence[int]
+) -> RandomValue:
+    """A function of the input whose channels are what is summed over."""
+    node = of_input(builder, value, over, [[axis] for axis in rest])
+    axes: list[AxisFactors] = [axis_factors(n) for n in value.shape]
+    layout = Layout(
+        tuple(f for axis in over for f in axes[axis]),
+        tuple(axes[axis] for axis in rest),
+        tuple(axes),
+    )
+    return RandomValue.of(node, layout)
+
+
+def channels_along(
+    builder: Builder, signal: RandomValue, axes: Sequence[AxisFactors]
+) -> RandomValue:
+    """The array as the output of a node whose channels are these axes.
+
+    Positions among them become channels.
+    """
+    layout = signal.layout
+    wanted = [factor for axis in axes for factor in axis]
+    channels, spatial = set(layout.channels), set(layout.spatial)
+    if not channels <= set(wanted):
+        if not channels & set(wanted):
+            raise Unreadable(
+                "multiplies positions by weights that all channels share. As channels "
+                "widen these weights stay few, and the kernel is random. Mix positions "
+                "by constants, by a convolution or by attention."
+            )
+        raise Unreadable(
+            "multiplies some of the channels by weights that the others share, as "
+            "those of several heads. Give each channel weights of its own."
+        )
+    if not set(wanted) <= channels | spatial:
+        repeats = [(f,) for f in layout.repeated if f in set(wanted)]
+        signal = builder.rearranged(signal, [*layout.positions, *repeats])
+        return channels_along(builder, signal, axes)
+    inner = [f for f in layout.spatial if f in set(wanted)]
+    if not inner:
+        return signal
+    if len(inner) == len(layout.spatial):
+        node = builder.node(signal)
+        flat = builder.plain(nn.Flatten(), [node], (math.prod(node.shape),))
+        changed = Layout((*layout.channels, *inner), (), layout.axes)
+        return RandomValue.of(flat, changed)
+    return _in_patches(builder, signal, inner)
+
+
+def _in_patches(
+    builder: Builder, signal: RandomValue, inner: Sequence[Any]
+) -> RandomValue:
+    """Some factors of the positions as channels."""
+    groups: list[tuple[AxisFactors, AxisFactors]] = []
+    for axis in signal.layout.positions:
+        among = [factor in inner for factor in axis]
+        cut = among.index(True) if any(among) else len(axis)
+        if all(among[cut:]):
+            groups.append((axis[:cut], axis[cut:]))
+        else:
+            groups += [((), (f,)) if f in inner else ((f,), ()) for f in axis]
+    signal = builder.rearranged(signal, [(*kept, *window) for kept, window in groups])
+    node = builder.node(signal)
+    kernel = tuple(math.prod(f.size for f in window) for _, window in groups)
+    size = [math.prod(f.size for f in kept) for kept, _ in groups]
+    shape = (node.shape[0] * math.prod(kernel), *size)
+    made = builder.plain(nn.Unfold(kernel), [node], shape)
+    windows = tuple(factor for _, window in groups for factor in window)
+    layout = Layout(
+        (*signal.layout.channels, *windows),
+        tuple(kept for kept, _ in groups),
+        signal.layout.axes,
+    )
+    return RandomValue.of(made, layout)
+
+
+def _times_constant(
+    builder: Builder, args: Sequence[Any], contracted: Any, batched: Any
+) -> RandomValue:
+    """A signal times a constant, summed over positions."""
+    signals = [isinstance(arg, RandomValue) for arg in args]
+    if all(signals):
+        raise Unreadable(
+            "multiplies two random arrays and sums, as scores of attention do. "
+            "Use `eqtangents.nn.GlobalSelfAttention`, whose `linear_scaling` has a "
+            "kernel, in the place of that attention."
+        )
+    at = signals.index(True)
+    signal, other = builder.settled(args[at]), args[1 - at]
+    if isinstance(other, InputFunction):
+        if batched[0]:
+            raise Unreadable("multiplies by other numbers of the input at each place.")
+        return _times_input(builder, signal, other, contracted, at)
+    constant = np.asarray(other)
+    over, numbers_over = (tuple(map(int, contracted[i])) for i in (at, 1 - at))
+    if batched[0]:
+        raise Unreadable("multiplies by other constants at each place.")
+    free = [a for a in range(constant.ndim) if a not in numbers_over]
+    matrix = constant.transpose(*numbers_over, *free)
+    return by_matrix(builder, signal, over, matrix, at)
+
+
+def by_matrix(
+    builder: Builder, signal: RandomValue, over: Sequence[int], matrix: Any, at: int
+) -> RandomValue:
+    """Positions mapped by a constant array, whose first axes are summed over.
+
+    Its other axes stand before those of the signal if `at` is 1, else behind.
+    """
+    layout = signal.layout
+    summed = tuple(layout.axes[axis] for axis in over)
+    if {f for axis in summed for f in axis} & set(layout.channels):
+        raise Unreadable(
+            "multiplies channels by constants, which are no weights. Give them as "
+            "parameters, or apply them to the input."
+        )
+    kept = [
+        group
+        for group in layout.positions
+        if not set(group) & {f for axis in summed for f in axis}
+    ]
+    signal = builder.rearranged(signal, [*summed, *kept])
+    node = builder.node(signal)
+    count = len(summed)
+    new = [axis_factors(n) for n in matrix.shape[count:]]
+    size = (*matrix.shape[count:], *node.shape[1 + count :])
+    numbers = ((tuple(range(count)), tuple(range(count))), ((), ()))
+    layer = nn.DotGeneral(lhs=np.asarray(matrix, float), dimension_numbers=numbers)
+    key = ("matrix", matrix.shape, np.asarray(matrix).tobytes(), count)
+    made = builder.plain(layer, [node], (node.shape[0], *size), key)
+    rest = [axis for i, axis in enumerate(layout.axes) if i not in over]
+    axes = [*new, *rest] if at == 1 else [*rest, *new]
+    return RandomValue.of(made, Layout(layout.channels, (*new, *kept), tuple(axes)))
+
+
+def _times_input(
+    builder: Builder,
+    signal: RandomValue,
+    known: InputFunction,
+    contracted: Any,
+    at: int,
+) -> RandomValue:
+    """Positions mapped by a matrix that is an input, as an adjacency is."""
+    layout = signal.layout
+    (over,), (numbers_over,) = contracted[at], contracted[1 - at]
+    free = [a for a in range(len(known.shape)) if a != numbers_over]
+    summed = layout.axes[over]
+    if len(free) != 1 or set(summed) & set(layout.channels):
+        raise Unreadable(
+            "multiplies by an input other than as a matrix that maps positions."
+        )
+    kept = [group for group in layout.positions if not set(group) & set(summed)]
+    signal = builder.rearranged(signal, [summed, *kept])
+    node = builder.node(signal)
+    matrix = _matrix_node(builder, known, free[0], numbers_over)
+    new = axis_factors(known.shape[free[0]])
+    size = (known.shape[free[0]], *node.shape[2:])
+    made = builder.plain(nn.Mix(), [matrix, node], (node.shape[0], *size))
+    rest = [axis for i, axis in enumerate(layout.axes) if i != over]
+    axes = [new, *rest] if at == 1 else [*rest, new]
+    return RandomValue.of(made, Layout(layout.channels, (new, *kept), tuple(axes)))
+
+
+def _matrix_node(builder: Builder, known: InputFunction, row: int, column: int) -> Node:
+    return of_input(builder, known, [], [[row], [column]])

@@ -1,0 +1,64 @@
+"""Dropout, which is marked in the program that a model is traced to."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+from jax.extend import core
+from jaxtyping import Array, PRNGKeyArray
+
+from eqtangents import nn
+from eqtangents._traced._builder import Builder, as_number
+from eqtangents._traced._rules import reading
+from eqtangents._traced._values import RandomValue, Unreadable
+
+
+def eqtangents_dropout(x: Array, p: float) -> Array:
+    """A program with a name: what it computes is never run."""
+    return x * p
+
+
+_mark = jax.jit(eqtangents_dropout)
+
+
+class MarkedDropout(eqx.nn.Dropout):
+    """Dropout that is seen while a model is traced, and needs no key."""
+
+    def __call__(
+        self,
+        x: Array,
+        *,
+        key: PRNGKeyArray | None = None,
+        inference: bool | None = None,
+        deterministic: bool | None = None,
+    ) -> Array:
+        """Mark the input, unless nothing is dropped."""
+        off = self.inference if inference is None else inference
+        if off or not self.p:
+            return x
+        return _mark(x, self.p)
+
+
+def with_marked_dropout(model: Any) -> Any:
+    """The model with its dropout marked."""
+    is_dropout = lambda node: type(node) is eqx.nn.Dropout
+    swap = lambda node: (
+        MarkedDropout(node.p, node.inference) if is_dropout(node) else node
+    )
+    return jax.tree.map(swap, model, is_leaf=is_dropout)
+
+
+@reading("eqtangents_dropout")
+def _dropped(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[RandomValue]:
+    signal, p = args
+    if not isinstance(signal, RandomValue):
+        raise Unreadable("drops values of the network's input. Drop them later.")
+    signal = builder.settled(signal)
+    node = builder.node(signal)
+    rate = as_number(p)
+    assert rate is not None, "a rate is a number of Python"
+    made = builder.add(nn.Dropout(round(rate, 7)), [node], node.shape)
+    return [RandomValue.of(made, signal.layout)]

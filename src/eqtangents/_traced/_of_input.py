@@ -1,0 +1,89 @@
+"""Functions of the network's input, as the outputs of layers."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from eqtangents import nn
+from eqtangents._traced._builder import Builder
+from eqtangents._traced._expressions import (
+    AppliedFunction,
+    Expression,
+    reads,
+    shows,
+    value_of_expression,
+)
+from eqtangents._traced._layout import Layout
+from eqtangents._traced._values import InputFunction, Node, RandomValue, Unreadable
+
+
+def of_input(
+    builder: Builder,
+    known: Any,
+    channels: Sequence[int],
+    positions: Sequence[Sequence[int]],
+) -> Node:
+    """A function of the input as the output of a node.
+
+    `channels`: the axes of the array that are channels, `positions`: those that
+    make each axis of positions.
+    """
+    order = (*channels, *(axis for group in positions for axis in group))
+    shape = [math.prod(known.shape[axis] for axis in channels)]
+    for group in positions:
+        shape.append(math.prod(known.shape[axis] for axis in group))
+    expression = known.expression if isinstance(known, InputFunction) else known
+    holes = tuple(builder.inputs)
+    for hole, node in builder.inputs.items():
+        if hole.shape == tuple(shape) and shows(expression, hole, order):
+            return node
+    left_out = [axis for axis in range(len(known.shape)) if axis not in order]
+    if any(known.shape[axis] > 1 for axis in left_out):
+        raise Unreadable("loses axes of the network's input.")
+    if not reads(expression) <= set(holes):
+        raise Unreadable(
+            "draws random numbers by the key it is given, other than in "
+            "`equinox.nn.Dropout`. Leave the noise out, or make it an input."
+        )
+
+    def prepared(*examples: Array) -> Array:
+        filled = dict(zip(holes, examples, strict=True))
+        value = jnp.asarray(value_of_expression(expression, filled))
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            value = value.astype(jnp.result_type(float))
+        return value.transpose(*order, *left_out).reshape(shape)
+
+    what = expression if isinstance(expression, Expression) else id(expression)
+    key = ("prepare", what, order, tuple(shape))
+    nodes = tuple(builder.inputs.values())
+    make = lambda: builder.add(nn.Prepare(prepared), nodes, shape)
+    return builder.once(key, make)
+
+
+def like(builder: Builder, known: Any, layout: Layout) -> RandomValue:
+    """A function of the input of the shape of a signal, laid out as that is.
+
+    Where the signal repeats, the function may have positions of its own.
+    """
+    row = [f for axis in layout.axes for f in axis]
+    sizes = [f.size for f in row]
+    expression = known.expression if isinstance(known, InputFunction) else known
+    reshape = lambda x: jnp.asarray(x).reshape(sizes)
+    whole = InputFunction(
+        AppliedFunction(reshape, (expression,), tuple(sizes), ("to", *sizes))
+    )
+    at = {f: i for i, f in enumerate(row)}
+    if not set((*layout.channels, *layout.spatial)) <= set(at):
+        raise Unreadable("joins arrays of which one has lost axes.")
+    positions = (*layout.positions, *((f,) for f in layout.repeated))
+    node = of_input(
+        builder,
+        whole,
+        [at[f] for f in layout.channels],
+        [[at[f] for f in axis] for axis in positions],
+    )
+    changed = Layout(layout.channels, positions, layout.axes)
+    return RandomValue.of(node, changed)

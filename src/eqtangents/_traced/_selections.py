@@ -1,0 +1,215 @@
+"""Channels that are picked, and arrays that are joined end to end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jax.extend import core
+from jaxtyping import Int
+
+from eqtangents import nn
+from eqtangents._traced._builder import Builder
+from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._rules import reading
+from eqtangents._traced._trained import with_offset
+from eqtangents._traced._values import (
+    Node,
+    Parameter,
+    RandomValue,
+    Unreadable,
+)
+
+
+def selected_channels(
+    builder: Builder, signal: RandomValue, axis: int, index: Int[np.ndarray, " n"]
+) -> RandomValue:
+    """Some of the channels: the outputs of some rows of weights."""
+    layout = signal.layout
+    of_axis = layout.axes[axis]
+    if not set(of_axis) <= set(layout.channels):
+        raise Unreadable("picks from an axis that has both channels and positions.")
+    sizes = [f.size for f in layout.channels]
+    numbers = np.arange(int(np.prod(sizes))).reshape(sizes)
+    at = [layout.channels.index(f) for f in of_axis]
+    if at != list(range(at[0], at[0] + len(at))):
+        raise Unreadable("picks channels along axes that are transposed.")
+    merged = [*sizes[: at[0]], -1, *sizes[at[-1] + 1 :]]
+    rows = np.take(numbers.reshape(merged), index, at[0]).reshape(-1)
+    terms = {_rows_of_node(builder, node, rows): c for node, c in signal.terms.items()}
+    new = axis_factors(len(index))
+    channels = (*layout.channels[: at[0]], *new, *layout.channels[at[-1] + 1 :])
+    axes = list(layout.axes)
+    axes[axis] = new
+    return RandomValue(Layout(channels, layout.positions, tuple(axes)), terms)
+
+
+# Layers that treat each channel by itself.
+_CHANNELWISE = (
+    nn.AbstractActivation,
+    nn.Scale,
+    nn.FanInSum,
+    nn.FanInProd,
+    nn.Rearrange,
+    nn.Index,
+    nn.Pad,
+    nn.SumPool,
+    nn.AvgPool,
+    nn.GlobalAvgPool,
+    nn.GlobalSumPool,
+    nn.DotGeneral,
+    nn.Dropout,
+)
+
+
+def _rows_of_node(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Node:
+    """The node with some of its channels alone."""
+    key = ("rows", node, rows.tobytes())
+    return builder.once(key, lambda: _layer_of_rows(builder, node, rows))
+
+
+def _layer_of_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) -> Node:
+    layer, shape = node.layer, (len(rows), *node.shape[1:])
+    if isinstance(layer, _CHANNELWISE):
+        reads = [_rows_of_node(builder, one, rows) for one in node.reads]
+        return builder.plain(layer, reads, shape)
+    if not isinstance(layer, nn.Linear | nn.Conv) or getattr(layer, "groups", 1) > 1:
+        raise Unreadable(
+            "splits channels of a layer other than a `Linear` or a convolution. Give "
+            "each part a layer of its own."
+        )
+    assert layer.weight is not None
+    fewer = [layer.weight[rows], None if layer.bias is None else layer.bias[rows]]
+    smaller = eqx.tree_at(
+        lambda one: [one.weight, one.bias], layer, fewer, is_leaf=lambda x: x is None
+    )
+    name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+    object.__setattr__(smaller, name, len(rows))
+    holds = [Parameter(one.leaf, one.numbers[rows], one.factor) for one in node.holds]
+    return builder.add(smaller, node.reads, shape, holds)
+
+
+@reading("concatenate")
+def _concatenate(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[RandomValue]:
+    axis = int(eqn.params["dimension"])
+    signals = [builder.settled(arg) for arg in args if isinstance(arg, RandomValue)]
+    first = signals[0]
+    of_axis = first.layout.axes[axis]
+    channels = set(first.layout.channels)
+    if set(of_axis) & channels and of_axis != first.layout.channels:
+        raise Unreadable("joins arrays along an axis of some channels, or of both.")
+    along_channels = of_axis == first.layout.channels and bool(of_axis)
+    parts = [
+        _joined_part(builder, arg, first, axis, along_channels=along_channels)
+        for arg in args
+    ]
+    nodes = [builder.node(part) for part in parts]
+    layout = parts[0].layout
+    axes = list(layout.axes)
+    if along_channels:
+        total = sum(node.shape[0] for node in nodes)
+        axes[axis] = axis_factors(total)
+        shape = (total, *nodes[0].shape[1:])
+        made = builder.plain(nn.FanInConcat(0), nodes, shape)
+        return [RandomValue.of(made, Layout(axes[axis], layout.positions, tuple(axes)))]
+    return [_end_to_end(builder, parts, nodes, axis)]
+
+
+def _joined_part(
+    builder: Builder, arg: Any, first: RandomValue, axis: int, *, along_channels: bool
+) -> RandomValue:
+    """One of the arrays, laid out like the first but for the axis they are joined on.
+
+    Along positions, that axis comes first among them.
+    """
+    n = arg.shape[axis]
+    layout = first.layout
+    own, new = layout.axes[axis], axis_factors(n)
+    swapped = lambda group: new if group == own and own else group
+    axes = list(layout.axes)
+    axes[axis] = new
+    if along_channels:
+        like = Layout(new, layout.positions, tuple(axes))
+    else:
+        rest = _rest(layout, own)
+        like = Layout(layout.channels, (new, *rest), tuple(axes))
+    del swapped
+    if isinstance(arg, Parameter):
+        return _token(builder, arg, first, like, axis)
+    if not isinstance(arg, RandomValue):
+        return like(builder, arg, like)
+    probe = RandomValue(like, {})
+    signal = builder.settled(arg)
+    if not new and not along_channels:
+        positions = ((), *_rest(signal.layout, ()))
+        signal = builder.rearranged(signal, positions)
+    return builder.aligned(probe, signal)[1]
+
+
+def _rest(layout: Layout, own: AxisFactors) -> list[AxisFactors]:
+    """The axes of positions without those of one axis of the array."""
+    rest: list[AxisFactors] = []
+    for group in layout.positions:
+        left = tuple(f for f in group if f not in own)
+        if left == group and group:
+            rest.append(group)
+        elif left:
+            rest += [(f,) for f in left]
+    return rest
+
+
+def _token(
+    builder: Builder, parameter: Parameter, first: RandomValue, like: Layout, axis: int
+) -> RandomValue:
+    """Trained values as further positions, such as a class token."""
+    zeros = np.zeros(like.shape, np.float32)
+    base = like(builder, zeros, like)
+    added = with_offset(builder, base, parameter)
+    terms = {node: c for node, c in added.terms.items() if node not in base.terms}
+    return RandomValue(added.layout, terms)
+
+
+def _end_to_end(
+    builder: Builder, parts: Sequence[RandomValue], nodes: Sequence[Node], axis: int
+) -> RandomValue:
+    layout = parts[0].layout
+    total = sum(node.shape[1] for node in nodes)
+    axes = list(layout.axes)
+    axes[axis] = axis_factors(total)
+    positions = (axes[axis], *layout.positions[1:])
+    shape = (nodes[0].shape[0], total, *nodes[0].shape[2:])
+    picked = _picked_from_one(nodes)
+    if picked is not None:
+        root, index = picked
+        whole: list[Any] = [slice(None)] * (len(root.shape) - 1)
+        whole[0] = index
+        made = builder.plain(nn.Index(tuple(whole)), [root], shape)
+    else:
+        made = builder.plain(nn.FanInConcat(1), nodes, shape)
+    return RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))
+
+
+def _picked_from_one(
+    nodes: Sequence[Node],
+) -> tuple[Node, Int[np.ndarray, " n"]] | None:
+    """The node that all of these pick positions of, along the first axis."""
+    roots, indices = [], []
+    for node in nodes:
+        index = np.arange(node.shape[1])
+        while isinstance(node.layer, nn.Index):
+            along, *rest = node.layer.index
+            sequence = isinstance(along, tuple)
+            if not (sequence or isinstance(along, slice)) or any(
+                i != slice(None) for i in rest
+            ):
+                break
+            (node,) = node.reads
+            picked = np.asarray(along) if sequence else along
+            index = np.arange(node.shape[1])[picked][index]
+        roots.append(node)
+        indices.append(index)
+    if any(root is not roots[0] for root in roots):
+        return None
+    return roots[0], np.concatenate(indices)

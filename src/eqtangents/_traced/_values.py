@@ -1,0 +1,117 @@
+"""What the values of a program are to a network of infinite width."""
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from eqtangents import nn
+from eqtangents._traced._expressions import (
+    AppliedEquation,
+    AppliedFunction,
+    Expression,
+    Hole,
+)
+from eqtangents._traced._layout import Layout
+from eqtangents.nn._layer import LayerError
+from eqtangents.nn._wiring import WHAT_WORKS
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parameter:
+    """Entries of an array of parameters, in any order, times a number.
+
+    `numbers` says which entry of leaf number `leaf` stands where.
+    """
+
+    leaf: int
+    numbers: Int[np.ndarray, "..."]
+    factor: float = 1.0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.numbers.shape
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """A layer of the network and the nodes that it reads; an input has no layer.
+
+    `holds` are the parameters that it has been given. `apart` is the same layer without
+    its last parameters and a node of these, whose sum it is: they stand in its place if
+    the network reads the layer without them, too.
+    """
+
+    layer: nn.AbstractLayer | None
+    reads: tuple["Node", ...]
+    shape: tuple[int, ...]
+    line: str
+    holds: tuple[Parameter, ...] = ()
+    apart: tuple["Node", ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class InputFunction:
+    """A function of the network's inputs alone."""
+
+    expression: Expression
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.expression.shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RandomValue:
+    """A sum of outputs of layers with factors, as some array shows it.
+
+    Or, with an `expression`, a function of each entry of one output.
+    """
+
+    layout: Layout
+    terms: Mapping[Node, float]
+    expression: AppliedEquation | AppliedFunction | Hole | None = None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layout.shape
+
+    @classmethod
+    def of(cls, node: Node, layout: Layout) -> "RandomValue":
+        """The output of a layer."""
+        return cls(layout, types.MappingProxyType({node: 1.0}))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Statistic:
+    """A function of one output that mixes its channels, as their mean does.
+
+    With infinitely many channels it is not random. `layout`: of the array that it was
+    last combined with. `gains`: parameters that it has been multiplied by, at their
+    common initial value.
+    """
+
+    node: Node
+    expression: Expression
+    layout: Layout | None
+    line: str
+    gains: tuple[tuple[Parameter, float], ...] = ()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.expression.shape
+
+
+ReadValue = InputFunction | Parameter | RandomValue | Statistic
+
+
+class Unreadable(Exception):
+    """A program does what no layer is known for; the walk adds where."""
+
+
+def refusal(model: Any, what: str, line: str) -> LayerError:
+    """The error for a line of a model, with what works all the same."""
+    return LayerError(model, f"{what} {WHAT_WORKS}", line)

@@ -1,0 +1,224 @@
+"""Walking through the equations of a program, with parts of a network as values."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from eqtangents._jaxpr import (
+    Environment,
+    bind,
+    jaxpr_and_consts,
+    live,
+    scan_sizes,
+)
+from eqtangents._traced._builder import Builder
+from eqtangents._traced._entries import OF_ENTRIES, entrywise
+from eqtangents._traced._expressions import results_of
+from eqtangents._traced._lines import is_of_library, line_of
+from eqtangents._traced._numpy import in_numpy, result_values
+from eqtangents._traced._rules import SIGNAL_RULES
+from eqtangents._traced._statistics import (
+    begins_statistic,
+    resolved,
+    with_statistics,
+)
+from eqtangents._traced._values import (
+    InputFunction,
+    Parameter,
+    ReadValue,
+    Statistic,
+    Unreadable,
+    refusal,
+)
+from eqtangents.nn._layer import LayerError
+
+
+_CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2"}
+_CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+# What moves entries of parameters: the same is done to their numbers.
+_OF_NUMBERS = frozenset(
+    "transpose reshape squeeze expand_dims broadcast_in_dim slice rev dynamic_slice "
+    "gather split copy copy_p".split()
+)
+
+
+class Walk:
+    """Reads a program, for a builder and the model that it is of."""
+
+    def __init__(self, builder: Builder, model: Any):
+        """Begin at no line."""
+        self.builder, self.model, self._fixed_line = builder, model, ""
+
+    def run(
+        self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]
+    ) -> list[Any]:
+        """The values of a program's results."""
+        env = Environment(jaxpr, consts, args)
+        for eqn in live(jaxpr):
+            if not self._fixed_line:
+                self.builder.line = line_of(eqn) or self.builder.line
+            given = env.read(eqn.invars, lambda value: value)
+            env.write(eqn.outvars, self._equation(eqn, given))
+        return env.read(jaxpr.outvars, lambda value: value)
+
+    def _equation(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        if not any(isinstance(arg, ReadValue) for arg in args):
+            return result_values(eqn, args)
+        if eqn.primitive.name in _CALLS:
+            return self._called(eqn, args)
+        try:
+            return self._ruled(eqn, args)
+        except Unreadable as error:
+            line = self.builder.line
+            raise refusal(self.model, f"{error}", line) from None
+        except LayerError as error:
+            raise LayerError(
+                error.layer, error.message, error.path or self.builder.line
+            ) from None
+
+    def _called(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+        jaxpr, consts = jaxpr_and_consts(inner)
+        if str(eqn.params.get("name", "")).startswith("eqtangents_dropout"):
+            return self._marked(eqn, args)
+        before = self._fixed_line
+        if is_of_library(eqn):
+            self._fixed_line = before or self.builder.line
+        try:
+            return self.run(jaxpr, consts, args)
+        finally:
+            self._fixed_line = before
+
+    def _marked(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        return SIGNAL_RULES["eqtangents_dropout"](self.builder, eqn, args)
+
+    def _ruled(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        name, builder = eqn.primitive.name, self.builder
+        traced = [arg for arg in args if isinstance(arg, ReadValue)]
+        if name == "scan":
+            return self._scanned(eqn, args)
+        if name in _CUSTOM and not _is_entrywise(eqn):
+            inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+            return self.run(*jaxpr_and_consts(inner), args)
+        if name in ("cond", "while"):
+            return self._branch(eqn, args)
+        if all(isinstance(arg, InputFunction) for arg in traced):
+            given = [a.expression if isinstance(a, InputFunction) else a for a in args]
+            return [InputFunction(one) for one in results_of(eqn, given)]
+        if isinstance(args[0], Parameter) and len(traced) == 1 and name in _OF_NUMBERS:
+            return _moved_parameter(eqn, args)
+        if isinstance(args[0], Parameter) and name == "stop_gradient":
+            parameter = args[0]
+            values = builder.parameters.values(parameter)
+            return [parameter.factor * values]
+        if any(isinstance(arg, Statistic) for arg in args) or begins_statistic(
+            builder, eqn, args
+        ):
+            return with_statistics(builder, eqn, args)
+        if name in SIGNAL_RULES and not all(isinstance(t, Parameter) for t in traced):
+            args = [
+                resolved(builder, a) if isinstance(a, Statistic) else a for a in args
+            ]
+            return SIGNAL_RULES[name](builder, eqn, args)
+        if name in SIGNAL_RULES and name in ("dot_general",):
+            return SIGNAL_RULES[name](builder, eqn, args)
+        if name in OF_ENTRIES:
+            return entrywise(builder, eqn, args)
+        raise Unreadable(
+            f"applies `{name}`, which is not known of layers."
+            if not all(isinstance(t, Parameter) for t in traced)
+            else f"applies `{name}` to parameters alone, so that weights are no longer "
+            "drawn independently."
+        )
+
+    def _scanned(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        """A loop, step by step."""
+        n_consts, n_carry = scan_sizes(eqn)
+        jaxpr, consts = jaxpr_and_consts(eqn.params["jaxpr"])
+        fixed, carried = args[:n_consts], list(args[n_consts : n_consts + n_carry])
+        xs, length = args[n_consts + n_carry :], int(eqn.params["length"])
+        steps = range(length)
+        stacked: dict[int, list[Any]] = {}
+        for i in reversed(steps) if eqn.params["reverse"] else steps:
+            each = [self._item(x, i, length) for x in xs]
+            out = self.run(jaxpr, consts, [*fixed, *carried, *each])
+            carried = out[:n_carry]
+            stacked[i] = out[n_carry:]
+        count = len(eqn.outvars) - n_carry
+        ys = [[stacked[i][k] for i in steps] for k in range(count)]
+        return [*carried, *(self._stacked(column) for column in ys)]
+
+    def _item(self, value: Any, i: int, length: int) -> Any:
+        if isinstance(value, Parameter):
+            return Parameter(value.leaf, value.numbers[i], value.factor)
+        if not isinstance(value, ReadValue):
+            return value[i]
+        return self._traced_like(lambda x: x[i], [value])
+
+    def _stacked(self, column: list[Any]) -> Any:
+        if not any(isinstance(value, ReadValue) for value in column):
+            return jax.numpy.stack(column)
+        if any(isinstance(value, Parameter) for value in column):
+            raise Unreadable("stacks parameters in a loop.")
+        return self._traced_like(lambda *xs: jax.numpy.stack(xs), column)
+
+    def _traced_like(self, function: Any, values: Sequence[Any]) -> Any:
+        """A function of JAX of arrays, as this walk reads it."""
+        shapes = [jax.ShapeDtypeStruct(np.shape(v), "float32") for v in values]
+        closed = jax.make_jaxpr(function)(*shapes)
+        before, self._fixed_line = self._fixed_line, self.builder.line
+        try:
+            (out,) = self.run(*jaxpr_and_consts(closed), values)
+        finally:
+            self._fixed_line = before
+        return out
+
+    def _branch(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        if eqn.primitive.name == "cond" and not isinstance(args[0], ReadValue):
+            index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
+            jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
+            return self.run(jaxpr, consts, args[1:])
+        if all(
+            isinstance(a, InputFunction) or not isinstance(a, ReadValue) for a in args
+        ):
+            given = [a.expression if isinstance(a, InputFunction) else a for a in args]
+            return [InputFunction(one) for one in results_of(eqn, given)]
+        raise Unreadable(
+            "decides by what it computes, which networks of layers do not. Decide by "
+            "Python values, or loop by `jax.lax.scan`."
+        )
+
+
+def _moved_parameter(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Parameter]:
+    first = args[0]
+    found = in_numpy(eqn, [first.numbers, *args[1:]])
+    if found is None:
+        with jax.ensure_compile_time_eval():
+            numbers = jax.numpy.asarray(first.numbers, "int32")
+            found = bind(eqn, numbers, *args[1:])
+    return [Parameter(first.leaf, np.asarray(n), first.factor) for n in found]
+
+
+def _is_entrywise(eqn: core.JaxprEqn) -> bool:
+    """Whether a function with derivatives of its own maps each entry by itself."""
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
+    jaxpr, _ = jaxpr_and_consts(inner)
+    return len(eqn.outvars) == 1 and _all_entrywise(jaxpr)
+
+
+def _all_entrywise(jaxpr: core.Jaxpr) -> bool:
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        if name in _CALLS or name in _CUSTOM:
+            inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
+            if inner is None or not _all_entrywise(jaxpr_and_consts(inner)[0]):
+                return False
+        elif name == "broadcast_in_dim":
+            if getattr(eqn.invars[0].aval, "shape", ()):
+                return False
+        elif name not in OF_ENTRIES:
+            return False
+    return True

@@ -1,0 +1,201 @@
+"""Networks that are read from models: which layers, the same function, the kernel."""
+
+import re
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+import pytest
+
+import eqtangents as eqt
+from eqtangents import nn
+from zoo import ZOO, Called
+
+
+READ = {name: one for name, one in ZOO.items() if not one.refusal}
+REFUSED = {name: one for name, one in ZOO.items() if one.refusal}
+
+
+def names_of(net):
+    return " ".join(type(layer).__name__ for layer in net.layers)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_layers_are_recognised(name):
+    one = READ[name]
+    net = eqt.from_equinox(one.built(), one.example())
+    assert names_of(net) == one.layers
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_has_no_kernel_is_refused_at_its_line(name):
+    one = REFUSED[name]
+    x = one.example()
+
+    def read():
+        net = eqt.from_equinox(one.built(), x)
+        jax.eval_shape(lambda x: eqt.ntk(net, x), x[None])
+
+    with pytest.raises(nn.LayerError, match=re.escape(one.refusal)) as caught:
+        read()
+    message = str(caught.value)
+    assert re.search(r"zoo\.py:\d+ `", message)
+    assert "empirical_ntk" in message
+    assert "monte_carlo" in message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in READ if name != "dropout"])
+def test_same_function_and_its_kernel_is_finite(name):
+    one = READ[name]
+    model, x = one.built(), one.example()
+    net = eqt.from_equinox(model, x)
+    ours, theirs = eqx.filter_jit(lambda net, model, x: (net(x), model(x)))(
+        net, model, x
+    )
+    assert ours.shape == theirs.shape
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    drawn = net.init(x.shape, key=jr.key(1))
+    shapes = lambda net: [leaf.shape for leaf in jax.tree.leaves(net)]
+    assert shapes(drawn) == shapes(net)
+    kernel = eqt.kernel(net, x[None])
+    assert jnp.all(jnp.isfinite(kernel.ntk))
+
+
+def linear(out, fan_in, **options):
+    """As `equinox.nn.Linear` draws its parameters."""
+    return nn.Linear(
+        out,
+        weight_std=3**-0.5,
+        bias_std=(3 * fan_in) ** -0.5,
+        parameterization="standard",
+        **options,
+    )
+
+
+def hand_written():
+    return {
+        "gated": nn.Sequential(
+            [
+                nn.FanOut(2),
+                nn.Parallel(
+                    [linear(8, 6), nn.Sequential([linear(8, 6), nn.Sigmoid()])]
+                ),
+                nn.FanInProd(),
+                linear(1, 8),
+            ]
+        ),
+        "flattened tokens": nn.Sequential(
+            [linear(8, 4), nn.Relu(), nn.Flatten(), linear(1, 32)]
+        ),
+        "siren": nn.Sequential(
+            [
+                *(linear(8, 2), nn.Scale(30.0), nn.Sin()),
+                *(linear(8, 8), nn.Scale(30.0), nn.Sin(), linear(1, 8)),
+            ]
+        ),
+        "scanned": nn.Sequential(
+            [
+                linear(8, 6),
+                nn.Repeat(nn.Residual(nn.Sequential([nn.Relu(), linear(8, 8)])), 3),
+                linear(1, 8),
+            ]
+        ),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gated", "flattened tokens", "siren", "scanned"])
+def test_kernel_is_that_of_the_network_written_by_hand(name):
+    one = ZOO[name]
+    net = eqt.from_equinox(one.built(), one.example())
+    x = jr.normal(jr.key(2), (3, *one.shape), float)
+    hand = x.swapaxes(1, 2) if name == "flattened tokens" else x
+    ours, theirs = eqt.kernel(net, x), eqt.kernel(hand_written()[name], hand)
+    np.testing.assert_allclose(ours.nngp, theirs.nngp, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(ours.ntk, theirs.ntk, rtol=1e-4, atol=1e-5)
+
+
+def perceptron(params, x):
+    for weight, bias in params[:-1]:
+        x = jax.nn.relu(x @ weight + bias)
+    weight, bias = params[-1]
+    return x @ weight + bias
+
+
+def flax_like(params, x):
+    """Channels last, and a normalisation whose gains are multiplied first."""
+    x = x @ params["embed"]
+    mean = x.mean(-1, keepdims=True)
+    variance = (x * x).mean(-1, keepdims=True) - mean**2
+    scale = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-6) * params["scale"]
+    x = (x - mean) * scale + params["offset"]
+    return jnp.einsum("td,do->to", x, params["head"]).mean(0)
+
+
+def arrays(*shapes):
+    random = np.random.default_rng(0)
+    dtype = jnp.zeros(()).dtype
+    return [
+        jnp.asarray((random.normal(size=s) / np.sqrt(s[0])).astype(dtype))
+        for s in shapes
+    ]
+
+
+def test_functions_of_parameters_are_read():
+    params = [arrays((3, 300), (300,)), arrays((300, 1), (1,))]
+    net = eqt.from_function(perceptron, params, jnp.zeros(3))
+    assert names_of(net) == "Linear Relu Linear"
+    first, last = net.layers[0], net.layers[2]
+    entries = np.asarray(params[0][0])
+    assert first.weight_std == pytest.approx(float(np.sqrt(3 * np.mean(entries**2))))
+    assert last.weight_std == pytest.approx(1.0, rel=0.2)
+    given = eqt.from_function(perceptron, params, jnp.zeros(3), weight_std=1.5)
+    assert given.layers[0].weight_std == 1.5
+
+
+def test_a_normalisation_is_recognised_however_it_is_written():
+    embed, head = arrays((4, 8), (8, 2))
+    params = {"embed": embed, "head": head}
+    params |= {"scale": jnp.ones(8), "offset": jnp.zeros(8)}
+    net = eqt.from_function(flax_like, params, jnp.zeros((5, 4)))
+    assert names_of(net) == "Prepare Linear LayerNorm Linear GlobalAvgPool"
+    norm = net.layers[2]
+    assert (norm.axes, norm.eps) == ((0,), 1e-6)
+    assert norm.use_weight
+    assert norm.use_bias
+
+
+def test_a_graph_network_takes_its_adjacency_as_an_input():
+    def graph(params, features, adjacency):
+        h = jax.nn.relu(adjacency @ (features @ params[0]))
+        return (adjacency @ (h @ params[1])).mean(0)
+
+    params = arrays((3, 8), (8, 1))
+    example = jnp.zeros((5, 3)), jnp.eye(5)
+    net = eqt.from_function(graph, params, example)
+    expected = "Prepare Linear Prepare Mix Relu Linear Prepare Mix GlobalAvgPool"
+    assert names_of(net).count("Mix") == expected.count("Mix")
+    assert names_of(net).count("Linear") == 2
+
+
+def test_kept_values_say_where_they_come_from():
+    one = ZOO["scanned"]
+    net = eqt.from_equinox(one.built(), one.example())
+    printed = repr(net)
+    assert len(printed.splitlines()) == 2 + len(net.layers)
+    assert re.search(r"h2 = Linear\(.*\) of h1 +# zoo\.py:\d+", printed)
+
+
+def test_biases_apart_where_the_sum_is_not_all_that_is_read():
+    def call(parts, x):
+        h = parts[0].weight @ x
+        return parts[1](jax.nn.relu(h + parts[0].bias)) + parts[2](h)
+
+    model = Called(
+        [eqx.nn.Linear(*size, key=jr.key(0)) for size in ((3, 4), (4, 1), (4, 1))], call
+    )
+    net = eqt.from_equinox(model, jnp.zeros(3))
+    assert names_of(net).startswith("Linear Learned FanInSum Relu")

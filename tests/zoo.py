@@ -1,0 +1,493 @@
+"""Models as people write them, of Equinox and as plain functions."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import jax.random as jr
+import numpy as np
+
+
+nn = eqx.nn
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """How to make a model, the shape of an example, and what is recognised in it.
+
+    `layers`: the names of the layers, in order; or `refusal`: what the error says.
+    """
+
+    make: Callable[..., Any]
+    shape: tuple[int, ...]
+    layers: str = ""
+    refusal: str = ""
+
+    def built(self) -> Any:
+        """The model, with parameters that are cheap to draw."""
+        random = np.random.default_rng(0)
+        dtype = jnp.zeros(()).dtype
+
+        def drawn(leaf: Any) -> Any:
+            if not isinstance(leaf, jax.ShapeDtypeStruct):
+                return leaf
+            fan_in = int(np.prod(leaf.shape[1:]))
+            values = random.normal(size=leaf.shape) / np.sqrt(fan_in)
+            return jnp.asarray(values.astype(dtype))
+
+        shapes = eqx.filter_eval_shape(self.make, jr.key(0))
+        is_struct = lambda leaf: isinstance(leaf, jax.ShapeDtypeStruct)
+        return jax.tree.map(drawn, shapes, is_leaf=is_struct)
+
+    def example(self) -> jax.Array:
+        """An example."""
+        values = np.random.default_rng(1).normal(size=self.shape)
+        return jnp.asarray(values.astype(jnp.zeros(()).dtype))
+
+
+ZOO: dict[str, Model] = {}
+
+
+def model(*shape: int, layers: str = "", refusal: str = "") -> Callable:
+    """Enter a function that makes a model, given a random key, or several at once."""
+
+    def enter(make: Callable) -> Callable:
+        name = make.__name__.replace("_", " ")
+        ZOO[name] = Model(make, shape, layers, refusal)
+        return make
+
+    return enter
+
+
+class Called(eqx.Module):
+    """Parts, and a function of them and the input that is the model's `__call__`."""
+
+    parts: Any
+    fn: Callable = eqx.field(static=True)
+
+    def __call__(self, x, *, key=None):
+        return self.fn(self.parts, x)
+
+
+class ResidualBlock(eqx.Module):
+    first: nn.Conv2d
+    second: nn.Conv2d
+    norms: list
+    shortcut: nn.Conv2d | None
+
+    def __init__(self, channels, out, stride, key):
+        keys = jr.split(key, 3)
+        self.first = nn.Conv2d(channels, out, 3, stride, 1, use_bias=False, key=keys[0])
+        self.second = nn.Conv2d(out, out, 3, 1, 1, use_bias=False, key=keys[1])
+        norm = lambda: nn.GroupNorm(2, out, channelwise_affine=False)
+        self.norms, self.shortcut = [norm(), norm()], None
+        if stride > 1:
+            self.shortcut = nn.Conv2d(channels, out, 1, stride, key=keys[2])
+
+    def __call__(self, x):
+        h = jax.nn.relu(self.norms[0](self.first(x)))
+        h = self.norms[1](self.second(h))
+        return h + (x if self.shortcut is None else self.shortcut(x))
+
+
+@model(
+    3,
+    8,
+    8,
+    layers="Conv Conv GroupNorm Relu Conv GroupNorm FanInSum Conv GroupNorm Relu Conv "
+    "GroupNorm Conv FanInSum GlobalAvgPool Linear",
+)
+def resnet(key):
+    keys = jr.split(key, 4)
+    stem = nn.Conv2d(3, 8, 3, padding=1, key=keys[0])
+    blocks = [ResidualBlock(8, 8, 1, keys[1]), ResidualBlock(8, 16, 2, keys[2])]
+    head = nn.Linear(16, 1, key=keys[3])
+
+    def call(parts, x):
+        stem, blocks, head = parts
+        x = stem(x)
+        for block in blocks:
+            x = block(x)
+        return head(x.mean((1, 2)))
+
+    return Called((stem, blocks, head), call)
+
+
+@model(
+    5,
+    4,
+    layers="Prepare Linear Learned FanInSum LayerNorm Linear Gelu Linear FanInSum "
+    "GlobalAvgPool Linear",
+)
+def tokens_with_a_residual_mlp(key):
+    keys = jr.split(key, 3)
+    parts = (
+        nn.Linear(4, 8, key=keys[0]),
+        jnp.zeros((5, 8)),
+        nn.LayerNorm(8),
+        nn.MLP(8, 8, 16, 1, jax.nn.gelu, key=keys[1]),
+        nn.Linear(8, 1, key=keys[2]),
+    )
+
+    def call(parts, x):
+        embed, positions, norm, mlp, head = parts
+        x = jax.vmap(embed)(x) + positions
+        x = x + jax.vmap(mlp)(jax.vmap(norm)(x))
+        return head(x.mean(0))
+
+    return Called(parts, call)
+
+
+@model(
+    3,
+    8,
+    8,
+    layers="Conv Prepare Learned Rearrange FanInConcat Learned FanInSum LayerNorm "
+    "Linear Relu Linear FanInSum Index LayerNorm Linear Index",
+)
+def vision_transformer_without_attention(key):
+    keys = jr.split(key, 3)
+    parts = (
+        nn.Conv2d(3, 8, 4, 4, key=keys[0]),
+        jnp.zeros(8),
+        jnp.zeros((5, 8)),
+        [nn.LayerNorm(8, use_weight=False, use_bias=False) for _ in range(2)],
+        nn.MLP(8, 8, 16, 1, key=keys[1]),
+        nn.Linear(8, 1, key=keys[2]),
+    )
+
+    def call(parts, x):
+        patches, token, positions, norms, mlp, head = parts
+        x = patches(x).reshape(8, -1).T
+        x = jnp.concatenate([token[None], x]) + positions
+        x = x + jax.vmap(lambda one: mlp(norms[0](one)))(x)
+        return head(jax.vmap(norms[1])(x)[0])
+
+    return Called(parts, call)
+
+
+@model(4, 4, layers="Prepare Linear Relu Flatten Linear")
+def flattened_tokens(key):
+    parts = nn.Linear(4, 8, key=key), nn.Linear(32, 1, key=key)
+    return Called(parts, lambda p, x: p[1](jax.nn.relu(jax.vmap(p[0])(x)).ravel()))
+
+
+@model(6, layers="Linear Linear Sigmoid FanInProd Linear")
+def gated(key):
+    parts = [nn.Linear(6, 8, key=key) for _ in range(2)], nn.Linear(8, 1, key=key)
+    return Called(parts, lambda p, x: p[1](p[0][0](x) * jax.nn.sigmoid(p[0][1](x))))
+
+
+@model(6, layers="Linear Linear Gelu FanInProd Linear")
+def gated_by_halves(key):
+    def call(parts, x):
+        value, gate = jnp.split(parts[0](x), 2)
+        return parts[1](value * jax.nn.gelu(gate))
+
+    return Called((nn.Linear(6, 16, key=key), nn.Linear(8, 1, key=key)), call)
+
+
+@model(6, layers="", refusal="multiplies branches that are correlated")
+def gated_by_itself(key):
+    def call(parts, x):
+        h = parts[0](x)
+        return parts[2](h * jax.nn.sigmoid(parts[1](h)))
+
+    sizes = ((6, 8), (8, 8), (8, 1))
+    return Called([nn.Linear(*size, key=key) for size in sizes], call)
+
+
+@model(2, layers="Linear Scale Sin Linear Scale Sin Linear")
+def siren(key):
+    def call(parts, x):
+        for layer in parts[:-1]:
+            x = jnp.sin(30.0 * layer(x))
+        return parts[-1](x)
+
+    sizes = ((2, 8), (8, 8), (8, 1))
+    return Called([nn.Linear(*size, key=key) for size in sizes], call)
+
+
+@model(2, layers="Prepare Linear Relu Linear Relu Linear")
+def fourier_features(key):
+    def call(parts, x):
+        projected = jax.lax.stop_gradient(parts[0]) @ x
+        features = jnp.concatenate([jnp.sin(projected), jnp.cos(projected)])
+        return parts[1](features)
+
+    return Called((jnp.zeros((8, 2)), nn.MLP(16, 1, 16, 2, key=key)), call)
+
+
+@model(2, layers="Linear Tanh Linear Prepare FanInProd")
+def physics_informed(key):
+    """Zero at both ends of the interval, as a boundary condition asks."""
+    network = nn.MLP(2, 1, 16, 1, jnp.tanh, key=key)
+    return Called(network, lambda p, x: x[0] * (1 - x[0]) * p(x))
+
+
+@model(
+    3,
+    9,
+    layers="Conv Tanh Conv Sigmoid FanInProd Conv Conv Tanh Conv Sigmoid FanInProd "
+    "Conv FanInSum Conv",
+)
+def wavenet(key):
+    filters = [nn.Conv1d(c, 8, 2, dilation=d, key=key) for c, d in ((3, 1), (8, 2))]
+    gates = [nn.Conv1d(c, 8, 2, dilation=d, key=key) for c, d in ((3, 1), (8, 2))]
+    skips = [nn.Conv1d(8, 8, 1, key=key) for _ in range(2)]
+    parts = filters, gates, skips, nn.Conv1d(8, 1, 1, key=key)
+
+    def call(parts, x):
+        filters, gates, skips, head = parts
+        total = 0.0
+        for i, (filter_, gate, skip) in enumerate(
+            zip(filters, gates, skips, strict=True)
+        ):
+            padded = jnp.pad(x, ((0, 0), (2**i, 0)))
+            x = jnp.tanh(filter_(padded)) * jax.nn.sigmoid(gate(padded))
+            total = total + skip(x)
+        return head(total)
+
+    return Called(parts, call)
+
+
+@model(5, 3, layers="Prepare Linear Relu Linear GlobalSumPool Linear Relu Linear")
+def deep_sets(key):
+    parts = nn.MLP(3, 16, 16, 1, key=key), nn.MLP(16, 1, 16, 1, key=key)
+    return Called(parts, lambda p, x: p[1](jax.vmap(p[0])(x).sum(0)))
+
+
+@model(7, layers="Linear Relu Linear Linear Relu Linear")
+def autoencoder(key):
+    parts = nn.MLP(7, 3, 16, 1, key=key), nn.MLP(3, 7, 16, 1, key=key)
+    return Called(parts, lambda p, x: p[1](p[0](x)))
+
+
+class LowRank(eqx.Module):
+    base: nn.Linear
+    down: jax.Array
+    up: jax.Array
+
+    def __call__(self, x):
+        return self.base(x) + 2.0 * (self.up @ (self.down @ x))
+
+
+@model(
+    6,
+    layers="Linear Linear Linear Scale FanInSum Relu Linear Linear Linear Scale "
+    "FanInSum",
+)
+def low_rank_adapters(key):
+    def adapted(channels, out):
+        base = nn.Linear(channels, out, key=key)
+        return LowRank(base, jnp.zeros((4, channels)), jnp.zeros((out, 4)))
+
+    parts = adapted(6, 8), adapted(8, 1)
+    return Called(parts, lambda p, x: p[1](jax.nn.relu(p[0](x))))
+
+
+@model(
+    3,
+    8,
+    8,
+    layers="Conv Relu Conv Relu Conv Relu Pad Conv Relu FanInConcat Conv",
+)
+def unet(key):
+    parts = (
+        nn.Conv2d(3, 8, 3, padding=1, key=key),
+        nn.Conv2d(8, 8, 3, 2, 1, key=key),
+        nn.Conv2d(8, 8, 3, padding=1, key=key),
+        nn.ConvTranspose2d(8, 8, 2, 2, key=key),
+        nn.Conv2d(16, 1, 3, padding=1, key=key),
+    )
+
+    def call(parts, x):
+        first, down, middle, up, last = parts
+        high = jax.nn.relu(first(x))
+        low = jax.nn.relu(middle(jax.nn.relu(down(high))))
+        return last(jnp.concatenate([high, jax.nn.relu(up(low))]))
+
+    return Called(parts, call)
+
+
+@model(
+    3,
+    8,
+    8,
+    layers="Conv Conv LayerNorm Linear Gelu Linear Scale FanInSum GlobalAvgPool Linear",
+)
+def convnext_block(key):
+    parts = (
+        nn.Conv2d(3, 8, 2, 2, key=key),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, key=key),
+        nn.LayerNorm(8, use_weight=False, use_bias=False),
+        (nn.Linear(8, 32, key=key), nn.Linear(32, 8, key=key)),
+        nn.Linear(8, 1, key=key),
+    )
+
+    def call(parts, x):
+        stem, depthwise, norm, (widen, narrow), head = parts
+        x = stem(x)
+        y = depthwise(x).transpose(1, 2, 0)
+        one = lambda v: narrow(jax.nn.gelu(widen(norm(v))))
+        y = jax.vmap(jax.vmap(one))(y)
+        return head((x + (LAYER_SCALE * y).transpose(2, 0, 1)).mean((1, 2)))
+
+    return Called(parts, call)
+
+
+LAYER_SCALE = 1e-6
+
+
+@model(4, 6, refusal="multiplies positions by weights that all channels share")
+def mixer(key):
+    parts = [nn.Linear(*size, key=key) for size in ((6, 8), (4, 4), (8, 1))]
+
+    def call(parts, x):
+        x = jax.vmap(parts[0])(x)
+        x = x + jax.vmap(parts[1], 1, 1)(jax.nn.relu(x))
+        return parts[2](x.mean(0))
+
+    return Called(parts, call)
+
+
+@model(6, refusal="uses `parts[1].weight` in two places")
+def tied(key):
+    parts = [nn.Linear(*size, key=key) for size in ((6, 8), (8, 8), (8, 1))]
+
+    def call(parts, x):
+        x = jax.nn.relu(parts[0](x))
+        for _ in range(2):
+            x = jax.nn.relu(parts[1](x))
+        return parts[2](x)
+
+    return Called(parts, call)
+
+
+@model(
+    6,
+    layers="Linear Relu Linear FanInSum Relu Linear FanInSum Relu Linear FanInSum "
+    "Linear",
+)
+def scanned(key):
+    stacked = eqx.filter_vmap(lambda k: nn.Linear(8, 8, key=k))(jr.split(key, 3))
+    parts = nn.Linear(6, 8, key=key), stacked, nn.Linear(8, 1, key=key)
+
+    def call(parts, x):
+        first, stacked, last = parts
+        arrays, rest = eqx.partition(stacked, eqx.is_array)
+        step = lambda x, one: (x + eqx.combine(one, rest)(jax.nn.relu(x)), None)
+        return last(jax.lax.scan(step, first(x), arrays)[0])
+
+    return Called(parts, call)
+
+
+@model(6, layers="Linear Scale ABRelu Linear")
+def sums_of_one_value(key):
+    def call(parts, x):
+        x = parts[0](x)
+        x = x + x - 0.5 * x
+        return parts[1](jax.nn.relu(x) + x)
+
+    return Called((nn.Linear(6, 8, key=key), nn.Linear(8, 1, key=key)), call)
+
+
+@model(3, 8, 8, layers="Prepare Linear Relu Flatten Linear")
+def patches_by_hand(key):
+    def call(parts, x):
+        x = x.reshape(3, 2, 4, 2, 4).transpose(1, 3, 2, 4, 0).reshape(-1, 48)
+        return parts[1](jax.nn.relu(jax.vmap(parts[0])(x)).reshape(-1))
+
+    return Called((nn.Linear(48, 8, key=key), nn.Linear(32, 1, key=key)), call)
+
+
+@model(3, 4, 4, layers="Conv Relu Unfold Linear GlobalAvgPool Linear")
+def merged_patches(key):
+    """Neighbouring positions are merged by one layer, as in a Swin transformer."""
+    sizes = (32, 16), (16, 1)
+    parts = (
+        nn.Conv2d(3, 8, 3, padding=1, key=key),
+        [nn.Linear(*size, key=key) for size in sizes],
+    )
+
+    def call(parts, x):
+        x = jax.nn.relu(parts[0](x)).reshape(8, 2, 2, 2, 2)
+        x = x.transpose(1, 3, 2, 4, 0).reshape(2, 2, 32)
+        x = jax.vmap(jax.vmap(parts[1][0]))(x)
+        return parts[1][1](x.mean((0, 1)))
+
+    return Called(parts, call)
+
+
+@model(5, 3, refusal="takes statistics over the channels")
+def softmax_inside(key):
+    def call(parts, x):
+        return parts[1](jax.nn.softmax(jax.vmap(parts[0])(x)).mean(0))
+
+    return Called((nn.Linear(3, 8, key=key), nn.Linear(8, 1, key=key)), call)
+
+
+@model(5, 4, refusal="as scores of attention do")
+def attention(key):
+    parts = nn.Linear(4, 8, key=key), nn.MultiheadAttention(2, 8, key=key)
+
+    def call(parts, x):
+        x = jax.vmap(parts[0])(x)
+        return x + parts[1](x, x, x)
+
+    return Called(parts, call)
+
+
+@model(3, 8, layers="Prepare Conv Relu Index Conv AvgPool Index Index Flatten Linear")
+def circular_and_pooled(key):
+    parts = (
+        nn.Conv1d(3, 8, 3, key=key),
+        nn.AvgPool1d(2, 2),
+        nn.Conv1d(8, 4, 3, key=key),
+        nn.Linear(12, 1, key=key),
+    )
+
+    def call(parts, x):
+        first, pool, second, head = parts
+        wrap = lambda x: jnp.pad(x, ((0, 0), (1, 1)), mode="wrap")
+        x = pool(second(wrap(jax.nn.relu(first(wrap(x))))))
+        return head(x[:, ::-1][:, 1:].ravel())
+
+    return Called(parts, call)
+
+
+@model(3, 8, 8, layers="Conv Relu Rearrange AvgPool GlobalAvgPool Linear")
+def pooled_by_hand(key):
+    def call(parts, x):
+        x = jax.nn.relu(parts[0](x)).reshape(8, 4, 2, 4, 2).mean((2, 4))
+        return parts[1](x.mean((1, 2)))
+
+    parts = nn.Conv2d(3, 8, 3, padding=1, key=key), nn.Linear(8, 1, key=key)
+    return Called(parts, call)
+
+
+@model(6, layers="Linear Relu Dropout Linear")
+def dropout(key):
+    def call(parts, x):
+        return parts[2](parts[1](jax.nn.relu(parts[0](x)), key=jr.key(0)))
+
+    parts = nn.Linear(6, 8, key=key), nn.Dropout(0.25), nn.Linear(8, 1, key=key)
+    return Called(parts, call)
+
+
+@model(5, 4, layers="Prepare Linear Relu Linear Relu Linear MoveChannels")
+def an_output_for_each_token(key):
+    network = nn.MLP(4, 2, 8, 2, key=key)
+    return Called(network, lambda p, x: jax.vmap(p)(x))
+
+
+@model(6, refusal="computes with parameters alone")
+def weight_normalised(key):
+    def call(parts, x):
+        weight = parts[0].weight
+        return parts[1]((weight / (1e-6 + jnp.abs(weight))) @ x)
+
+    return Called((nn.Linear(6, 8, key=key), nn.Linear(8, 1, key=key)), call)
