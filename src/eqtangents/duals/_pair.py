@@ -59,7 +59,7 @@ class Pair(NamedTuple):
         if self.gap is None:
             return above(formula, self.tolerance)
         value = self.gap * left.reciprocal * right.reciprocal
-        smaller = lax.min(*jnp.broadcast_arrays(left.reciprocal, right.reciprocal))
+        smaller = lax.min(*jnp.broadcast_arrays(left.std, right.std))
         value = jnp.where(smaller == 0, jnp.ones_like(value), value)
         value = lax.max(lax.min(value, 2 - value), jnp.zeros_like(value))
         return valued(lax.stop_gradient(value), above(formula, None))
@@ -67,7 +67,8 @@ class Pair(NamedTuple):
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:
         """The correlation, never beyond +-1, and zero if either variance is zero."""
         size = 1 - self.deficit(left, right)
-        value = jnp.where(self.cov < 0, -size, size)
+        not_above = jnp.where(self.cov < 0, -size, jnp.zeros_like(size))
+        value = jnp.where(self.cov > 0, size, not_above)
         formula = self.cov * left.reciprocal * right.reciprocal
         return valued(lax.stop_gradient(value), formula)
 
@@ -85,20 +86,6 @@ class Moments(NamedTuple):
     derivative: Float[Array, "..."]
     gap: Float[Array, "..."] | None = None
     distance: Float[Array, "..."] | None = None
-
-    def sloped_at_zero(
-        self, pair: Pair, left: Deviation, right: Deviation
-    ) -> "Moments":
-        r"""The same, with $\partial\, \mathbb{E} f f / \partial k = \mathbb{E} f' f'$.
-
-        Where an input is zero there is no correlation, and a function of it does not
-        know that slope. The value stays as it is.
-        """
-        shape = self.value.shape
-        zero = jnp.broadcast_to((left.std == 0) | (right.std == 0), shape)
-        line = self.derivative * (pair.cov - lax.stop_gradient(pair.cov))
-        line = jnp.where(zero, line, jnp.zeros_like(line))
-        return self._replace(value=self.value + line)
 
     def gap_between(
         self, left: Float[Array, "..."], right: Float[Array, "..."]
