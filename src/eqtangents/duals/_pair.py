@@ -78,26 +78,31 @@ class Moments(NamedTuple):
 
     The other two are for inputs that nearly coincide, and may be left out. If the gap
     of the pair is known, and the gap of `value` follows from it without subtracting
-    numbers that are nearly equal, either the `gap` itself is given, or `distance`,
-    which is half of `E (f(u) - f(v))**2`.
+    numbers that are nearly equal, one of three is given: the `gap` itself, `short_gap`,
+    which need only be right where the gap is less than half of the product of
+    deviations, and is infinite elsewhere, or `distance`, half of `E (f(u) - f(v))**2`.
     """
 
     value: Float[Array, "..."]
     derivative: Float[Array, "..."]
     gap: Float[Array, "..."] | None = None
     distance: Float[Array, "..."] | None = None
+    short_gap: Float[Array, "..."] | None = None
 
     def gap_between(
         self, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Float[Array, "..."] | None:
         """The gap of `value`, given the roots of `E f(u)**2` and of `E f(v)**2`."""
-        if self.distance is None:
-            return self.gap
-        # If f(u) and f(v) are of very different size, their gap is hardly less than the
-        # product of their sizes.
+        # If f(u) and f(v) are of very different size, or opposite, their gap is hardly
+        # less than the product of their sizes, or more.
         size = left * right
-        near = self.distance - 0.5 * (left - right) ** 2
-        gap = jnp.where(self.distance < 0.5 * size, near, size - self.value)
+        if self.short_gap is not None:
+            bound = near = self.short_gap
+        elif self.distance is not None:
+            bound, near = self.distance, self.distance - 0.5 * (left - right) ** 2
+        else:
+            return self.gap
+        gap = jnp.where(bound < 0.5 * size, near, size - self.value)
         return lax.stop_gradient(jnp.where(gap > 0, gap, jnp.zeros_like(gap)))
 
 
