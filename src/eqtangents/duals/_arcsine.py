@@ -156,11 +156,12 @@ class _LayerChanges:
         self.shrinking = lost / (1 + self.inverse)
 
     def value(self, angle: Float[Array, "..."]) -> Float[Array, "..."]:
-        """The covariance, by the angle where that is large."""
+        """The covariance, by the angle where the change is not small."""
         rho = self.mixture.correlation
         line, bend = self.scale * self.factor * self.pair.cov, excess_of_arcsin(rho)
         near = line + line * (bend - self.shrinking * (1 + bend))
-        return jnp.where(jnp.abs(rho) < 0.7, near, self.scale * angle)
+        small = (jnp.abs(rho) < 0.7) & (self.shrinking < 0.5)
+        return jnp.where(small, near, self.scale * angle)
 
     def gap(self, before: Float[Array, "..."]) -> Float[Array, "..."]:
         r"""The gap $\sqrt{A A'} - \phi$ where it is not large, with $\sin A = u / e^2$.
@@ -183,6 +184,7 @@ class _LayerChanges:
         grown = above + bend + above * bend
         gap = self.scale * self.factor * before
         gap += gap * (grown - self.shrinking * (1 + grown))
+        gap = jnp.where(self.shrinking < 0.5, gap, self.scale * (x + x * bend))
         apart, near = self._apart(sine, cosines[0])
         far = (rho < 0) | (x > 0.7) | ~near
         return jnp.where(far, jnp.inf, gap + self.scale * apart)
