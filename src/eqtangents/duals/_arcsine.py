@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Scalar
 from eqtangents.duals._dual import AbstractDual, at_equal_inputs
@@ -24,11 +24,12 @@ from eqtangents.duals._elementary import (
     arcsin,
     arcsin_less_sine,
     constants,
+    excess_of_arcsin,
     reciprocal,
     safe_sqrt,
     valued,
 )
-from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
+from eqtangents.duals._pair import Deviation, Moments, Pair, deviation, summed_gap
 
 
 class Spread(NamedTuple):
@@ -96,15 +97,19 @@ class ErfDual(AbstractDual):
         mixture = mixed(pair, left, right, 2 * b * b)
         angle = arcsin(mixture.correlation, mixture.determinant)
         inverse = left.reciprocal / jnp.sqrt(mixture.determinant) * right.reciprocal
-        distance = None
+        scale = a * a * (2 / math.pi)
+        value, gap = scale * angle, None
         if pair.gap is not None:
-            distance = lax.stop_gradient(
-                a * a * (2 / math.pi) * _mean_angle_less(angle, mixture, left, right)
-            )
+            changes = _LayerChanges(scale, 2 * b * b, pair, left, right, mixture)
+            value = valued(lax.stop_gradient(changes.value(angle)), value)
+            gap = changes.gap(pair.gap)
+            if not (isinstance(c, float) and c == 0):
+                gap = _gap_beside_constant(gap, c, scale, left, right)
+            gap = lax.stop_gradient(gap)
         return Moments(
-            a * a * (2 / math.pi) * angle + c * c,
+            value + c * c,
             a * a * b * b * (4 / math.pi) * inverse,
-            distance=distance,
+            short_gap=gap,
         )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -127,27 +132,104 @@ class ErfDual(AbstractDual):
         return valued(value, scale * angle) + c * c
 
 
-def _mean_angle_less(
-    angle: Float[Array, "..."], mixture: Mixture, left: Spread, right: Spread
-) -> Float[Array, "..."]:
-    r"""$M - \phi$, where $M$ is the mean of $A$ and $A'$, with $\sin A = u / e^2$.
+class _LayerChanges:
+    r"""What one layer of error functions changes of a covariance and of its gap.
 
-    $\sin (M - \phi)$ is $\sin^2 M - \sin^2 \phi$ divided by $\sin (M + \phi)$, and
-    $\sin^2 M - \sin^2 \phi$ is $\sin^2 \frac{A - A'}{2} + (u u' - m^2) / (e e')^2$: no
-    two nearly equal numbers are subtracted. Where $\phi$ is negative, $M$ and $\phi$
-    are not nearly equal, and are subtracted.
+    Both are small beside what they change in deep networks. Rounding of the whole would
+    be alike in all layers, and thousands of them add it up; that of the change is not.
     """
-    sines, cosines = zip(*map(_half_angle, (left, right)), strict=True)
-    sine = sines[0] * cosines[1] + cosines[0] * sines[1]
-    cosine = cosines[0] * cosines[1] - sines[0] * sines[1]
-    difference = sines[0] * cosines[1] - cosines[0] * sines[1]
-    numerator = difference * difference + mixture.minor
-    rho, root = jnp.abs(mixture.correlation), jnp.sqrt(mixture.determinant)
-    ratio = numerator * reciprocal(sine * root + cosine * rho)
-    near = arcsin(ratio, (1 - ratio) * (1 + ratio))
-    far = arcsin(sine, cosine * cosine) - angle
-    # The squares of the tiniest angles are zero.
-    return jnp.where((angle < 0) | (ratio > 0.7) | (sine < 1e-15), far, near)
+
+    def __init__(
+        self,
+        scale: Float[Array, ""] | float,
+        factor: Float[Array, ""] | float,
+        pair: Pair,
+        left: Spread,
+        right: Spread,
+        mixture: Mixture,
+    ):
+        self.scale, self.factor, self.pair = scale, factor, pair
+        self.ends, self.mixture = (left, right), mixture
+        self.inverse = left.reciprocal * right.reciprocal
+        # `1 - 1 / (e e')`, where `1 / e**2` is `1 - u / e**2`.
+        lost = left.share + right.share * left.rest
+        self.shrinking = lost / (1 + self.inverse)
+
+    def value(self, angle: Float[Array, "..."]) -> Float[Array, "..."]:
+        """The covariance, by the angle where the change is not small."""
+        rho = self.mixture.correlation
+        line, bend = self.scale * self.factor * self.pair.cov, excess_of_arcsin(rho)
+        near = line + line * (bend - self.shrinking * (1 + bend))
+        small = (jnp.abs(rho) < 0.7) & (self.shrinking < 0.5)
+        return jnp.where(small, near, self.scale * angle)
+
+    def gap(self, before: Float[Array, "..."]) -> Float[Array, "..."]:
+        r"""The gap $\sqrt{A A'} - \phi$ where it is not large, with $\sin A = u / e^2$.
+
+        With $\sin\psi = \sqrt{u u'} / (e e')$, it is the sum of $\psi - \phi$, a
+        multiple of the gap $g$ of the inputs near one, and of $\sqrt{A A'} - \psi$,
+        which depends on the variances alone. $\sin(\psi - \phi)$ is $x = h (p + q) /
+        (p \cos\phi + q \cos\psi)$ for sines $p$ and $q$ with $p - q = h$.
+        """
+        left, right = self.ends
+        rho = self.mixture.correlation
+        sine = jnp.sqrt(left.share * right.share)
+        square = left.rest + left.share * right.rest  # `1 - sine**2`
+        cosines = jnp.sqrt(square), jnp.sqrt(self.mixture.determinant)
+        total = reciprocal(sine * cosines[1] + rho * cosines[0])
+        x = self.factor * before * self.inverse * (sine + rho) * total
+        # `(p + q) / (p cos + q cos) - 1`, without subtracting.
+        above = (rho / (1 + cosines[1]) + sine / (1 + cosines[0])) * sine * rho * total
+        bend = excess_of_arcsin(x)
+        grown = above + bend + above * bend
+        gap = self.scale * self.factor * before
+        gap += gap * (grown - self.shrinking * (1 + grown))
+        gap = jnp.where(self.shrinking < 0.5, gap, self.scale * (x + x * bend))
+        apart, near = self._apart(sine, cosines[0])
+        far = (rho < 0) | (x > 0.7) | ~near
+        return jnp.where(far, jnp.inf, gap + self.scale * apart)
+
+    def _apart(
+        self, sine: Float[Array, "..."], cosine: Float[Array, "..."]
+    ) -> tuple[Float[Array, "..."], Bool[Array, "..."]]:
+        r"""$\sqrt{A A'} - \psi$, and where it is right.
+
+        With the mean $M$ of $A$ and $A'$ and half their difference $d$, it is the
+        difference of $M - \psi$, whose sine is $\sin^2 d / \sin (M + \psi)$, and of
+        $M - \sqrt{M^2 - d^2}$.
+        """
+        (sine1, cosine1), (sine2, cosine2) = map(_half_angle, self.ends)
+        angles = [_angle(one) for one in self.ends]
+        half = 0.5 * (angles[0] - angles[1])
+        of_half = sine1 * cosine2 - cosine1 * sine2
+        of_sum = (sine1 * cosine2 + cosine1 * sine2) * cosine
+        of_sum += (cosine1 * cosine2 - sine1 * sine2) * sine
+        ratio = of_half * of_half * reciprocal(of_sum)
+        mean, geometric = 0.5 * (angles[0] + angles[1]), jnp.sqrt(angles[0] * angles[1])
+        less = half * half * reciprocal(mean + geometric)
+        # The squares of the tiniest angles are zero.
+        near = (ratio < 0.7) & (of_sum > 1e-15)
+        return ratio + arcsin_less_sine(ratio) - less, near
+
+
+def _gap_beside_constant(
+    gap: Float[Array, "..."],
+    constant: Float[Array, ""] | float,
+    scale: Float[Array, ""] | float,
+    left: Spread,
+    right: Spread,
+) -> Float[Array, "..."]:
+    """The gap of a function plus a constant, which is uncorrelated with it."""
+    squares = [scale * _angle(one) for one in (left, right)]
+    stds = (jnp.sqrt(squares[0]), jnp.sqrt(squares[1]))
+    size = abs(constant) * jnp.ones_like(stds[0])
+    total = tuple(jnp.sqrt(square + constant * constant) for square in squares)
+    return summed_gap([gap, jnp.zeros_like(gap)], [stds, (size, size)], total)
+
+
+def _angle(one: Spread) -> Float[Array, "..."]:
+    """The angle whose sine is `u / e**2`."""
+    return arcsin(one.share, one.rest * (1 + one.share))
 
 
 def _half_angle(one: Spread) -> tuple[Float[Array, "..."], Float[Array, "..."]]:

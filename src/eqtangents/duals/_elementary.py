@@ -170,7 +170,12 @@ def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 def arcsin_less_sine(sine: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`arcsin(sine) - sine` without subtracting, for sines of a size up to 0.7."""
-    return sine * _excess(2 * sine * sine)
+    return sine * excess_of_arcsin(sine)
+
+
+def excess_of_arcsin(sine: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`arcsin(sine) / sine - 1` without subtracting, for sines of a size up to 0.7."""
+    return _excess(2 * sine * sine)
 
 
 def _excess(z: Float[Array, "*s"]) -> Float[Array, "*s"]:

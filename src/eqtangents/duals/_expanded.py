@@ -29,6 +29,7 @@ from eqtangents.duals._hermite_coefficients import (
     mean_square,
     sum_of_terms,
 )
+from eqtangents.duals._near_zero import NearZero, as_if_one
 from eqtangents.duals._pair import Moments, Pair, deviation
 from eqtangents.duals._polynomial import gap_of_power_series
 from eqtangents.duals._rectified import arc_cosine
@@ -80,11 +81,14 @@ class ExpandedDual(AbstractDual):
         else:  # The slope jumps at most at zero: its quadrature is accurate as well.
             value = coefficients_by_slope(of_value, values, slopes, std)
         sloped = slopes.projected(by_parity(of_slope))
-        return HermiteCoefficients(
-            self._checked(of_value, value, values, std, jumps_of_value),
-            self._checked(of_slope, sloped, slopes, std, jumps_of_slope),
-            deviation(variance),
-        )
+        value = self._known(of_value, value, values, std, jumps_of_value)
+        sloped = self._known(of_slope, sloped, slopes, std, jumps_of_slope)
+        near = NearZero.of(self.fn, self.expansion, variance.dtype)
+        value = near.at_zero(of_value, value, variance)
+        sloped = near.slope().at_zero(of_slope, sloped, variance)
+        # In memory terms come first, so that each lies in a row.
+        value, sloped = (Stacked(jnp.moveaxis(c, 0, 1)) for c in (value, sloped))
+        return HermiteCoefficients(value, sloped, deviation(variance))
 
     def _jumps(self, dtype: np.dtype) -> tuple[Jumps, Jumps]:
         """The jumps for the terms of the function, and for the terms of its slope."""
@@ -92,19 +96,17 @@ class ExpandedDual(AbstractDual):
         kink = kink if self.expansion.kinks else None
         return Jumps(jump if self.expansion.jumps else None, kink), Jumps(kink, None)
 
-    def _checked(
+    def _known(
         self,
         series: SparseSeries,
         coefficients: Float[Array, "terms n *size"],
         samples: NodeValues,
         std: Float[Array, "n *size"],
         at_zero: Jumps,
-    ) -> Stacked:
+    ) -> Float[Array, "terms n *size"]:
         """The coefficients; they are not numbers where their squares miss `E f^2`."""
         wrong = self._wrong(series, coefficients, samples.squares, std, at_zero)
-        coefficients = jnp.where(wrong[None], jnp.nan, coefficients)
-        # In memory terms come first, so that each lies in a row.
-        return Stacked(jnp.moveaxis(coefficients, 0, 1))
+        return jnp.where(wrong[None], jnp.nan, coefficients)
 
     def _wrong(
         self,
@@ -129,7 +131,8 @@ class ExpandedDual(AbstractDual):
     def moments(
         self, pair: Pair, left: HermiteCoefficients, right: HermiteCoefficients
     ) -> Moments:
-        correlation = pair.correlation(left.deviation, right.deviation)
+        ends = as_if_one(left.deviation), as_if_one(right.deviation)
+        correlation = pair.correlation(*ends)
         value, derivative = (
             sum_of_terms(
                 series, [a * b for a, b in zip(x, y, strict=True)], correlation
@@ -141,8 +144,7 @@ class ExpandedDual(AbstractDual):
         )
         if not self.expansion.jumps and not self.expansion.kinks:
             distance = self._distance(pair, left, right)
-            moments = Moments(value, derivative, distance=distance)
-            return moments.sloped_at_zero(pair, left.deviation, right.deviation)
+            return Moments(value, derivative, distance=distance)
 
         rectifier, step = arc_cosine(pair, left.deviation, right.deviation)
         size = left.deviation.std * right.deviation.std
@@ -162,11 +164,21 @@ class ExpandedDual(AbstractDual):
             return None
         z = pair.deficit(left.deviation, right.deviation)
         deficit = jnp.where(pair.cov < 0, 2 - z, z)
-        terms = list(zip(left.value, right.value, strict=True))
-        apart = [0.5 * (a - b) * (a - b) for a, b in terms]
         exponents = [l for half in by_parity(self.expansion.value) for l, _ in half]
+        both = [self._random_terms(one) for one in (left, right)]
+        terms = list(zip(*both, strict=True))
+        apart = [0.5 * (a - b) * (a - b) for a, b in terms]
         lost = gap_of_power_series(exponents, [a * b for a, b in terms], deficit)
         return lax.stop_gradient(sum(apart, lost))
+
+    def _random_terms(self, one: HermiteCoefficients) -> list[Float[Array, "..."]]:
+        """The coefficients of the function; those of zero end with the constant."""
+        exponents = [l for half in by_parity(self.expansion.value) for l, _ in half]
+        known = one.deviation.std > 0
+        return [
+            jnp.where(known, row, jnp.zeros_like(row)) if l else row
+            for l, row in zip(exponents, one.value, strict=True)
+        ]
 
     def _left_out(
         self,
@@ -213,6 +225,8 @@ class ExpandedDual(AbstractDual):
         kernels = JumpKernels.at_equal_inputs(coefficients.deviation.std)
         left_out = self._left_out(self.expansion.value, of_value, None, kernels)
         total = jnp.sum(jnp.square(jnp.stack(coefficients.value)), 0) + left_out
+        near = NearZero.of(self.fn, self.expansion, variance.dtype)
+        total = near.diagonal_at_zero(total, variance)
         if not self.expansion.jumps:
             return total
         # An input of zero is on one side of a jump, which the terms know both of.

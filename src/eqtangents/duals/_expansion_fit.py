@@ -20,6 +20,7 @@ from eqtangents.duals._expansion_terms import (
     TermChoice,
     norm_of,
 )
+from eqtangents.duals._near_zero import taylor_coefficients
 from eqtangents.duals._sampled import SampledFunction
 
 
@@ -80,6 +81,7 @@ def _expansion_fitted_to(
         jumps=bool(abs(jump) > negligible),
         kinks=bool(abs(kink) > negligible),
         allowed=max(10 * tolerance, 0.01),
+        near_zero=taylor_coefficients(fn),
     )
     error = np.maximum(value.errors, sloped.errors)
     holds = std[error <= tolerance]

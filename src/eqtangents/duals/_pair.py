@@ -59,7 +59,7 @@ class Pair(NamedTuple):
         if self.gap is None:
             return above(formula, self.tolerance)
         value = self.gap * left.reciprocal * right.reciprocal
-        smaller = lax.min(*jnp.broadcast_arrays(left.reciprocal, right.reciprocal))
+        smaller = lax.min(*jnp.broadcast_arrays(left.std, right.std))
         value = jnp.where(smaller == 0, jnp.ones_like(value), value)
         value = lax.max(lax.min(value, 2 - value), jnp.zeros_like(value))
         return valued(lax.stop_gradient(value), above(formula, None))
@@ -67,7 +67,8 @@ class Pair(NamedTuple):
     def correlation(self, left: Deviation, right: Deviation) -> Float[Array, "..."]:
         """The correlation, never beyond +-1, and zero if either variance is zero."""
         size = 1 - self.deficit(left, right)
-        value = jnp.where(self.cov < 0, -size, size)
+        not_above = jnp.where(self.cov < 0, -size, jnp.zeros_like(size))
+        value = jnp.where(self.cov > 0, size, not_above)
         formula = self.cov * left.reciprocal * right.reciprocal
         return valued(lax.stop_gradient(value), formula)
 
@@ -77,40 +78,31 @@ class Moments(NamedTuple):
 
     The other two are for inputs that nearly coincide, and may be left out. If the gap
     of the pair is known, and the gap of `value` follows from it without subtracting
-    numbers that are nearly equal, either the `gap` itself is given, or `distance`,
-    which is half of `E (f(u) - f(v))**2`.
+    numbers that are nearly equal, one of three is given: the `gap` itself, `short_gap`,
+    which need only be right where the gap is less than half of the product of
+    deviations, and is infinite elsewhere, or `distance`, half of `E (f(u) - f(v))**2`.
     """
 
     value: Float[Array, "..."]
     derivative: Float[Array, "..."]
     gap: Float[Array, "..."] | None = None
     distance: Float[Array, "..."] | None = None
-
-    def sloped_at_zero(
-        self, pair: Pair, left: Deviation, right: Deviation
-    ) -> "Moments":
-        r"""The same, with $\partial\, \mathbb{E} f f / \partial k = \mathbb{E} f' f'$.
-
-        Where an input is zero there is no correlation, and a function of it does not
-        know that slope. The value stays as it is.
-        """
-        shape = self.value.shape
-        zero = jnp.broadcast_to((left.std == 0) | (right.std == 0), shape)
-        line = self.derivative * (pair.cov - lax.stop_gradient(pair.cov))
-        line = jnp.where(zero, line, jnp.zeros_like(line))
-        return self._replace(value=self.value + line)
+    short_gap: Float[Array, "..."] | None = None
 
     def gap_between(
         self, left: Float[Array, "..."], right: Float[Array, "..."]
     ) -> Float[Array, "..."] | None:
         """The gap of `value`, given the roots of `E f(u)**2` and of `E f(v)**2`."""
-        if self.distance is None:
-            return self.gap
-        # If f(u) and f(v) are of very different size, their gap is hardly less than the
-        # product of their sizes.
+        # If f(u) and f(v) are of very different size, or opposite, their gap is hardly
+        # less than the product of their sizes, or more.
         size = left * right
-        near = self.distance - 0.5 * (left - right) ** 2
-        gap = jnp.where(self.distance < 0.5 * size, near, size - self.value)
+        if self.short_gap is not None:
+            bound = near = self.short_gap
+        elif self.distance is not None:
+            bound, near = self.distance, self.distance - 0.5 * (left - right) ** 2
+        else:
+            return self.gap
+        gap = jnp.where(bound < 0.5 * size, near, size - self.value)
         return lax.stop_gradient(jnp.where(gap > 0, gap, jnp.zeros_like(gap)))
 
 

@@ -19,7 +19,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents.duals._dual import AbstractDual
-from eqtangents.duals._elementary import horner, reciprocal, safe_sqrt
+from eqtangents.duals._elementary import horner, reciprocal, safe_sqrt, valued
 from eqtangents.duals._expansion import quadrature
 from eqtangents.duals._pair import Deviation, Moments, Pair
 from eqtangents.duals._truncated import (
@@ -88,11 +88,12 @@ def _slope_weights(weights: tuple[float, ...]) -> tuple[float, ...]:
 class Truncations(NamedTuple):
     """Moments of one Gaussian beyond each breakpoint.
 
-    Its standard deviation and the reciprocal of that come first. By the size of a
-    breakpoint, `bounds` has its distance from zero in standard deviations, and
-    `moments` the truncated moments beyond it.
+    Its variance, its standard deviation and the reciprocal of that come first. By the
+    size of a breakpoint, `bounds` has its distance from zero in standard deviations,
+    and `moments` the truncated moments beyond it.
     """
 
+    variance: Float[Array, "..."]
     std: Float[Array, "..."]
     reciprocal: Float[Array, "..."]
     bounds: dict[float, Float[Array, "..."]]
@@ -111,7 +112,8 @@ class PiecewisePolynomialDual(AbstractDual):
     M_{mn}(h, h', \rho) = E (X - h)_+^m (Y - h')_+^n,$$
 
     where $M_{00}$ is a bivariate normal probability (Owen 1956) and the others follow
-    by Stein's lemma.
+    by Stein's lemma. Powers of inputs that are not cut off enter by variance and
+    covariance alone: an input of zero is such a power, and no multiple of a unit.
 
     If the function is bounded, terms of the size of a power of the variance cancel:
     where rounding could exceed 1/1000, the result is not a number.
@@ -123,7 +125,8 @@ class PiecewisePolynomialDual(AbstractDual):
         truncations = self._truncations(variance)
         fixed = lax.stop_gradient(truncations)
         lost = self._rounding(fixed) > _MOST_ROUNDING * self._square(fixed.std)
-        return truncations._replace(std=jnp.where(lost, jnp.nan, truncations.std))
+        known = [jnp.where(lost, jnp.nan, a) for a in truncations[:2]]
+        return truncations._replace(variance=known[0], std=known[1])
 
     def _truncations(self, variance: Float[Array, "*s"]) -> Truncations:
         std = safe_sqrt(variance)
@@ -136,7 +139,7 @@ class PiecewisePolynomialDual(AbstractDual):
         }
         degree = 2 * self.function.degree
         moments = {t: truncated_moments(degree, h) for t, h in bounds.items()}
-        return Truncations(std, reciprocal(std), bounds, moments)
+        return Truncations(variance, std, reciprocal(std), bounds, moments)
 
     def _rounding(self, truncations: Truncations) -> Float[Array, "*s"]:
         """A bound on the rounding of the mean square of the function."""
@@ -161,10 +164,7 @@ class PiecewisePolynomialDual(AbstractDual):
             max(len(one.weights) for one in self.function.breaks) - 1,
         )
         functions = self.function, self.function.slope()
-        moments = Moments(*map(pairs.expectation, functions))
-        if any(one.at == 0 for one in self.function.breaks):
-            return moments
-        return moments.sloped_at_zero(pair, *pairs.deviations)
+        return Moments(*map(pairs.expectation, functions))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         truncations = self.prepare(variance)
@@ -191,7 +191,7 @@ class _PairProducts:
         right: Truncations,
         degree: int,
     ):
-        self.left, self.right = left, right
+        self.pair, self.left, self.right = pair, left, right
         self.deviations = [Deviation(end.std, end.reciprocal) for end in (left, right)]
         self.correlation = pair.correlation(*self.deviations)
         self.deficit = pair.deficit(*self.deviations)
@@ -213,19 +213,18 @@ class _PairProducts:
         for l, a in enumerate(coefficients):
             for m, b in enumerate(coefficients):
                 if a and b and (l + m) % 2 == 0:
-                    powers = self.left.std**l * self.right.std**m
-                    total += a * b * powers * self._power_moment(l, m)
+                    total += a * b * self._power_moment(l, m)
         return total
 
     def _power_moment(self, l: int, m: int) -> Float[Array, "*s"]:
-        r"""$E X^l Y^m$ for an even degree $l + m$, by Stein's lemma."""
+        r"""$E u^l v^m$ for an even degree $l + m$, by Stein's lemma."""
         if min(l, m) < 0:
             return jnp.zeros_like(self.correlation)
         if l == 0:
-            odd = math.prod(range(m - 1, 0, -2))
-            return jnp.full_like(self.correlation, odd)
-        mixed = m * self.correlation * self._power_moment(l - 1, m - 1)
-        return (l - 1) * self._power_moment(l - 2, m) + mixed
+            odd = jnp.full_like(self.correlation, math.prod(range(m - 1, 0, -2)))
+            return odd * self.right.variance ** (m // 2)
+        mixed = m * self.pair.cov * self._power_moment(l - 1, m - 1)
+        return (l - 1) * self.left.variance * self._power_moment(l - 2, m) + mixed
 
     def _of_mixed(
         self,
@@ -235,29 +234,33 @@ class _PairProducts:
         cut: Truncations,
     ) -> Float[Array, "*s"]:
         """The polynomial of one input, times the terms of a break of the other."""
-        size, correlation = abs(one.at), one.side * self.correlation
+        size, rho = abs(one.at), one.side * self.correlation
         bound, moments = cut.bounds[size], cut.moments[size]
-        conditional = [density(bound), correlation * bound * density(bound)]
+        to_unit = one.side * self.pair.cov * cut.reciprocal
+        cov = valued(lax.stop_gradient(plain.std * rho), to_unit)
+        rest = lax.stop_gradient(plain.variance * (1 - rho) * (1 + rho))
+        rest = valued(rest, plain.variance - to_unit * to_unit)
+        conditional = [density(bound), cov * bound * density(bound)]
 
         def moment(l: int, n: int) -> Float[Array, "*s"]:
-            """`E X**l (Y - h)_+**n` with the bound `h` of the break."""
+            """`E u**l (Y - h)_+**n` with the bound `h` of the break."""
             if n >= 0 and l == 0:
                 return moments[n]
             if n >= 0:
-                mixed = power_factor(n) * correlation * moment(l - 1, n - 1)
-                return mixed + ((l - 1) * moment(l - 2, n) if l > 1 else 0)
+                mixed = power_factor(n) * cov * moment(l - 1, n - 1)
+                others = (l - 1) * plain.variance * moment(l - 2, n) if l > 1 else 0
+                return mixed + others
             while len(conditional) <= l:
-                square = (1 - correlation) * (1 + correlation)
                 last, before = conditional[-1], conditional[-2]
-                spread = (len(conditional) - 1) * square * before
-                conditional.append(correlation * bound * last + spread)
+                spread = (len(conditional) - 1) * rest * before
+                conditional.append(cov * bound * last + spread)
             return conditional[l]
 
-        total = jnp.zeros_like(correlation)
+        total = jnp.zeros_like(cov)
         for l, a in enumerate(coefficients):
             for n, w in enumerate(one.weights):
                 if a and w:
-                    total += a * w * plain.std**l * cut.std**n * moment(l, n)
+                    total += a * w * cut.std**n * moment(l, n)
         return total
 
     def _of_breaks(self, one: Break, other: Break) -> Float[Array, "*s"]:

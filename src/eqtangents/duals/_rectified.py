@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
@@ -202,6 +202,31 @@ def _arc_cosine_of_degree_jvp(
     return arc_cosine_of_degree(n, *primals), tangent
 
 
+class KnownVariance(NamedTuple):
+    """A variance, and the standard deviation, which has no slope at zero."""
+
+    variance: Float[Array, "..."]
+    deviation: Deviation
+
+
+def _moment_of_degree(
+    degree: int, pair: Pair, left: KnownVariance, right: KnownVariance
+) -> Float[Array, "..."]:
+    r"""$E u_+^n v_+^n$, with its slope in a variance of zero.
+
+    There it is $E u_+^n E v_+^n$, for even $n$ a product of powers of the variances.
+    """
+    value = arc_cosine_of_degree(degree, pair, left.deviation, right.deviation)
+    if degree == 0 or degree % 2:
+        return value
+    one_sided = 0.5 * math.prod(range(1, degree, 2))
+    apart = (one_sided * left.variance ** (degree // 2)) * (
+        one_sided * right.variance ** (degree // 2)
+    )
+    zero = (left.deviation.std == 0) | (right.deviation.std == 0)
+    return value + jnp.where(zero, apart - lax.stop_gradient(apart), 0)
+
+
 class RectifiedMonomialDual(AbstractDual):
     r"""Dual of $f(x) = x^n$ for $x > 0$, else 0; a step of height 1 for $n = 0$.
 
@@ -216,14 +241,14 @@ class RectifiedMonomialDual(AbstractDual):
 
     degree: int = eqx.field(static=True)
 
-    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
-        return deviation(variance)
+    def prepare(self, variance: Float[Array, "*s"]) -> KnownVariance:
+        return KnownVariance(variance, deviation(variance))
 
-    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
-        value = arc_cosine_of_degree(self.degree, pair, left, right)
+    def moments(self, pair: Pair, left: KnownVariance, right: KnownVariance) -> Moments:
+        value = _moment_of_degree(self.degree, pair, left, right)
         if self.degree == 0:
             return Moments(value, jnp.zeros_like(value))
-        below = arc_cosine_of_degree(self.degree - 1, pair, left, right)
+        below = _moment_of_degree(self.degree - 1, pair, left, right)
         return Moments(value, self.degree**2 * below)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:

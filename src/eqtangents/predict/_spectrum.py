@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import array_argument
@@ -134,25 +134,75 @@ def matrix_function(
 
 @matrix_function.def_jvp
 def _matrix_function_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    _, function, columns, factors = primals
-    d_matrix, d_function, d_columns, _ = tangents
-    values, vectors = factors
-    coordinates = vectors.T @ columns
-    out, d_out = eqx.filter_jvp(
-        lambda f: _from_basis(vectors, f(values), coordinates),
-        (function,),
-        (d_function,),
+    """The derivative of a polynomial in the change of the matrix, which is zero.
+
+    The factors are fixed. All that moves is in the polynomial, which JAX differentiates
+    as it is: so derivatives of order two are right, in whichever mode they are taken.
+    """
+    *moving, factors = primals
+    *directions, _ = tangents
+    expanded = lambda matrix, function, columns: _expanded(
+        matrix, function, columns, factors
     )
-    if d_out is None:
-        d_out = jnp.zeros_like(out)
-    if d_columns is not None:
-        d_out += _from_basis(vectors, function(values), vectors.T @ d_columns)
-    if d_matrix is not None:
-        change = vectors.T @ ((d_matrix + d_matrix.T) / 2) @ vectors
-        slopes = _divided_differences(function, values)
-        moved = jnp.einsum("...ij,ij,jc->...ic", slopes, change, coordinates)
-        d_out += jnp.einsum("ji,...ic->...jc", vectors, moved)
-    return out, d_out
+    _, tangent = eqx.filter_jvp(expanded, tuple(moving), tuple(directions))
+    return matrix_function(*primals), tangent
+
+
+def _expanded(
+    matrix: Float[Array, "n n"],
+    function: SpectralFunction,
+    columns: Float[Array, "n columns"],
+    factors: Factors,
+) -> Float[Array, "*batch n columns"]:
+    r"""$f(K) v$ to second order in the change of the matrix, in the basis $U$.
+
+    With divided differences $f_{ij}$ and $f_{ikj}$ at the eigenvalues, and the change
+    $A = U^\top\, dK\, U$, the factors of $U^\top v$ are
+    $f_i \delta_{ij} + f_{ij} A_{ij} + \sum_k f_{ikj} A_{ik} A_{kj}$ (Daleckii & Krein).
+    """
+    values, vectors = factors
+    half = (matrix + matrix.T) / 2
+    change = vectors.T @ (half - lax.stop_gradient(half)) @ vectors
+    coordinates = vectors.T @ columns
+    slopes = _divided_differences(function, values)
+    turned = slopes * jnp.broadcast_to(change, slopes.shape)
+    turned += _second_order(function, values, slopes, change)
+    moved = jnp.einsum("...ij,jc->...ic", turned, coordinates)
+    moved += jnp.einsum("...i,ic->...ic", function(values), coordinates)
+    return jnp.einsum("ji,...ic->...jc", vectors, moved)
+
+
+def _second_order(
+    function: SpectralFunction,
+    values: Float[Array, " n"],
+    slopes: Float[Array, "*batch n n"],
+    change: Float[Array, "n n"],
+) -> Float[Array, "*batch n n"]:
+    r"""$\sum_k f_{ikj} A_{ik} A_{kj}$, without the array of all $f_{ikj}$.
+
+    If $\lambda_i$ and $\lambda_j$ are apart, $f_{ikj}$ is the difference of $f_{ik}$
+    and $f_{jk}$ divided by theirs. If they are close, it is the mean of $f_{iik}$ and
+    $f_{jjk}$, which are derivatives of $f_{ik}$.
+    """
+    n = values.shape[0]
+    row, column = values[:, None], values[None, :]
+    wide = lambda a: jnp.broadcast_to(a, slopes.shape)
+    distance, close = row - column, wide(_nearly_equal(values))
+    safe = wide(jnp.where(_nearly_equal(values), 1, distance))
+    slope_of = lambda x: jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+    middle = ((2 * row + column) / 3).reshape(n * n)
+    _, bend = jax.jvp(slope_of, (middle,), (jnp.ones_like(middle),))
+    first = slope_of(values)[..., :, None]
+    bends = jnp.where(
+        close, bend.reshape(slopes.shape) / 2, (wide(first) - slopes) / safe
+    )
+    apart = (slopes * wide(change)) @ wide(change)
+    together = (bends * wide(change)) @ wide(change)
+    return jnp.where(
+        close,
+        (together + together.swapaxes(-1, -2)) / 2,
+        (apart - apart.swapaxes(-1, -2)) / safe,
+    )
 
 
 def _from_basis(
@@ -177,8 +227,7 @@ def _divided_differences(
     n = values.shape[0]
     row, column = values[:, None], values[None, :]
     distance, middle = row - column, (row + column) / 2
-    near = float(jnp.finfo(values.dtype).eps) ** (1 / 3)
-    close = jnp.abs(distance) <= near * (row + column)
+    close = _nearly_equal(values)
     _, slope = jax.jvp(
         lambda x: function(x.reshape(n * n)), (middle,), (jnp.ones_like(middle),)
     )
@@ -189,3 +238,10 @@ def _divided_differences(
         jnp.where(close, 1, distance), difference.shape
     )
     return jnp.where(jnp.broadcast_to(close, slope.shape), slope, quotient)
+
+
+def _nearly_equal(values: Float[Array, " n"]) -> Bool[Array, "n n"]:
+    """Which eigenvalues are so close that differences would be rounding."""
+    row, column = values[:, None], values[None, :]
+    near = float(jnp.finfo(values.dtype).eps) ** (1 / 3)
+    return jnp.abs(row - column) <= near * (row + column)

@@ -49,8 +49,7 @@ def check_dual(
     - the two inputs may be swapped, and may have many positions (`prepare`);
     - gradients and second derivatives agree with finite differences. At equal,
       opposite and zero inputs they are finite, and at equal inputs they are right where
-      they exist; so are gradients of the pair of a zero input and another one, but
-      for that in the variance of zero;
+      they exist; so are those of the pair of a zero input and another one;
     - a gap that is passed on is right, and so is `homogeneous`;
     - for inputs in single precision, results are of that type and nearly the same.
 

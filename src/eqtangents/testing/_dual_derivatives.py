@@ -18,11 +18,16 @@ from eqtangents.testing._gaussian_pairs import (
 )
 
 
+_MOMENT_NAMES = "cov", "var1", "var2"
 # Differences need some room on either side.
 _INNER_CORRELATIONS = (-0.9, -0.4, 0.0, 0.7, 0.95)
 _STEP = 1e-5  # of first differences, relative to each of the three
 _FIRST, _SECOND = 1e-6, 1e-4  # errors of differences, for derivatives of either order
+_BESIDE = 1e-7  # inputs on either side of zero
 _STEP_AT_ZERO = 1e-4  # of means in their variance, relative to it
+# Small variances, relative to others, at which derivatives are close to those at zero.
+_SMALL_VARIANCES = 1e-4, 4e-4, 16e-4
+_LIMIT = 1e-3  # an error of derivatives at zero, beside such a limit
 
 
 def _orders(dual: AbstractDual, pairs: GaussianPairs) -> list[np.ndarray]:
@@ -63,25 +68,27 @@ def check_derivatives(
     ]
     v = np.asarray(variances, float)
     zero = np.zeros_like(v)
-    # Equal inputs, opposite ones, and one or both that are zero.
-    bounds = [
-        np.stack(bound)
-        for bound in ((v, v, v), (-v, v, v), (zero, zero, v), (zero, v, zero))
-    ]
-    bounds.append(np.zeros((3, 1)))
+    # Equal inputs, opposite ones, one or both that are zero, and one that is nearly so.
+    bounds = [np.stack(bound) for bound in ((v, v, v), (-v, v, v), (zero, zero, v))]
+    bounds += [np.stack((zero, v, zero)), np.zeros((3, 1))]
+    near = [np.stack((zero, h * np.ones_like(v), v)) for h in _SMALL_VARIANCES]
     n = inner.cov.size
-    everything = GaussianPairs(*np.concatenate([np.stack(inner), *moved, *bounds], -1))
-    orders = _orders(dual, everything)
-    middle, around, edge = (
-        [order[..., part] for order in orders]
-        for part in (slice(0, n), slice(n, 7 * n), slice(7 * n, None))
+    ends = np.cumsum([n, 6 * n, 4 * v.size + 1])
+    all_of = np.concatenate([np.stack(inner), *moved, *bounds, *near], -1)
+    orders = _orders(dual, GaussianPairs(*all_of))
+    middle, around, edge, small = (
+        list(parts)
+        for parts in zip(*(np.split(o, ends, -1) for o in orders), strict=True)
     )
     _check_by_differences(dual, inner, steps, middle, around)
-    edges = GaussianPairs(*(axis[7 * n :] for axis in everything))
+    edges = GaussianPairs(*(np.split(axis, ends)[2] for axis in all_of))
     _check_derivatives_are_finite(edges, edge)
     at_zero = slice(2 * v.size, None)
     zeros = GaussianPairs(*(axis[at_zero] for axis in edges))
-    _check_at_zero(zeros, edge[1][:, 0, at_zero], shape, rtol)
+    if shape.function is not None and not shape.bent_at_zero:
+        _check_at_zero(zeros, edge[1][:, 0, at_zero], shape, rtol)
+        _check_limits_at_zero(GaussianPairs(zero, zero, v), edge[1:], small[1:])
+        _check_diagonal_at_zero(dual, [order[..., -1:] for order in edge])
     if not shape.jumps:
         # At zero inputs a derivative in the covariance may depend on the direction.
         some = slice(0, 2 * v.size)
@@ -103,13 +110,12 @@ def _check_by_differences(
 ) -> None:
     """Gradients by differences of values, and Hessians by differences of gradients."""
     scales = root_norms(dual, pairs)
-    names = "cov", "var1", "var2"
     for order, rtol in ((1, _FIRST), (2, _SECOND)):
         # (..., i above, i below, ...) -> (..., i, side, pair)
         below_order = around[order - 1]
         sides = below_order.reshape(*below_order.shape[:-1], 3, 2, -1)
         differences = (sides[..., 0, :] - sides[..., 1, :]) / (2 * steps)
-        for i, name in enumerate(names):
+        for i, name in enumerate(_MOMENT_NAMES):
             derivative, difference = middle[order][i], differences[..., i, :]
             # Relative to the function, by the sizes of what it is differentiated in.
             unit = steps[i] / _STEP
@@ -146,18 +152,17 @@ def _check_at_zero(
     """Derivatives of `E f(u) f(v)` where one input or both are zero.
 
     In the covariance it is `f'(0) E f'(v)`. In the variance of the other input it is
-    the derivative of `E f(v)`, times `f(0)`.
+    the derivative of `E f(v)`, times `f(0)`, and in that of zero `f''(0) E f(v) / 2`.
     """
     function = shape.function
-    bent = shape.kinks and (np.abs(np.asarray(shape.breaks)) < 1e-6).any()
-    if function is None or bent:
-        return
+    assert function is not None
 
     def means(v: float) -> tuple[float, float, float]:
         """`E f(v)`, `E f'(v)`, and the derivative of the first in the variance."""
         if not v:
-            value, slope = function(np.zeros(1))
-            return float(value[0]), float(slope[0]), 0.0
+            value, slope = function(np.array([0.0, _BESIDE, -_BESIDE]))
+            change = (slope[1] - slope[2]) / (4 * _BESIDE)
+            return float(value[0]), float(slope[0]), float(change)
         at = lambda v: single_expectation(function, np.sqrt(v), shape.breaks)
         change = at(v * (1 + _STEP_AT_ZERO))[0] - at(v * (1 - _STEP_AT_ZERO))[0]
         value, slope = at(v)
@@ -167,13 +172,41 @@ def _check_at_zero(
     (value1, slope1, change1), (value2, slope2, change2) = ends
     expected = np.stack([slope1 * slope2, change1 * value2, value1 * change2])
     size = np.maximum(np.abs(expected).max(), 1e-3)
-    names = "cov", "var1", "var2"
-    for i, name in enumerate(names):
-        there = pairs[i] > 0 if i else np.ones(pairs.cov.shape, bool)
+    for name, came, exact in zip(_MOMENT_NAMES, gradients, expected, strict=True):
         law = f"The derivative of E f(u) f(v) in {name}, of an input of zero"
-        some = GaussianPairs(*(axis[there] for axis in pairs))
-        came, exact = gradients[i][there], expected[i][there]
-        agree(law, some, came, exact, size, max(100 * rtol, 1e-6))
+        agree(law, pairs, came, exact, size, max(100 * rtol, 1e-6))
+
+
+def _check_limits_at_zero(
+    pairs: GaussianPairs, edge: list[np.ndarray], small: list[np.ndarray]
+) -> None:
+    """Derivatives where one input is zero are limits of those where it is small."""
+    n = pairs.cov.size
+    ordinals = "derivatives", "second derivatives"
+    for ordinal, bounds, near in zip(ordinals, edge, small, strict=True):
+        came = bounds[..., 2 * n : 3 * n]
+        limit, exists = _limit(np.split(near, len(_SMALL_VARIANCES), -1))
+        law = f"The {ordinal} where an input is zero, as where it is nearly zero"
+        equal = np.abs(bounds[..., :n]).max()
+        size = max(np.abs(limit)[exists].max(initial=0), 1e-2 * equal)
+        agree(law, pairs, np.where(exists, came, limit), limit, size, _LIMIT)
+
+
+def _check_diagonal_at_zero(dual: AbstractDual, edge: list[np.ndarray]) -> None:
+    """The slope of `diagonal` at zero is that along equal inputs."""
+    _, slope = jax.jvp(dual.diagonal, (jnp.zeros(1),), (jnp.ones(1),))
+    total = edge[1][:, 0].sum(0)
+    size = np.maximum(np.abs(total), np.abs(edge[0]).max() + 1e-3)
+    zero = GaussianPairs(*np.zeros((3, 1)))
+    agree("The slope of `diagonal` at zero", zero, slope, total, size, _LIMIT)
+
+
+def _limit(near: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The limit of numbers that change linearly at last, and whether they do."""
+    first, second = np.diff(near, axis=0)
+    same = np.abs(second) < 1e-7 * (np.abs(near[0]) + 1e-3)
+    exists = (np.abs(second) > 3 * np.abs(first)) | same
+    return near[0] - first / 3, exists
 
 
 def _check_along_equal_inputs(

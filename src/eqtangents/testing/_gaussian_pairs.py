@@ -42,6 +42,11 @@ class Traits(NamedTuple):
         )
         return cls(sampled, tuple(breaks), jump, jump or kink)
 
+    @property
+    def bent_at_zero(self) -> bool:
+        """Whether the function or its slope may jump at zero."""
+        return self.kinks and bool((np.abs(np.asarray(self.breaks)) < 1e-6).any())
+
 
 class GaussianPairs(NamedTuple):
     """Covariances and variances, one of each for every pair."""
