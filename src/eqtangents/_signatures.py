@@ -114,12 +114,17 @@ def names_checked(habits: Habits) -> Callable[[_Function], _Function]:
 
     def decorate(function: _Function) -> _Function:
         signature = inspect.signature(function)
-        names, name = signature.parameters.keys(), function.__name__
+        parameters = signature.parameters
+        by_name = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+        places, name = len(parameters) - len(by_name), function.__name__
+        made = int(name == "__init__")  # the first argument is what is being made
+        name = function.__qualname__.split(".")[-1 - made]
+        given = signature.replace(parameters=[*parameters.values()][made:])
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > len(names) or not kwargs.keys() <= names:
-                check_call(name, signature, {}, args, kwargs, habits)
+            if len(args) > places or not kwargs.keys() <= parameters.keys():
+                check_call(name, given, {}, args[made:], kwargs, habits)
             return function(*args, **kwargs)
 
         return cast(_Function, call)

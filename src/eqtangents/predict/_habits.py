@@ -1,0 +1,88 @@
+"""What users of other libraries write for predictors, and what to write here."""
+
+from typing import Any
+
+import equinox as eqx
+
+from eqtangents._signatures import Habits
+
+
+_FITTED = (
+    "It is fitted when it is made, from a kernel matrix and targets: "
+    "`predict.GaussianProcess(eqt.nngp(net, x), y, noise=0.1)`, or from a network by "
+    "`predict.FromNetwork(predict.GaussianProcess, net, x, y)`."
+)
+_MEANS = (
+    "Its answers are methods: `mean(k_test_train)`, `variance(...)` and so on, given "
+    "the kernel of the new inputs with those of training; a `predict.FromNetwork` "
+    "takes the new inputs themselves."
+)
+_METHODS = {
+    "fit": _FITTED,
+    "train": _FITTED,
+    "partial_fit": "Observations are added by `condition(...)`, which returns a new one.",
+    "predict": _MEANS,
+    "predict_proba": "Probabilities: `predict.class_probabilities(mean, variance)`.",
+    "score": _MEANS,
+    "posterior": _MEANS,
+    "log_prob": "The evidence is `log_marginal_likelihood()`.",
+    "log_likelihood": "The evidence is `log_marginal_likelihood()`.",
+    "evidence": "The evidence is `log_marginal_likelihood()`.",
+}
+
+
+class AbstractPredictor(eqx.Module):
+    """A predictor that says what takes the place of methods of other libraries."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Only called for what there is not."""
+        has = [method for method in _ANSWERS if hasattr(type(self), method)]
+        said = _METHODS.get(name, "")
+        listed = f" It has `{'`, `'.join(has)}`." if has and not said else ""
+        raise AttributeError(
+            f"`{type(self).__name__}` has no `{name}`. {said}{listed}".rstrip()
+        )
+
+
+_ANSWERS = (
+    "mean",
+    "variance",
+    "covariance",
+    "sample",
+    "condition",
+    "train_outputs",
+    "test_outputs",
+    "states",
+    "trajectory",
+    "log_marginal_likelihood",
+    "leave_one_out",
+)
+
+
+PREDICT_HABITS = Habits(
+    {
+        "kernel": ("k_train_train",),
+        "k": ("k_train_train",),
+        "k_dd": ("k_train_train",),
+        "gram": ("k_train_train",),
+        "y": ("y_train",),
+        "targets": ("y_train",),
+        "diag_reg": ("relative_noise",),
+        "alpha": ("noise",),
+        "sigma": ("noise",),
+        "noise_scale": ("noise",),
+        "jitter": ("noise",),
+    },
+    {
+        "learning_rate": "Rates belong to a rule: "
+        "`rule=predict.GradientFlow(learning_rate)`, or `predict.GradientSteps(...)`.",
+        "momentum": "Momentum belongs to a rule: "
+        "`rule=predict.GradientSteps(learning_rate, momentum=...)`.",
+        "diag_reg_absolute_scale": "Noise is `noise`, or `relative_noise` in units of "
+        "the kernel's mean diagonal.",
+        "t": "Times are given to the methods, `mean(t, ...)`.",
+        "x_train": "A kernel matrix is given here; `predict.FromNetwork` takes inputs.",
+        "x_test": "New inputs are given to the methods.",
+    },
+    lambda owner, names, args: None,
+)
