@@ -114,7 +114,7 @@ def laplace(a, b):
 
 
 @pytest.mark.precision("float32")
-def test_trees_and_places(tmp_path):
+def test_trees_and_places(tmp_path, monkeypatch):
     x = inputs("tanh", 5)
     tree = lambda a, b: {"one": laplace(a, b), "two": (2 * laplace(a, b),)}
     found = eqt.gram(tree, x, store="memory://test_trees/gram.zarr", tile=2)
@@ -122,6 +122,9 @@ def test_trees_and_places(tmp_path):
     two = eqt.StoredGram("memory://test_trees/gram.zarr", "two/0")
     np.testing.assert_array_equal(two[:], found["two"][0][:])
     more = lambda a, b: laplace(a, b)[..., None] + jnp.sum(a, -1)[:, None, None]
+    monkeypatch.chdir(tmp_path)
+    found = eqt.gram(more, x, store="a", tile=2)
+    assert (tmp_path / "a/zarr.json").exists()
     found = eqt.gram(more, x, store=f"file://{tmp_path}/b", tile=2)
     assert_same(found[:], more(x, x))
     np.testing.assert_array_equal(found[1, 2, 0], found[:][1, 2, 0])
@@ -361,8 +364,11 @@ def test_what_does_not_fit_is_said(tmp_path):
         run(store=tmp_path / "a", mesh=4)
     with pytest.raises(TypeError, match="`mesh` made 4, but must be a mesh"):
         run(store=tmp_path / "a", mesh=lambda: 4)
-    with pytest.raises(ValueError, match=r"`x1` is .* not known in this process"):
+    with pytest.raises(ValueError, match=r"`x1` has .* not known in this process"):
         jax.jit(lambda x: eqt.gram(net, x, store=tmp_path / "b"))(x)
+    wide = lambda std: eqt.gram(nn.Linear(2, weight_std=std), x, store=tmp_path / "b")
+    with pytest.raises(ValueError, match=r"`kernel` has .* not known in this process"):
+        jax.grad(wide)(jnp.asarray(2.0))
     zarr.open_group(tmp_path / "c", mode="w")
     with pytest.raises(ValueError, match=r"that is no matrix of `eqtangents\.gram`"):
         run(store=tmp_path / "c")
@@ -448,7 +454,7 @@ def test_workers_take_nothing_else(tmp_path, monkeypatch):
     with pytest.raises(TypeError, match="`mesh` is one of devices of this process"):
         run(executor=Elsewhere(), mesh=line())
     lock = threading.Lock()
-    locked = lambda a, b: lock and laplace(a, b)
+    locked = lambda a, b: laplace(a, b) if lock else a
     monkeypatch.setattr(_manifest, "facts", lambda place, value: {})
     with pytest.raises(TypeError, match="cannot be sent to the workers"):
         eqt.gram(locked, x, store=tmp_path / "b", executor=Elsewhere())

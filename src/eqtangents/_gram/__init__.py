@@ -3,9 +3,8 @@
 `_plan` says which tiles of the matrix each device computes, `_pairs` what a tile is,
 `_mesh` runs the plan over a mesh, `_progress` tells how far it is, and `_gram` is the
 function that users call. With a store, `_run` has the workers of an executor carry
-out a `_task` for each tile of a `_job`, `_manifest` says of what the store is, by the
-`_facts` of its network and its inputs, `_chunks` is where tiles lie, and `_stored`
-reads them.
+out a `_task` for each tile of a `_job`, `_manifest` says of what the store is, by its
+`_facts`, `_chunks` is where tiles lie, and `_stored` reads them.
 """
 
 from eqtangents._gram._gram import gram as gram

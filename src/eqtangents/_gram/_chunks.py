@@ -32,11 +32,12 @@ def zarr(module: str = "zarr") -> Any:
 
 
 def checked_location(location: Any) -> Location:
-    """A path on this machine is one of the local file system, also as a URL."""
+    """A place that is the same one for workers: paths begin at the root."""
     if isinstance(location, os.PathLike):
         location = os.fspath(location)
     if isinstance(location, str) and location:
-        return location.removeprefix("file://")
+        path = location.removeprefix("file://")
+        return path if "://" in path else os.path.abspath(path)
     if isinstance(location, zarr("zarr.abc.store").Store):
         return location
     raise TypeError(

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import PyTree
 
 from eqtangents._arguments import described
 from eqtangents._gram._chunks import (
@@ -58,14 +58,19 @@ def gram_in_store(
 ) -> PyTree[StoredGram]:
     """What `eqtangents.gram` returns for a store."""
     location = checked_location(store)
-    first = jax.tree.map(lambda a: _in_memory("x1", a), x1)
-    second = first if x2 is None else jax.tree.map(lambda a: _in_memory("x2", a), x2)
+    for name, tree in (("kernel", pairs), ("x1", x1), ("x2", x2)):
+        _check_known(name, tree)
+    first = jax.tree.map(np.asarray, x1)
+    second = first if x2 is None else jax.tree.map(np.asarray, x2)
     one = [like_one(x) for x in (first, second)]
     likes = eqx.filter_eval_shape(pairs, *one, None)
     stored = stored_manifest(location)
-    size = tile or (stored or {}).get("tile") or _tile_size(pairs, first, second, likes)
+    known = (stored or {}).get("tile")
+    most = known if isinstance(known, int) else _tile_size(pairs, first, second, likes)
     symmetric = x2 is None and pairs.is_mirrored(x1)
-    plan = Plan(batch_size(first), batch_size(second), size, symmetric=symmetric)
+    plan = Plan(
+        batch_size(first), batch_size(second), tile or most, symmetric=symmetric
+    )
     job = Job(pairs, first, second, plan, mesh, settings())
     names = jax.tree_util.tree_map_with_path(lambda path, _: _matrix_name(path), likes)
     manifest = manifest_of(job, jax.tree.leaves(names), x2 is None)
@@ -76,14 +81,18 @@ def gram_in_store(
     return jax.tree.map(lambda name: StoredGram(location, name), names)
 
 
-def _in_memory(name: str, x: Shaped[Array | np.ndarray, "n *rest"]) -> np.ndarray:
-    if is_traced(x) or (isinstance(x, jax.Array) and not x.is_fully_addressable):
-        raise ValueError(
-            f"`{name}` is {described(x)} whose values are not known in this process, "
-            "but a matrix is computed into a `store` from known ones: call "
-            "`eqtangents.gram` outside of `jax.jit`, with arrays of this process."
-        )
-    return np.asarray(x)
+def _check_known(name: str, tree: PyTree) -> None:
+    """Raise for arrays whose values this process does not have."""
+    for leaf in filter(eqx.is_array, jax.tree.leaves(tree)):
+        if is_traced(leaf) or not (
+            isinstance(leaf, np.ndarray) or leaf.is_fully_addressable
+        ):
+            raise ValueError(
+                f"`{name}` has {described(leaf)} whose values are not known in this "
+                "process, but a matrix is computed into a `store` from known ones: "
+                "call `eqtangents.gram` outside of `jax.jit` and of gradients, with "
+                "arrays of this process."
+            )
 
 
 def _matrix_name(path: tuple[Any, ...]) -> str:
@@ -133,8 +142,7 @@ def _run(job: Job, location: Location, executor: Any, report: Report | None) -> 
                 ) from error
             error.add_note(f"{said}.")
             raise
-    if not here:
-        drop_jobs(location)
+    drop_jobs(location)
     drop_leftovers(location)
 
 

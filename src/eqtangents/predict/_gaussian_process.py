@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
 from eqtangents.predict._definiteness import cholesky_of
+from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
 from eqtangents.predict._posterior import (
     draws,
     extended_cholesky,
@@ -21,7 +23,7 @@ from eqtangents.predict._posterior import (
 from eqtangents.predict._training_set import TrainingSet, TrainOutputs
 
 
-class GaussianProcess(eqx.Module):
+class GaussianProcess(AbstractPredictor):
     r"""Posterior of a zero-mean Gaussian process after seeing training targets.
 
     Which posterior depends on the kernel it is given:
@@ -50,6 +52,7 @@ class GaussianProcess(eqx.Module):
     cholesky: Float[Array, "groups rows rows"]  # a group of outputs has one noise
     solution: Float[Array, "rows columns"]
 
+    @names_checked(PREDICT_HABITS)
     def __init__(
         self,
         k_train_train: Float[Array, "n_train n_train *positions_twice"],

@@ -6,9 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
+from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
 from eqtangents.predict._noisy_kernel import NoisyKernel
 from eqtangents.predict._spectrum import Spectrum
 from eqtangents.predict._training_rules import FLOW, AbstractRule, check_is_rule
@@ -47,7 +49,7 @@ class _LearnedAndGain(eqx.Module):
         return jnp.concatenate([jnp.einsum("i,ti->ti", values, gains), gains])
 
 
-class GradientDescentMSE(eqx.Module):
+class GradientDescentMSE(AbstractPredictor):
     r"""Outputs of an infinitely wide network while it is trained on the squared error.
 
     The loss is $L = \frac{1}{2N} \sum (f - y)^2$ over all $N$ target values (examples
@@ -77,6 +79,7 @@ class GradientDescentMSE(eqx.Module):
     noisy_kernel: NoisyKernel
     rule: AbstractRule
 
+    @names_checked(PREDICT_HABITS)
     def __init__(
         self,
         k_train_train: Float[Array, "n_train n_train *positions_twice"],

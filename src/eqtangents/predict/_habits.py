@@ -20,7 +20,7 @@ _MEANS = (
 _METHODS = {
     "fit": _FITTED,
     "train": _FITTED,
-    "partial_fit": "Observations are added by `condition(...)`, which returns a new one.",
+    "partial_fit": "`condition(...)` returns a predictor with more observations.",
     "predict": _MEANS,
     "predict_proba": "Probabilities: `predict.class_probabilities(mean, variance)`.",
     "score": _MEANS,
