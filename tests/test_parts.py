@@ -181,6 +181,27 @@ def test_learning_rates_are_differentiated_in():
     )
 
 
+def test_rates_of_networks_of_finite_width():
+    net, shape = NETWORKS["mlp"]
+    x = jr.normal(jr.key(0), (3, *shape))
+    model, params = drawn(net, shape)
+    rates = rates_like(params, jr.key(2))
+    parts = eqt.empirical_ntk_by_leaf(model, x)
+    weighted = jax.tree.map(lambda part, rate: rate * part, parts, rates)
+    rtol = by_precision(float64=1e-10, float32=1e-4)
+    for options in ({}, {"implementation": "jacobian"}):
+        found = eqt.empirical_ntk(model, x, trainable=rates, **options)
+        expected = sum(jax.tree.leaves(weighted))
+        np.testing.assert_allclose(found, expected, rtol=rtol)
+    options = {"trainable": rates, "kernels": "ntk"}
+    drawn_twice = eqt.monte_carlo(net, x, None, jr.key(3), 2, **options)
+    assert drawn_twice.mean.shape == (3, 3)
+    with pytest.raises(ValueError, match="does not keep parameters apart"):
+        eqt.empirical_ntk(model, x, trainable=rates, implementation="vector_products")
+    with pytest.raises(TypeError, match="or a tree of booleans"):
+        eqt.linearize(model, trainable=rates)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "gains", "attention"])
 def test_parts_are_those_of_wide_networks(name, getkey):
@@ -244,7 +265,7 @@ class Doubled(nn.AbstractLayer):
 
 def test_what_does_not_fit_is_refused():
     net, x = nn.Sequential([linear(), nn.Relu(), linear()]), jnp.ones((2, 3))
-    with pytest.raises(ValueError, match="does not fit the parameters"):
+    with pytest.raises(ValueError, match="does not fit the parameters, "):
         eqt.ntk(net, x, trainable=[True, False])
     with pytest.raises(TypeError, match=r"which are not negative"):
         eqt.ntk(net, x, trainable=-1.0)

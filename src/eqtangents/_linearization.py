@@ -16,6 +16,7 @@ from eqtangents._parameters import (
     Trainable,
     call,
     check_called,
+    check_picks,
     check_trained,
     is_state,
     marked,
@@ -220,6 +221,7 @@ def taylorize(
     # Without its state here, a model may still be called with it later.
     check_called(model, model if params is None else params, state)
     whole = model if params is None else params
+    check_picks(trainable)
     start = params_of(whole, trainable)
     check_trained(model, params, start)
     if params is None:

@@ -9,19 +9,22 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from eqtangents._arguments import described
 from eqtangents._trees import Params
+from eqtangents._types import is_concrete, is_real
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal
 
 
 Model = TypeVar("Model", bound=Callable[..., Any])
 
-# Which arrays are parameters: a test of leaves, or a tree of booleans with the
-# structure of module or parameters, or a prefix of it. `None` is the default.
+# Which arrays are parameters: a test of leaves, or a tree of booleans, or of learning
+# rates, with the structure of module or parameters, or a prefix of it. `None` is the
+# default.
 Trainable: TypeAlias = Callable[[Any], bool] | Params | None
 
 
@@ -37,10 +40,75 @@ def params_of(whole: PyTree, trainable: Trainable) -> PyTree[Array]:
     """
     if trainable is None:
         chosen = eqx.filter(whole, _not_hyperparameters(whole))
-    else:
-        _check_trainable(whole, trainable)
-        chosen = eqx.filter(whole, trainable)
-    return eqx.filter(chosen, eqx.is_inexact_array)
+        return eqx.filter(chosen, eqx.is_inexact_array)
+    params = eqx.filter(whole, eqx.is_inexact_array)
+    return jax.tree.map(
+        lambda rate, leaf: leaf if eqx.is_array(rate) or rate else None,
+        rates_of(params, trainable),
+        params,
+        is_leaf=lambda node: node is None,
+    )
+
+
+def rates_of(params: PyTree[Array], trainable: Trainable) -> PyTree[Array | float]:
+    """The learning rate of each parameter, `None` where there is none.
+
+    Where `trainable` picks, rates are booleans.
+
+    **Raises:** `TypeError` or `ValueError` if it does not fit the parameters.
+    """
+    for leaf in jax.tree.leaves(trainable):
+        _check_rate(leaf)
+
+    def below(chosen: Any, params: PyTree[Array]) -> PyTree[Array | float]:
+        if chosen is None:  # No parameter was there before `init`.
+            chosen = False
+        if callable(chosen):
+            return jax.tree.map(lambda leaf: bool(chosen(leaf)), params)
+        if isinstance(chosen, np.ndarray):
+            chosen = jnp.asarray(chosen) if chosen.ndim else chosen.item()
+        return jax.tree.map(lambda _: chosen, params)
+
+    try:
+        is_leaf = lambda node: node is None
+        return jax.tree.map(below, trainable, params, is_leaf=is_leaf)
+    except ValueError:
+        raise ValueError(
+            f"`trainable` is {described(trainable)}, which does not fit the "
+            f"parameters, {described(params)}. As a tree it has their structure, or "
+            "stops early where one boolean or number holds for all below: make it by "
+            "`jax.tree.map(lambda _: False, ...)` and `eqx.tree_at`."
+        ) from None
+
+
+def check_picks(trainable: Trainable) -> None:
+    """Raise `TypeError` for learning rates where parameters can but be picked."""
+    for leaf in jax.tree.leaves(trainable):
+        if not (callable(leaf) or isinstance(leaf, bool | np.bool_)):
+            raise TypeError(
+                f"`trainable` has {described(leaf)}, but must be a test of leaves, "
+                "`eqx.is_inexact_array` say, or a tree of booleans."
+            )
+
+
+def _check_rate(leaf: Any) -> None:
+    if callable(leaf) or isinstance(leaf, bool | np.bool_):
+        return
+    if is_real(leaf) and _is_not_negative(leaf):
+        return
+    raise TypeError(
+        f"`trainable` has {described(leaf)}, but must be a test of leaves, "
+        "`eqx.is_inexact_array` say, or a tree of booleans or of learning rates, which "
+        "are not negative."
+    )
+
+
+def _is_not_negative(leaf: Any) -> bool:
+    """Whether numbers may be learning rates, as far as they are known."""
+    if isinstance(leaf, np.ndarray | jax.Array) and not is_concrete(leaf):
+        return True
+    values = np.asarray(leaf)
+    return bool(np.all((values >= 0) & np.isfinite(values)))
 
 
 def marked(params: PyTree[Array]) -> PyTree[bool]:
@@ -48,24 +116,6 @@ def marked(params: PyTree[Array]) -> PyTree[bool]:
     return jax.tree.map(
         lambda leaf: leaf is not None, params, is_leaf=lambda leaf: leaf is None
     )
-
-
-def _check_trainable(whole: PyTree, trainable: Trainable) -> None:
-    for leaf in jax.tree.leaves(trainable):
-        if not (callable(leaf) or isinstance(leaf, bool | np.bool_)):
-            raise TypeError(
-                f"`trainable` has {described(leaf)}, but must be a test of leaves, "
-                "`eqx.is_inexact_array` say, or a tree of booleans."
-            )
-    try:
-        jax.tree.map(lambda *_: None, trainable, whole)
-    except ValueError:
-        raise ValueError(
-            f"`trainable` is {described(trainable)}, which does not fit the "
-            f"parameters, {described(whole)}. As a tree of booleans it has their "
-            "structure, or stops early where one boolean holds for all below: make it "
-            "by `jax.tree.map(lambda _: False, ...)` and `eqx.tree_at`."
-        ) from None
 
 
 def _not_hyperparameters(tree: PyTree) -> PyTree[bool]:

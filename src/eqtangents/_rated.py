@@ -1,24 +1,19 @@
 """Networks with learning rates in the places of their parameters."""
 
-from typing import Any, TypeAlias
+from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 from jaxtyping import Array, PyTree
 
 from eqtangents._arguments import described
 from eqtangents._networks import fields_of
-from eqtangents._parameters import Trainable, params_of
-from eqtangents._types import is_concrete, is_real
+from eqtangents._parameters import Trainable, params_of, rates_of
 from eqtangents.nn import AbstractLayer, LayerError
 from eqtangents.nn._inputs import Signal, is_signal, values_of
 from eqtangents.nn._rates import Rate, is_rate, rates_in
-
-
-Numbers: TypeAlias = PyTree[float | Array]
 
 
 def with_rates(
@@ -56,7 +51,7 @@ def with_rates(
 
 def _rates_placed(drawn: AbstractLayer, trainable: Trainable) -> AbstractLayer:
     params = params_of(drawn, None)
-    numbers = _of_each(trainable, params)
+    rates = rates_of(params, trainable)
 
     def place(path: Any, number: Any, leaf: Any) -> Any:
         copies = sum(getattr(key, "name", None) == "copies" for key in path)
@@ -69,58 +64,11 @@ def _rates_placed(drawn: AbstractLayer, trainable: Trainable) -> AbstractLayer:
                 f"`{jax.tree_util.keystr(path)}`, but must have one number for each "
                 "parameter, or of a `Repeat` one for each of its copies."
             )
-        return Rate(number, leaf.shape)
+        value = number if eqx.is_array(number) else float(number)
+        return Rate(value, leaf.shape)
 
     is_leaf = lambda node: node is None
-    return jax.tree_util.tree_map_with_path(place, numbers, drawn, is_leaf=is_leaf)
-
-
-def _of_each(trainable: Trainable, params: PyTree[Array]) -> Numbers:
-    """The learning rate of each parameter; `None` where there is none."""
-
-    def below(chosen: Any, params: PyTree[Array]) -> Numbers:
-        if chosen is None:  # No parameter was there before `init`.
-            chosen = False
-        if callable(chosen):
-            return jax.tree.map(lambda leaf: float(bool(chosen(leaf))), params)
-        rate = jnp.asarray(chosen) if np.ndim(chosen) else chosen
-        rate = rate if eqx.is_array(rate) else float(rate)
-        return jax.tree.map(lambda _: rate, params)
-
-    is_leaf = lambda node: node is None
-    for leaf in jax.tree.leaves(trainable):
-        _check_rate(leaf)
-    try:
-        return jax.tree.map(below, trainable, params, is_leaf=is_leaf)
-    except ValueError as error:
-        if isinstance(error, LayerError):
-            raise
-        raise ValueError(
-            f"`trainable` is {described(trainable)}, which does not fit the "
-            "parameters. As a tree it has the structure of `net.init(...)`, or stops "
-            "early where one number holds for all below: make it by "
-            "`jax.tree.map(lambda _: False, ...)` and `eqx.tree_at`."
-        ) from error
-
-
-def _check_rate(leaf: Any) -> None:
-    if callable(leaf) or isinstance(leaf, bool | np.bool_):
-        return
-    if is_real(leaf) and _is_not_negative(leaf):
-        return
-    raise TypeError(
-        f"`trainable` has {described(leaf)}, but must be a test of parameters, "
-        "`lambda p: p.ndim == 1` say, or a tree of booleans or of learning rates, "
-        "which are not negative."
-    )
-
-
-def _is_not_negative(leaf: Any) -> bool:
-    """Whether numbers may be learning rates, as far as they are known."""
-    if isinstance(leaf, np.ndarray | jax.Array) and not is_concrete(leaf):
-        return True
-    values = np.asarray(leaf)
-    return bool(np.all((values >= 0) & np.isfinite(values)))
+    return jax.tree_util.tree_map_with_path(place, rates, drawn, is_leaf=is_leaf)
 
 
 def _check_rated(net: AbstractLayer) -> None:

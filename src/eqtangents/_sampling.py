@@ -18,6 +18,7 @@ from eqtangents._parameters import (
     is_state,
     marked,
     params_of,
+    rates_of,
 )
 from eqtangents._trees import Batch
 from eqtangents.empirical import (
@@ -95,7 +96,10 @@ def kernels_of_samples(
             if kernels != "nngp":
                 params = params_of(model, trainable)
                 check_trained(model, None, params)
-                which = _Pass(marked(params))
+                chosen = marked(params)
+                if trainable is not None:
+                    chosen = rates_of(params, trainable)
+                which = _Pass(chosen)
             # Each example passes through it once, on its own.
             model = _Pass(model)
             one1, one2 = (

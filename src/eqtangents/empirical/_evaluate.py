@@ -73,11 +73,28 @@ def tangent_contributions(
     for i, shape in enumerate(shapes):
         paired = options.pairing(shape.shape)
         ways = _ways(costs, x1, x2, paired, options)
-        way = chosen(ways, options.implementation)
-        terms = _computed(network, x1, x2, i, paired, way, options.by_leaf)
+        way = chosen(ways, _way_of_rates(network, options.implementation))
+        by_leaf = options.by_leaf or network.rates is not None
+        terms = _computed(network, x1, x2, i, paired, way, by_leaf)
         arrays = [paired.assembled(term).astype(shape.dtype) for term in terms]
+        if network.rates is not None:
+            rates = zip(network.rates, arrays, strict=True)
+            arrays = [jnp.asarray(rate, a.dtype) * a for rate, a in rates]
         found.append(Contributions(arrays))
     return treedef.unflatten(found)
+
+
+def _way_of_rates(network: Network, implementation: Implementation) -> Implementation:
+    """The way that keeps parameters apart, if they have learning rates of their own."""
+    if network.rates is None:
+        return implementation
+    if implementation == "vector_products":
+        raise ValueError(
+            '`implementation` is "vector_products", which does not keep parameters '
+            "apart, but `trainable` has learning rates of some. Choose "
+            '"structured" or "jacobian".'
+        )
+    return "structured" if implementation == "auto" else implementation
 
 
 @eqx.filter_jit

@@ -18,7 +18,9 @@ from eqtangents._parameters import (
     check_called,
     check_trained,
     params_of,
+    rates_of,
 )
+from eqtangents._types import Scalar
 from eqtangents.nn._inputs import is_signal, values_of
 
 
@@ -26,6 +28,7 @@ class Network(eqx.Module):
     """A network as a function of its real parameters and one example."""
 
     params: PyTree[Array]
+    rates: list[Scalar] | None  # of the parameters, where they are not all 1
     rest: PyTree
     function: Callable[..., Any] | None
     state: eqx.nn.State | None
@@ -44,6 +47,9 @@ class Network(eqx.Module):
         whole = model if params is None else params
         self.params = params_of(whole, trainable)
         check_trained(model, params, self.params)
+        self.rates = None
+        if trainable is not None:
+            self.rates = _numbers(rates_of(self.params, trainable))
         self.rest = jax.tree.map(
             lambda p, x: x if p is None else None,
             self.params,
@@ -79,6 +85,12 @@ class Network(eqx.Module):
         whole = eqx.combine(params, self.rest)
         found = outputs_of_one(whole, self.function, self.state, example)
         return jax.tree.map(_as_floating, eqx.filter(found, eqx.is_array_like))
+
+
+def _numbers(rates: PyTree[Any]) -> list[Scalar] | None:
+    """The learning rates of parameters, unless they are but picked."""
+    leaves = jax.tree.leaves(rates)
+    return None if all(isinstance(leaf, bool) for leaf in leaves) else leaves
 
 
 def check_model(

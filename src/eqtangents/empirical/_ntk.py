@@ -70,11 +70,11 @@ def empirical_ntk(
     - `params`: the parameters of a function, a tree. A complex one counts as two real
         ones.
     - `trainable`: which leaves of the module, or of `params`, are differentiated in: a
-        test of leaves, or a tree of booleans. Of those it picks, floating-point and
-        complex arrays are. By default all are but hyperparameters of layers of
-        `eqtangents.nn`, such as a `weight_std` that is an array, in which
-        `eqtangents.ntk` does not differentiate either; `eqx.is_inexact_array` picks
-        these too.
+        test of leaves, or a tree of booleans, or of learning rates, which multiply what
+        each leaf contributes. Of those it picks, floating-point and complex arrays are.
+        By default all are but hyperparameters of layers of `eqtangents.nn`, such as a
+        `weight_std` that is an array, in which `eqtangents.ntk` does not differentiate
+        either; `eqx.is_inexact_array` picks these too.
     - `state`: the state of the model's layers, as it came from
         `eqx.nn.make_with_state`. The network is then called as `model(x, state)`, and
         the new state that it returns is dropped.
