@@ -94,10 +94,15 @@ def reads(expression: Any) -> set[Hole]:
     return found
 
 
-def fingerprint(expression: Any, name: Callable[[Hole], Any] = lambda _: None) -> Any:
+def fingerprint(
+    expression: Any,
+    name: Callable[[Hole], Any] = lambda _: None,
+    *,
+    exact: bool = False,
+) -> Any:
     """Equal for expressions that are the same function, whatever shapes they are for.
 
-    `name` tells holes apart, if there are several.
+    `name` tells holes apart, if there are several. If `exact`, shapes count.
     """
     known: dict[Any, Any] = {}
     numbers: dict[Any, int] = {}
@@ -110,7 +115,12 @@ def fingerprint(expression: Any, name: Callable[[Hole], Any] = lambda _: None) -
         if node not in known:
             # Of several uses of one value, the later ones are a number.
             parts = tuple(mark(arg) for arg in node.args)
-            about = node.name if isinstance(node, AppliedFunction) else _about(node)
+            if isinstance(node, AppliedFunction):
+                about = node.name
+            elif exact:
+                about = (node.eqn.primitive.name, node.number, str(node.eqn.params))
+            else:
+                about = _about(node)
             text = (about, parts)
             known[node] = numbers.setdefault(text, len(numbers))
         return known[node]
