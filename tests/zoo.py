@@ -145,8 +145,8 @@ def tokens_with_a_residual_mlp(key):
     3,
     8,
     8,
-    layers="Conv Prepare Learned Rearrange FanInConcat Learned FanInSum LayerNorm "
-    "Linear Relu Linear FanInSum Index LayerNorm Linear Index",
+    layers="Prepare Learned Conv Rearrange FanInConcat Learned FanInSum LayerNorm "
+    "Linear Relu Linear FanInSum LayerNorm Index Linear Index",
 )
 def vision_transformer_without_attention(key):
     keys = jr.split(key, 3)
@@ -221,7 +221,7 @@ def fourier_features(key):
     return Called((jnp.zeros((8, 2)), nn.MLP(16, 1, 16, 2, key=key)), call)
 
 
-@model(2, layers="Linear Tanh Linear Prepare FanInProd")
+@model(2, layers="Prepare Linear Tanh Linear FanInProd")
 def physics_informed(key):
     """Zero at both ends of the interval, as a boundary condition asks."""
     network = nn.MLP(2, 1, 16, 1, jnp.tanh, key=key)
@@ -231,8 +231,8 @@ def physics_informed(key):
 @model(
     3,
     9,
-    layers="Conv Tanh Conv Sigmoid FanInProd Conv Conv Tanh Conv Sigmoid FanInProd "
-    "Conv FanInSum Conv",
+    layers="Prepare Conv Tanh Conv Sigmoid FanInProd Conv Conv Tanh Conv Sigmoid "
+    "FanInProd Conv FanInSum Conv",
 )
 def wavenet(key):
     filters = [nn.Conv1d(c, 8, 2, dilation=d, key=key) for c, d in ((3, 1), (8, 2))]
@@ -459,7 +459,7 @@ def circular_and_pooled(key):
     return Called(parts, call)
 
 
-@model(3, 8, 8, layers="Conv Relu Rearrange AvgPool GlobalAvgPool Linear")
+@model(3, 8, 8, layers="Conv Relu AvgPool GlobalAvgPool Linear")
 def pooled_by_hand(key):
     def call(parts, x):
         x = jax.nn.relu(parts[0](x)).reshape(8, 4, 2, 4, 2).mean((2, 4))

@@ -91,9 +91,10 @@ def _lift_mean(fn: Callable) -> nn.GlobalAvgPool:
     if isinstance(fn, eqx.Module):
         raise LayerError(
             fn,
-            f"`{name_of(fn)}` has a `__call__` of its own, which is not read: only the "
-            "layers of `equinox.nn` that `from_equinox` names are, and functions that "
-            f"are elementwise. {_INSTEAD}",
+            f"`{name_of(fn)}` has a `__call__` of its own, which is read if an example "
+            "of the model's input is given, `eqt.from_equinox(model, x[0])`. Without "
+            "one, only the layers of `equinox.nn` that `from_equinox` names are, and "
+            f"functions that are elementwise. {_INSTEAD}",
         )
     raise LayerError(
         fn,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from jax.extend import core
-from jaxtyping import Array
 
 from eqtangents._jaxpr import bind, shape_of
 from eqtangents._traced._numpy import in_numpy
@@ -38,7 +37,7 @@ class AppliedEquation:
 class AppliedFunction:
     """The result of a function of JAX, applied to expressions and constants."""
 
-    function: Callable[..., Array]
+    function: Callable[..., Any]
     args: tuple[Any, ...]
     shape: tuple[int, ...]
     name: Any
@@ -49,9 +48,9 @@ Expression = Hole | AppliedEquation | AppliedFunction
 
 def value_of_expression(
     expression: Any,
-    holes: Mapping[Hole, Array],
+    holes: Mapping[Hole, Any],
     apply: Callable[..., Sequence[Any]] = lambda eqn, args: bind(eqn, *args),
-) -> Array:
+) -> Any:
     """The value of an expression, given what it is a function of.
 
     `apply` evaluates an equation.
@@ -94,10 +93,15 @@ def reads(expression: Any) -> set[Hole]:
     return found
 
 
-def fingerprint(expression: Any, name: Callable[[Hole], Any] = lambda _: None) -> Any:
+def fingerprint(
+    expression: Any,
+    name: Callable[[Hole], Any] = lambda _: None,
+    *,
+    exact: bool = False,
+) -> Any:
     """Equal for expressions that are the same function, whatever shapes they are for.
 
-    `name` tells holes apart, if there are several.
+    `name` tells holes apart, if there are several. If `exact`, shapes count.
     """
     known: dict[Any, Any] = {}
     numbers: dict[Any, int] = {}
@@ -110,7 +114,12 @@ def fingerprint(expression: Any, name: Callable[[Hole], Any] = lambda _: None) -
         if node not in known:
             # Of several uses of one value, the later ones are a number.
             parts = tuple(mark(arg) for arg in node.args)
-            about = node.name if isinstance(node, AppliedFunction) else _about(node)
+            if isinstance(node, AppliedFunction):
+                about = node.name
+            elif exact:
+                about = (node.eqn.primitive.name, node.number, str(node.eqn.params))
+            else:
+                about = _about(node)
             text = (about, parts)
             known[node] = numbers.setdefault(text, len(numbers))
         return known[node]
@@ -163,7 +172,7 @@ def shows(expression: Any, hole: Hole, order: Sequence[int]) -> bool:
         return False
     numbers = np.arange(int(np.prod(hole.shape))).reshape(hole.shape)
     moved = lambda eqn, args: in_numpy(eqn, args) or []
-    found = value_of_expression(expression, {hole: numbers}, moved)  # pyright: ignore[reportArgumentType]
+    found = value_of_expression(expression, {hole: numbers}, moved)
     left_out = [axis for axis in range(found.ndim) if axis not in order]
     if found.size != numbers.size:
         return False

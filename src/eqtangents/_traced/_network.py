@@ -75,8 +75,9 @@ def wired(builder: Builder, outputs: Sequence[Node], model: Any) -> nn.AbstractL
     if len(last) > 1:
         last = [builder.add(nn.Identity(), last, ())]
     (end,) = last
-    for node in _needed_by(end):
-        if node.apart and node.apart[0] in _needed_by(end):
+    read = _needed_by(end)
+    for node in read:
+        if node.apart and node.apart[0] in read:
             # A layer is read with these parameters and without them.
             node.layer, node.reads, node.holds = nn.FanInSum(), node.apart, ()
     live = _needed_by(end)

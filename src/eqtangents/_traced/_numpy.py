@@ -43,8 +43,8 @@ _BY_NAME: dict[str, Callable[..., Any]] = {
 def _broadcast_array(
     x: np.ndarray,
     *,
-    shape: Sequence[int],
-    broadcast_dimensions: Sequence[int],
+    shape: Sequence[Any],
+    broadcast_dimensions: Sequence[Any],
     **_: Any,
 ) -> np.ndarray:
     sizes = [1] * len(shape)
@@ -80,7 +80,7 @@ _WITH_OPTIONS: dict[str, Callable[..., Any]] = {
 }
 
 
-def _iota(dtype: Any, shape: Sequence[int], dimension: int) -> np.ndarray:
+def _iota(dtype: Any, shape: Sequence[Any], dimension: int) -> np.ndarray:
     sizes = [1] * len(shape)
     sizes[dimension] = shape[dimension]
     line = np.arange(shape[dimension], dtype=dtype).reshape(sizes)

@@ -179,19 +179,18 @@ def _sum(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]
         made = builder.plain(nn.GlobalSumPool(), [node], node.shape[:1])
         changed = Layout(layout.channels, (), tuple(rest))
         return [RandomValue(changed, {made: float(repeats)})]
-    groups = []
+    groups: list[AxisFactors] = []
     for axis in layout.positions:
         among = [f in summed for f in axis]
-        groups += [axis] if all(among) or not any(among) else [(f,) for f in axis]
+        cut = among.index(True) if any(among) else len(axis)
+        groups += [axis] if all(among[cut:]) else [(f,) for f in axis]
     signal = builder.rearranged(signal, groups)
     node = builder.node(signal)
-    kernel = tuple(
-        math.prod(f.size for f in axis) if set(axis) & summed else 1 for axis in groups
-    )
+    kernel = tuple(math.prod(f.size for f in axis if f in summed) for axis in groups)
     size = [n // k for n, k in zip(node.shape[1:], kernel, strict=True)]
     layer = nn.SumPool(kernel, kernel)
     made = builder.plain(layer, [node], (node.shape[0], *size))
-    positions = tuple(() if set(axis) & summed else axis for axis in groups)
+    positions = tuple(tuple(f for f in axis if f not in summed) for axis in groups)
     changed = Layout(layout.channels, positions, tuple(rest))
     return [RandomValue(changed, {made: float(repeats)})]
 

@@ -100,7 +100,7 @@ def inverse(
 def computed_of_input(given: Any, function: Any) -> InputFunction:
     """A function of something that is known."""
     from_known = given.expression if isinstance(given, InputFunction) else given
-    name = ("computed", id(function))
+    name = ("inverse",)
     return InputFunction(AppliedFunction(function, (from_known,), given.shape, name))
 
 

@@ -199,8 +199,8 @@ def instead_of_layer(came: Any) -> str:
             )
     if isinstance(came, eqx.Module):
         return (
-            "Models of Equinox's layers are lifted by `eqt.from_equinox(model)`; the "
-            "kernel of any other at finite width is `eqt.empirical_ntk(model, x)`."
+            "Models of Equinox are read by `eqt.from_equinox(model, x[0])`; the "
+            "kernel at finite width is `eqt.empirical_ntk(model, x)`."
         )
     if callable(came):
         return "A function of one number is a layer as `nn.Elementwise(fn)`."
