@@ -263,14 +263,14 @@ class Frame:
     ) -> Lookup[tuple[Any, Any]]:
         """Register a quantity of single examples to be seen from both ends of a pair.
 
-        The arrays have the examples of both batches along their first axis and
-        positions along the last `rank`. The result, `(left, right)`, broadcasts against
-        the blocks of this frame, whose canvas is filled up with `fill`.
+        The arrays have the examples of both batches in a row; `fill` extends their last
+        `rank` axes to the canvas. Left and right broadcast against blocks.
         """
-        left, right, n1 = arrays, arrays, self.scope.n1
+        left, right = arrays, arrays
         if not self.self_pairs:
-            left = jax.tree.map(lambda leaf: leaf[:n1, None], arrays)
-            right = jax.tree.map(lambda leaf: leaf[None, n1:], arrays)
+            ends = lambda leaf: lax.split(leaf, (self.scope.n1, self.scope.n2))
+            left = jax.tree.map(lambda leaf: ends(leaf)[0][:, None], arrays)
+            right = jax.tree.map(lambda leaf: ends(leaf)[1][None], arrays)
         look, canvas = lambda moving, d: moving, self.canvas
         if canvas is not None:
             pad = lambda leaf: pad_to(leaf, canvas, fill)
