@@ -263,9 +263,8 @@ class Frame:
     ) -> Lookup[tuple[Any, Any]]:
         """Register a quantity of single examples to be seen from both ends of a pair.
 
-        The arrays have the examples of both batches along their first axis and
-        positions along the last `rank`. The result, `(left, right)`, broadcasts against
-        the blocks of this frame, whose canvas is filled up with `fill`.
+        The arrays have the examples of both batches in a row; `fill` extends their last
+        `rank` axes to the canvas. Left and right broadcast against blocks.
         """
         left, right = ends(arrays, None if self.self_pairs else self.scope.n1)
         look, canvas = lambda moving, d: moving, self.canvas

@@ -1,5 +1,7 @@
 """Covariance of the inputs themselves."""
 
+import functools
+import operator
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -15,11 +17,15 @@ from eqtangents.covariance._covariance import (
 )
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._outline import Outline, new_source
+from eqtangents.covariance._transposed import broadcast_along
+from eqtangents.duals._dual import Stacked, in_terms
 from eqtangents.duals._elementary import reciprocal
 
 
 class InputCovariance(AbstractCovariance):
     r"""Inner products of inputs, $K(x, x')_{pp'} = \frac{1}{C} x_p \cdot x'_{p'}$."""
+
+    examples: Float[Array, "n channels *size"]
 
     def __init__(
         self,
@@ -52,17 +58,14 @@ class InputCovariance(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Multiply and sum over channels, in full precision on every device."""
-        examples = frame.per_example(self.examples, self.outline.rank, 0.0)
+        outline = self.outline
+        examples = frame.per_example(Stacked(self.examples), outline.rank, 0.0)
+        one_by_one = outline.rank > 0 and outline.channels <= _FEW_FACTORS
+        product = _added_products if one_by_one else _matrix_product
 
         def products(at: Evaluation) -> Block:
-            left, right = examples(at)
-            if frame.self_pairs:
-                products = jnp.sum(left * right, 1)
-            else:
-                products = jnp.einsum(
-                    "ic...,jc...->ij...", left[:, 0], right[0], precision="highest"
-                )
-            return Block(products / self.outline.channels, None)
+            total = product(frame, *examples(at))
+            return Block(total / outline.channels, None)
 
         if not tracks_gaps(frame, self):
             return products
@@ -71,7 +74,9 @@ class InputCovariance(AbstractCovariance):
         def with_gap(at: Evaluation) -> Block:
             block = products(at)
             if 1 < self.outline.channels <= _FEW_CHANNELS:
-                block = block._replace(gap=_gap_of_few(*examples(at), *stds(at)))
+                left, right = examples(at)
+                gap = _gap_of_few(left.array, right.array, *stds(at))
+                block = block._replace(gap=gap)
             return complete(at, block)
 
         return with_gap
@@ -89,6 +94,37 @@ def mapped_examples(
         mask=outline.mask,
         graph=outline.graph,
         sources=outline.sources,
+    )
+
+
+# With so few channels, that matrices of all positions are arranged for a product costs
+# more than it does.
+_FEW_FACTORS = 8
+
+
+def _added_products(
+    frame: Frame, left: Stacked, right: Stacked
+) -> Float[Array, "*pairs_and_canvas"]:
+    """The inner products over channels, a channel after the other."""
+    factors = in_terms((left, right), len(frame.pairs))
+    if not frame.self_pairs:
+        scope = frame.scope
+        left, right = factors
+        factors = (
+            [broadcast_along(factor, 1, scope.n2) for factor in left],
+            [broadcast_along(factor, 0, scope.n1) for factor in right],
+        )
+    return functools.reduce(operator.add, map(operator.mul, *factors))
+
+
+def _matrix_product(
+    frame: Frame, left: Stacked, right: Stacked
+) -> Float[Array, "*pairs_and_canvas"]:
+    """The inner products over channels, for each position a product of matrices."""
+    if frame.self_pairs:
+        return jnp.sum(left.array * right.array, 1)
+    return jnp.einsum(
+        "ic...,jc...->ij...", left.array[:, 0], right.array[0], precision="highest"
     )
 
 

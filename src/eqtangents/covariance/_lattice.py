@@ -35,8 +35,13 @@ def ends(
     examples: PyTree[Array], n1: int | None
 ) -> tuple[PyTree[Array], PyTree[Array]]:
     """The examples at either end of pairs, of two batches in a row or the same ones."""
-    left = jax.tree.map(lambda leaf: leaf[:n1], examples)
-    return left, jax.tree.map(lambda leaf: leaf[n1:], examples)
+    if n1 is None:
+        return examples, examples
+    split = lambda leaf: tuple(lax.split(leaf, (n1, leaf.shape[0] - n1)))
+    halves = jax.tree.map(split, examples)
+    return tuple(
+        jax.tree.map(lambda _, pair, i=i: pair[i], examples, halves) for i in range(2)
+    )
 
 
 def paired(

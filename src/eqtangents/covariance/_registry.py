@@ -7,6 +7,7 @@ import jax
 from jaxtyping import Array, Int, PyTree
 
 from eqtangents.covariance._lattice import materialised
+from eqtangents.covariance._transposed import broadcast_along
 
 
 Result = TypeVar("Result")
@@ -87,20 +88,24 @@ class Registry:
         self, run: Callable[[Registered], Result], displacements: Int[Array, "n rank"]
     ) -> Result:
         """The results of `run` at some displacements, along a new leading axis."""
-        if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
+        fixed, batch = [field.fixed for field in self.fields], displacements.shape[0]
+        if batch == 1:  # A batched slice is a gather: avoid it.
             moved = materialised(lambda: self._look(displacements[0]), displacements)
-            return jax.tree.map(lambda leaf: leaf[None], run(self._registered(moved)))
+            registered = self._registered(fixed, moved)
+            return jax.tree.map(lambda leaf: leaf[None], run(registered))
         moved = materialised(lambda: jax.vmap(self._look)(displacements), displacements)
-        return jax.vmap(lambda one: run(self._registered(one)))(moved)
+        fixed = jax.tree.map(lambda leaf: broadcast_along(leaf[None], 0, batch), fixed)
+        return jax.vmap(lambda *one: run(self._registered(*one)))(fixed, moved)
 
     def _look(self, d: Int[Array, " rank"] | None) -> tuple[list[Any], dict]:
         moved = [field.look(field.moving, d) for field in self.fields]
         return moved, {key: look((), d) for key, look in self.masks.items()}
 
-    def _registered(self, moved: tuple[list[Any], dict]) -> Registered:
+    def _registered(
+        self, fixed: list[Any], moved: tuple[list[Any], dict]
+    ) -> Registered:
         parts, masks = moved
-        fields = [(f.fixed, part) for f, part in zip(self.fields, parts, strict=True)]
-        return Registered(fields, masks)
+        return Registered([*zip(fixed, parts, strict=True)], masks)
 
 
 class _Unmoved(Sequence):

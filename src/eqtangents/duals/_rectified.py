@@ -62,16 +62,25 @@ def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     value, derivative = arc_cosine(*primals)
-    d_size = d_left.std * right.std + left.std * d_right.std
-    per_size = left.reciprocal * right.reciprocal
+    d_log = _growth(left, d_left) + _growth(right, d_right)
     z = pair.deficit(left, right)
     certain = above(z, None)
     certain_sine = safe_sqrt(certain * (2 - certain))
     sine = valued(lax.stop_gradient(safe_sqrt(z * (2 - z))), certain_sine)
-    d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * d_size
-    d_angle = d_pair.cov - pair.cov * per_size * d_size
-    d_derivative = (0.5 / math.pi) * reciprocal(certain_sine) * per_size * d_angle
+    size = left.std * right.std
+    d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * size * d_log
+    per_size = left.reciprocal * right.reciprocal
+    slope = (0.5 / math.pi) * reciprocal(certain_sine) * per_size
+    d_derivative = slope * (d_pair.cov - pair.cov * d_log)
     return (value, derivative), (d_value, d_derivative)
+
+
+def _growth(end: Deviation, d_end: Deviation) -> Float[Array, "..."]:
+    """The derivative of the logarithm of a deviation, zero where that is zero.
+
+    Backwards, those of all pairs of an example are added up before anything else.
+    """
+    return d_end.std * end.reciprocal
 
 
 def rectified_gap(
@@ -195,10 +204,9 @@ def _arc_cosine_of_degree_jvp(
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     n = degree
     below, lowest = (arc_cosine_of_degree(n - i, *primals) for i in (1, 2))
-    d_size = d_left.std * right.std + left.std * d_right.std
-    per_size = left.reciprocal * right.reciprocal
+    d_log = _growth(left, d_left) + _growth(right, d_right)
     along_size = pair.cov * below + (n - 1) * _minor(*primals) * lowest
-    tangent = n * n * below * d_pair.cov + n * (n - 1) * per_size * along_size * d_size
+    tangent = n * n * below * d_pair.cov + n * (n - 1) * along_size * d_log
     return arc_cosine_of_degree(n, *primals), tangent
 
 
