@@ -37,11 +37,10 @@ def ends(
     """The examples at either end of pairs, of two batches in a row or the same ones."""
     if n1 is None:
         return examples, examples
-    split = lambda leaf: tuple(lax.split(leaf, (n1, leaf.shape[0] - n1)))
-    halves = jax.tree.map(split, examples)
-    return tuple(
-        jax.tree.map(lambda _, pair, i=i: pair[i], examples, halves) for i in range(2)
+    part = lambda i: jax.tree.map(
+        lambda leaf: lax.split(leaf, (n1, leaf.shape[0] - n1))[i], examples
     )
+    return part(0), part(1)
 
 
 def paired(
