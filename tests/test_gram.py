@@ -196,7 +196,7 @@ def test_no_examples(n1):
 @pytest.mark.precision("float32")
 def test_each_pair_is_in_a_plan(n1, n2, tile, devices, symmetric, ring):
     n2 = n1 if symmetric else n2
-    plan = Plan(n1, n2, tile, devices, 1, symmetric, ring)
+    plan = Plan(n1, n2, (tile, tile), devices, 1, symmetric, ring)
     table = plan.table()
     t1, t2 = plan.sizes
     done = np.zeros(plan.padded, bool)

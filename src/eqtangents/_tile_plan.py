@@ -53,11 +53,6 @@ def of_each_output(
     return jax.tree.map(entries, outputs, is_leaf=is_covariance)
 
 
-def square_tile(net: AbstractLayer, x: Examples) -> int:
-    """How many examples are on each side of the tiles of a symmetric matrix."""
-    return tile_sizes(net, x, batch_size(x), batch_size(x), symmetric=True)[0]
-
-
 def tile_sizes(
     net: AbstractLayer, x1: Examples, n1: int, n2: int, symmetric: bool
 ) -> tuple[int, int]:

@@ -1,5 +1,6 @@
 """Kernels over whole data sets: the function that users call."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
@@ -76,8 +77,8 @@ def gram(
         Without a mesh everything is on one device. It may be a function that makes one,
         which the workers of an executor call, each for its own devices.
     - `tile`: how many examples of either batch a tile has at most. By default as many
-        as fit the cache for a network, and for a function about half the rows of a
-        device.
+        as the plain call treats together for a network, and for a function about half
+        the rows of a device.
     - `ring`: whether examples of columns, too, are split over the mesh and handed on
         from device to device, so that none ever has more than two shares. By default
         if they take more than 1 GiB; otherwise every device has them all.
@@ -151,10 +152,10 @@ def _divided(
     symmetric = x2 is None and pairs.is_mirrored(x1)
     second = x1 if x2 is None else x2
     placement, split = _placed_on(mesh, second, x2 is None, ring)
-    rows = placement.count(placement.row_axes)
-    size = pairs.tile_size(x1, -(-n1 // rows), devices) if most is None else most
-    columns = placement.count(placement.column_axes)
-    plan = Plan(n1, n2, size, rows, columns, symmetric, split)
+    rows, columns = map(placement.count, (placement.row_axes, placement.column_axes))
+    plan = Plan(n1, n2, (n1, n2), rows, columns, symmetric, split)
+    tile = pairs.tile(x1, plan) if most is None else (most, most)
+    plan = dataclasses.replace(plan, tile=tile)
     task = _laid_on_mesh(pairs, x1, second, plan, placement)
     if report is None or any(map(is_traced, jax.tree.leaves(task))):
         return all_at_once(task)

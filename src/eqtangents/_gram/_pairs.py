@@ -8,8 +8,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, Int, PyTree
 
+from eqtangents._gram._plan import Plan
 from eqtangents._kernel import Kind, of_each_pair
-from eqtangents._tile_plan import Examples, like_one, square_tile
+from eqtangents._tile_plan import Examples, like_one, tile_sizes
 from eqtangents.nn import AbstractLayer
 
 
@@ -30,8 +31,8 @@ class AbstractPairs(eqx.Module):
         """Whether swapping two batches is known to transpose the arrays."""
 
     @abc.abstractmethod
-    def tile_size(self, x: Examples, rows: int, devices: int) -> int:
-        """How many examples a tile has on a side unless users say so."""
+    def tile(self, x: Examples, plan: Plan) -> tuple[int, int]:
+        """How many examples of either batch a tile has unless users say so."""
 
 
 class NetworkPairs(AbstractPairs):
@@ -50,9 +51,9 @@ class NetworkPairs(AbstractPairs):
         """Positions are mirrored as well."""
         return True
 
-    def tile_size(self, x: Examples, rows: int, devices: int) -> int:
-        """The one with which the kernel runs through its layers in cache."""
-        return min(rows, square_tile(self.net, x))
+    def tile(self, x: Examples, plan: Plan) -> tuple[int, int]:
+        """What the plain call of a device's rows and columns would take."""
+        return tile_sizes(self.net, x, plan.rows, plan.columns, plan.symmetric)
 
 
 class FunctionPairs(AbstractPairs):
@@ -72,6 +73,8 @@ class FunctionPairs(AbstractPairs):
         shapes = eqx.filter_eval_shape(self.function, one, one)
         return all(leaf.ndim == 2 for leaf in jax.tree.leaves(shapes))
 
-    def tile_size(self, x: Examples, rows: int, devices: int) -> int:
+    def tile(self, x: Examples, plan: Plan) -> tuple[int, int]:
         """All rows of a device, or half of them where devices share a block."""
-        return -(-rows // (1 if devices == 1 else 2))
+        parts = 2 if plan.row_devices > 1 or plan.column_devices > 1 else 1
+        size = -(-plan.rows // parts)
+        return size, size

@@ -22,7 +22,7 @@ class Plan:
 
     n1: int
     n2: int
-    tile: int  # at most so many examples of either batch are in one
+    tile: tuple[int, int]  # at most so many examples of either batch are in one
     row_devices: int = 1
     column_devices: int = 1
     symmetric: bool = False
@@ -51,7 +51,7 @@ class Plan:
     @property
     def sizes(self) -> tuple[int, int]:
         """How many examples of either batch a tile has."""
-        return evenly(self.rows, self.tile), evenly(self.columns, self.tile)
+        return evenly(self.rows, self.tile[0]), evenly(self.columns, self.tile[1])
 
     @property
     def mirrors_alone(self) -> bool:
