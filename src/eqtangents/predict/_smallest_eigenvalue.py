@@ -3,7 +3,7 @@
 import math
 
 import jax.numpy as jnp
-import jax.random as jr
+import numpy as np
 from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int
@@ -62,9 +62,11 @@ def smallest_eigenvalue(
         basis = basis.at[i + 1].set(new, mode="drop")
         return i + 1, basis, inverse, 1 / jnp.linalg.eigvalsh(inverse)[-1]
 
-    start = jr.normal(jr.key(0), (n,), cholesky.dtype)
+    # Drawn while this is traced: a generator is a dozen more kernels to compile.
+    draw = np.random.default_rng(0).standard_normal(n)
+    start = jnp.asarray(draw / np.linalg.norm(draw), cholesky.dtype)
     basis = jnp.zeros((k, n), cholesky.dtype)
-    basis = basis.at[0].set(start / jnp.linalg.norm(start))
+    basis = basis.at[0].set(start)
     none = jnp.zeros((k, k), cholesky.dtype)
     first = jnp.zeros((), int), basis, none, jnp.asarray(jnp.inf, cholesky.dtype)
     return lax.while_loop(undecided, step, first)[-1]
