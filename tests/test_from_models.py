@@ -186,7 +186,7 @@ def test_kept_values_say_where_they_come_from():
     net = eqt.from_equinox(one.built(), one.example())
     printed = repr(net)
     assert len(printed.splitlines()) == 2 + len(net.layers)
-    assert re.search(r"h2 = Linear\(.*\) of h1 +# zoo\.py:\d+", printed)
+    assert re.search(r"h2 += Linear\(.*\) of h1 +# zoo\.py:\d+", printed)
 
 
 def test_biases_apart_where_the_sum_is_not_all_that_is_read():

@@ -14,7 +14,7 @@ from eqtangents._traced._rules import reading
 from eqtangents._traced._values import RandomValue, Unreadable
 
 
-def eqtangents_dropout(x: Array, p: float) -> Array:
+def eqtangents_dropout(x: Array, p: Any) -> Array:
     """A program with a name: what it computes is never run."""
     return x * p
 

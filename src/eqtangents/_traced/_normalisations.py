@@ -77,7 +77,7 @@ def _in_double_precision(eqn: core.JaxprEqn, args: Sequence[Any]) -> Sequence[An
 
 
 def _added_to_variance(
-    values: np.ndarray,
+    values: Sequence[np.ndarray],
     expected: np.ndarray,
     factor: float,
     x: np.ndarray,

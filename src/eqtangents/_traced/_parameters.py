@@ -147,7 +147,9 @@ def leaves_of(tree: Any) -> tuple[list[ParameterLeaf], list[int], Any, Any]:
         if id(array) not in numbers:
             numbers[id(array)] = len(leaves)
             name = jax.tree_util.keystr(path).lstrip(".") or "params"
-            leaves.append(ParameterLeaf(array, name, **facts.get(id(array), {})))
+            leaves.append(
+                ParameterLeaf(jnp.asarray(array), name, **facts.get(id(array), {}))
+            )
         places.append(numbers[id(array)])
     return leaves, places, arrays, rest
 

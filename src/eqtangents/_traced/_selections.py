@@ -11,6 +11,7 @@ from jaxtyping import Int
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._of_input import like
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import with_offset
 from eqtangents._traced._values import (
@@ -131,16 +132,16 @@ def _joined_part(
     axes = list(layout.axes)
     axes[axis] = new
     if along_channels:
-        like = Layout(new, layout.positions, tuple(axes))
+        target = Layout(new, layout.positions, tuple(axes))
     else:
         rest = _rest(layout, own)
-        like = Layout(layout.channels, (new, *rest), tuple(axes))
+        target = Layout(layout.channels, (new, *rest), tuple(axes))
     del swapped
     if isinstance(arg, Parameter):
-        return _token(builder, arg, first, like, axis)
+        return _token(builder, arg, first, target, axis)
     if not isinstance(arg, RandomValue):
-        return like(builder, arg, like)
-    probe = RandomValue(like, {})
+        return like(builder, arg, target)
+    probe = RandomValue(target, {})
     signal = builder.settled(arg)
     if not new and not along_channels:
         positions = ((), *_rest(signal.layout, ()))
@@ -161,11 +162,15 @@ def _rest(layout: Layout, own: AxisFactors) -> list[AxisFactors]:
 
 
 def _token(
-    builder: Builder, parameter: Parameter, first: RandomValue, like: Layout, axis: int
+    builder: Builder,
+    parameter: Parameter,
+    first: RandomValue,
+    target: Layout,
+    axis: int,
 ) -> RandomValue:
     """Trained values as further positions, such as a class token."""
-    zeros = np.zeros(like.shape, np.float32)
-    base = like(builder, zeros, like)
+    zeros = np.zeros(target.shape, np.float32)
+    base = like(builder, zeros, target)
     added = with_offset(builder, base, parameter)
     terms = {node: c for node, c in added.terms.items() if node not in base.terms}
     return RandomValue(added.layout, terms)
