@@ -163,6 +163,7 @@ def test_all_tiles_are_one_program(tmp_path):
 def test_what_is_there_is_kept(tmp_path, monkeypatch):
     net, x = connected(), inputs("tanh", 8)
     tiles, reports = count_computed(monkeypatch), []
+    monkeypatch.setattr(_run, "IN_FLIGHT", 2)  # what is under way is finished, no more
 
     def interrupt(progress):
         reports.append(progress)
@@ -453,14 +454,15 @@ def test_workers_take_nothing_else(tmp_path, monkeypatch):
             run(executor=Elsewhere(change))
     with pytest.raises(TypeError, match="`mesh` is one of devices of this process"):
         run(executor=Elsewhere(), mesh=line())
+    with monkeypatch.context() as patch:
+        patch.setattr(_task, "_FORKED", {os.getpid()})
+        with pytest.raises(RuntimeError, match="This worker is a fork of a process"):
+            run(executor=Elsewhere())
     lock = threading.Lock()
     locked = lambda a, b: laplace(a, b) if lock else a
     monkeypatch.setattr(_manifest, "facts", lambda place, value: {})
     with pytest.raises(TypeError, match="cannot be sent to the workers"):
         eqt.gram(locked, x, store=tmp_path / "b", executor=Elsewhere())
-    monkeypatch.setattr(_task, "_FORKED", {os.getpid()})
-    with pytest.raises(RuntimeError, match="This worker is a fork of a process"):
-        run(executor=Elsewhere())
 
 
 @pytest.mark.precision("float32")

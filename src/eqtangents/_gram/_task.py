@@ -29,7 +29,7 @@ _JOBS = "_jobs"
 _BYTES_OF_A_PART = 2**26
 
 
-class _Work(NamedTuple):
+class _Assignment(NamedTuple):
     """A job, and the matrices in a store that it is of."""
 
     job: Job
@@ -37,8 +37,8 @@ class _Work(NamedTuple):
 
 
 # Of this process, by the names of jobs: its own, and the latest that it was sent.
-_OWN: dict[str, _Work] = {}
-_SENT: dict[str, _Work] = {}
+_OWN: dict[str, _Assignment] = {}
+_SENT: dict[str, _Assignment] = {}
 _RECEIVING = threading.Lock()
 # Processes that are copies of one that had this module, and with it JAX.
 _FORKED: set[int] = set()
@@ -57,7 +57,7 @@ if os.name == "posix":
 def announced(job: Job, location: Location, elsewhere: bool) -> Iterator[str]:
     """The name by which tasks find a job, in this process or `elsewhere`."""
     name = _sent(job, location) if elsewhere else uuid.uuid4().hex
-    _OWN[name] = _Work(job, _arrays(location))
+    _OWN[name] = _Assignment(job, _arrays(location))
     try:
         yield name
     finally:
@@ -112,7 +112,7 @@ def carried_out(
     return tile, True
 
 
-def _received(location: Location, name: str) -> _Work:
+def _received(location: Location, name: str) -> _Assignment:
     """What was sent, taken from the store by the first task that needs it."""
     if os.getpid() in _FORKED:
         raise RuntimeError(
@@ -128,7 +128,7 @@ def _received(location: Location, name: str) -> _Work:
         return _SENT[name]
 
 
-def _taken(location: Location, name: str) -> _Work:
+def _taken(location: Location, name: str) -> _Assignment:
     group = zarr().open_group(location, mode="r+")
     there = group.attrs["eqtangents"]["versions"]
     if there != versions():
@@ -143,7 +143,7 @@ def _taken(location: Location, name: str) -> _Work:
             "`eqtangents.gram` again."
         )
     job = needed("cloudpickle", "scale", "A store with an executor").loads(pickled)
-    return _Work(job, _arrays(location))
+    return _Assignment(job, _arrays(location))
 
 
 def _arrays(location: Location) -> tuple[Any, ...]:
