@@ -25,7 +25,7 @@ def manifest_of(job: Job, names: list[str], alone: bool) -> dict[str, Any]:
         "format": FORMAT,
         "names": names,
         "shape": [job.plan.n1, job.plan.n2],
-        "tile": job.plan.tile,
+        "tile": job.plan.tile[0],  # as many of either batch
         "kernel": facts("kernel", job.pairs),
         "x1": facts("x1", job.x1),
         "x2": None if alone else facts("x2", job.x2),

@@ -68,9 +68,8 @@ def gram_in_store(
     known = (stored or {}).get("tile")
     most = known if isinstance(known, int) else _tile_size(pairs, first, second, likes)
     symmetric = x2 is None and pairs.is_mirrored(x1)
-    plan = Plan(
-        batch_size(first), batch_size(second), tile or most, symmetric=symmetric
-    )
+    counts, size = (batch_size(first), batch_size(second)), tile or most
+    plan = Plan(*counts, (size, size), symmetric=symmetric)
     job = Job(pairs, first, second, plan, mesh, settings())
     names = jax.tree_util.tree_map_with_path(lambda path, _: _matrix_name(path), likes)
     manifest = manifest_of(job, jax.tree.leaves(names), x2 is None)
@@ -110,7 +109,7 @@ def _tile_size(pairs: AbstractPairs, x1: Examples, x2: Examples, likes: PyTree) 
         return 1
     entry = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(likes))
     most = int((_BYTES_OF_A_TILE // max(entry, 1)) ** 0.5)
-    in_cache = pairs.tile_size(longer, n, 1)
+    in_cache = min(pairs.tile(longer, Plan(n, n, (n, n), symmetric=True)))
     return max(1, min(_TILES_OF_CACHE * in_cache, most, -(-n // _TILES_OF_ROWS)))
 
 

@@ -223,8 +223,9 @@ def _gap_beside_constant(
     squares = [scale * _angle(one) for one in (left, right)]
     stds = (jnp.sqrt(squares[0]), jnp.sqrt(squares[1]))
     size = abs(constant) * jnp.ones_like(stds[0])
-    total = tuple(jnp.sqrt(square + constant * constant) for square in squares)
-    return summed_gap([gap, jnp.zeros_like(gap)], [stds, (size, size)], total)
+    left_total, right_total = (jnp.sqrt(one + constant * constant) for one in squares)
+    gaps = [gap, jnp.zeros_like(gap)]
+    return summed_gap(gaps, [stds, (size, size)], (left_total, right_total))
 
 
 def _angle(one: Spread) -> Float[Array, "..."]:

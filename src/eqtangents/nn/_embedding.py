@@ -131,7 +131,7 @@ class PositionalEmbedding(eqx.Module):
             self.covariance(outline.size),
             covariance,
             self.count(outline.channels),
-            rate,
+            rate=rate,
         )
         branches = (covariance, Scaled(embedding, self.std))
         return BranchSum(branches) if self.kind == "sum" else ChannelConcat(branches)
