@@ -124,7 +124,7 @@ class Recurrence(AbstractCovariance):
             nngp = nngp + added.nngp
             pair = Pair(nngp, None, within)
             value, derivative, *_ = self.dual.moments(pair, ends.left, ends.right)
-            if ntk is not None:
+            if ntk is not None and added.ntk is not None:
                 ntk = derivative * (ntk + added.ntk)
             new = Block(value, ntk)
             if ends.exist is not None:

@@ -1,5 +1,7 @@
 """Recurrent layers: weights that are shared in time."""
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import lax
@@ -118,7 +120,8 @@ class Recurrent(AbstractLayer):
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         with error_path("inputs"):
-            added, extras = unwrap(self.inputs(x, key=key))
+            inputs: Any = self.inputs(x, key=key)
+        added, extras = unwrap(inputs)
         self._check_sequence(added.ndim - 1)
         there = extras.mask
         if there is None:
