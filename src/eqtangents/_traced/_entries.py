@@ -169,10 +169,8 @@ def _known_and_parameter(
     builder: Builder, name: str, args: Sequence[Any]
 ) -> RandomValue:
     """A function of the input with gains or offsets: these show the channels."""
-    known, parameter = (
-        next(arg for arg in args if isinstance(arg, kind))
-        for kind in (InputFunction, Parameter)
-    )
+    known = next(arg for arg in args if isinstance(arg, InputFunction))
+    parameter = next(arg for arg in args if isinstance(arg, Parameter))
     numbers = parameter.numbers
     varying = [
         axis

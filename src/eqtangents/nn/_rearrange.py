@@ -176,9 +176,7 @@ class MoveChannels(AbstractParameterless):
         """Set the axis of channels in the output; `None` if the only one is dropped."""
         self.axis = plain(axis)
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, x: Array, *, key: PRNGKeyArray | None = None
-    ) -> Array:
+    def __call__(self, x: Array, *, key: PRNGKeyArray | None = None) -> Array:
         value, _ = unwrap(x)
         return value[0] if self.axis is None else jnp.moveaxis(value, 0, self.axis)
 
