@@ -169,17 +169,6 @@ def left_out(
     return targets - solution / precision, 1 / precision
 
 
-def left_out_log_density(
-    cholesky: Float[Array, "groups rows rows"],
-    targets: Float[Array, "rows columns"],
-    solution: Float[Array, "rows columns"],
-) -> Float[Array, ""]:
-    """Log density of each target given all other rows, summed."""
-    mean, variance = left_out(cholesky, targets, solution)
-    misfit = (targets - mean) ** 2 / variance
-    return -jnp.sum(misfit + jnp.log(2 * jnp.pi * variance)) / 2
-
-
 def _spectral_root(values: Float[Array, " n"]) -> Float[Array, " n"]:
     """The square root, with the derivative zero where a value is."""
     positive = values > 0
