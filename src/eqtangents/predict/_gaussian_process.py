@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Scalar
-from eqtangents.predict._inverse import AbstractInverse, Factors, inverse_of
+from eqtangents.predict._inverse import AbstractInverse, CholeskyInverse, inverse_of
 from eqtangents.predict._posterior import draws, extended_cholesky
 from eqtangents.predict._training_set import NO_MATRIX, TrainingSet, TrainOutputs
 from eqtangents.solvers import BlockCG, GramOperator
@@ -119,11 +119,11 @@ class GaussianProcess(eqx.Module):
 
         **Cost:** $n^2 m$ multiply-adds for $m$ new among $n$ examples.
         """
-        if not isinstance(self.inverse, Factors):
+        if not isinstance(self.inverse, CholeskyInverse):
             raise ValueError(NO_MATRIX)
         data = self.data.extended(k_new_train, k_new_new, y_new, noise)
         old = self.inverse.cholesky
-        inverse = Factors(extended_cholesky(old, data.matrix, data.noise))
+        inverse = CholeskyInverse(extended_cholesky(old, data.matrix, data.noise))
         parts = (data, inverse, inverse.times(data.targets))
         return eqx.tree_at(lambda gp: (gp.data, gp.inverse, gp.solution), self, parts)
 

@@ -9,10 +9,10 @@ from jaxtyping import Array, Float
 
 from eqtangents.predict._definiteness import cholesky_of
 from eqtangents.predict._posterior import (
+    exact_log_density,
+    exact_variance,
     left_out,
-    log_density,
     posterior_covariance,
-    posterior_variance,
     solve_columns,
     trained_covariance,
 )
@@ -20,8 +20,8 @@ from eqtangents.predict._training_set import NO_MATRIX, TrainingSet
 from eqtangents.solvers import (
     BlockCG,
     GramOperator,
-    log_density as estimated_log_density,
-    posterior_variance as bounded_variance,
+    log_density,
+    posterior_variance,
     solve,
 )
 from eqtangents.solvers._solve import checked_solver
@@ -93,7 +93,7 @@ class AbstractInverse(eqx.Module):
         return -jnp.sum(misfit + jnp.log(2 * jnp.pi * variance)) / 2
 
 
-class Factors(AbstractInverse):
+class CholeskyInverse(AbstractInverse):
     """By Cholesky factors, one for each group."""
 
     cholesky: Float[Array, "groups rows rows"]
@@ -116,7 +116,7 @@ class Factors(AbstractInverse):
         k_test_diagonal: Float[Array, " rows_test"],
     ) -> Float[Array, "groups rows_test"]:
         """Exactly."""
-        return posterior_variance(self.cholesky, k_test_train, k_test_diagonal)
+        return exact_variance(self.cholesky, k_test_train, k_test_diagonal)
 
     def trained_covariance(
         self,
@@ -140,7 +140,7 @@ class Factors(AbstractInverse):
         solution: Float[Array, "rows columns"],
     ) -> Float[Array, ""]:
         """Exactly."""
-        return log_density(self.cholesky, targets, solution)
+        return exact_log_density(self.cholesky, targets, solution)
 
     def left_out(
         self,
@@ -151,7 +151,7 @@ class Factors(AbstractInverse):
         return left_out(self.cholesky, targets, solution)
 
 
-class Steps(AbstractInverse):
+class SteppedInverse(AbstractInverse):
     """By conjugate gradients: a solve for each question. All outputs are one group."""
 
     operator: GramOperator
@@ -178,7 +178,7 @@ class Steps(AbstractInverse):
         k_test_diagonal: Float[Array, " rows_test"],
     ) -> Float[Array, "groups rows_test"]:
         """By solves for some test outputs at a time."""
-        bounds = bounded_variance(
+        bounds = posterior_variance(
             self.operator, k_test_train, k_test_diagonal, self.solver
         )
         return jnp.maximum(bounds.value, 0)[None]
@@ -201,9 +201,7 @@ class Steps(AbstractInverse):
         solution: Float[Array, "rows columns"],
     ) -> Float[Array, ""]:
         """An estimate, always by the same random signs: it is smooth in the kernel."""
-        return estimated_log_density(
-            self.operator, targets, self.solver, key=jr.key(0)
-        ).mean
+        return log_density(self.operator, targets, self.solver, key=jr.key(0)).mean
 
     def left_out(
         self,
@@ -217,7 +215,7 @@ class Steps(AbstractInverse):
 def inverse_of(data: TrainingSet, solver: BlockCG | None) -> AbstractInverse:
     """The inverse of the kernel with its noise."""
     if isinstance(data.kernel, GramOperator):
-        return Steps(data.kernel, checked_solver(solver))
+        return SteppedInverse(data.kernel, checked_solver(solver))
     if solver is not None:
         raise ValueError(NEEDLESS)
-    return Factors(cholesky_of(data.kernel, data.noise))
+    return CholeskyInverse(cholesky_of(data.kernel, data.noise))

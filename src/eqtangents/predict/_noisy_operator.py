@@ -14,7 +14,7 @@ from eqtangents.solvers._lanczos import Image, matrix_function_times
 from eqtangents.solvers._operator import noise_of
 
 
-_NOT_CONVERGED = """
+_NOT_SETTLED = """
 Outputs at finite times did not settle to `rtol` within `max_steps` products with the
 operator.
 
@@ -64,7 +64,7 @@ class NoisyOperator(eqx.Module):
             lambda: self._image(function, inverse, columns),
         )
         wrong = ~(image.change <= self.solver.rtol)
-        value = refuse(image.value, (wrong, _NOT_CONVERGED))
+        value = refuse(image.value, (wrong, _NOT_SETTLED))
         return jnp.where(inverse[:, None, None], solution[None], value)
 
     def _is_inverse(self, function: SpectralFunction) -> Bool[Array, " times"]:

@@ -78,7 +78,7 @@ def posterior_covariance(
     return k_test_test[None] - jnp.einsum("gij,gik->gjk", explained, explained)
 
 
-def posterior_variance(
+def exact_variance(
     cholesky: Float[Array, "groups rows rows"],
     k_test_train: Float[Array, "rows_test rows"],
     k_test_diagonal: Float[Array, " rows_test"],
@@ -142,7 +142,7 @@ def draws(
     return mean[(None,) * len(shape)] + correlated
 
 
-def log_density(
+def exact_log_density(
     cholesky: Float[Array, "groups rows rows"],
     targets: Float[Array, "rows columns"],
     solution: Float[Array, "rows columns"],

@@ -27,7 +27,7 @@ NO_MATRIX = (
     "and the noise."
 )
 
-_NO_NOISE = (
+_OPERATOR_WITHOUT_NOISE = (
     "`k_train_train` is a `GramOperator` without noise: give it some, "
     "`GramOperator(kernel, noise=1e-2)` say. Whether a kernel can be inverted without "
     "noise is not told by products with it."
@@ -285,6 +285,8 @@ def _noise_of_operator(
     if not all(isinstance(n, float | int) and n == 0 for n in (noise, relative_noise)):
         raise ValueError(_NOISE_TWICE)
     if operator.noise is None:
-        raise ValueError(_NO_NOISE)
-    own = refuse(operator.noise, (~jnp.all(operator.noise > 0), _NO_NOISE))
+        raise ValueError(_OPERATOR_WITHOUT_NOISE)
+    own = refuse(
+        operator.noise, (~jnp.all(operator.noise > 0), _OPERATOR_WITHOUT_NOISE)
+    )
     return own[:, None]

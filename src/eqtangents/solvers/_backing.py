@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 
-Columns: TypeAlias = Float[Array, "rows columns"]
-Matrix: TypeAlias = Float[Array, "n1 n2"]
+ColumnBlock: TypeAlias = Float[Array, "rows columns"]
+WholeMatrix: TypeAlias = Float[Array, "n1 n2"]
 
 # Of a matrix outside of JAX's memory, rows are read in parts of about this size.
 STRIP_BYTES = 2**26
@@ -35,7 +35,7 @@ class AbstractBacking(eqx.Module):
         """Of the entries, and of vectors that they are multiplied with."""
 
     @abc.abstractmethod
-    def multiply(self, columns: Float[Array, "n2 columns"]) -> Columns:
+    def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """The product with some columns."""
 
     @abc.abstractmethod
@@ -47,18 +47,18 @@ class AbstractBacking(eqx.Module):
         """Entries whose row is their column."""
 
     @abc.abstractmethod
-    def columns(self, chosen: Int[Array, " columns"]) -> Columns:
+    def columns(self, chosen: Int[Array, " columns"]) -> ColumnBlock:
         """Some columns."""
 
     @abc.abstractmethod
-    def formed(self) -> Matrix:
+    def formed(self) -> WholeMatrix:
         """All entries."""
 
 
 class Formed(AbstractBacking):
     """An array of JAX, on one device or split over a mesh."""
 
-    matrix: Matrix
+    matrix: WholeMatrix
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -70,7 +70,7 @@ class Formed(AbstractBacking):
         """As of the array."""
         return np.dtype(self.matrix.dtype)
 
-    def multiply(self, columns: Float[Array, "n2 columns"]) -> Columns:
+    def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """Devices multiply the rows that they have."""
         return self.matrix @ columns
 
@@ -82,11 +82,11 @@ class Formed(AbstractBacking):
         """As of the array."""
         return jnp.diagonal(self.matrix)
 
-    def columns(self, chosen: Int[Array, " columns"]) -> Columns:
+    def columns(self, chosen: Int[Array, " columns"]) -> ColumnBlock:
         """As of the array."""
         return self.matrix[:, chosen]
 
-    def formed(self) -> Matrix:
+    def formed(self) -> WholeMatrix:
         """The array."""
         return self.matrix
 
@@ -180,7 +180,7 @@ class Source:
         return found
 
 
-class OnHost(AbstractBacking):
+class HostBacking(AbstractBacking):
     """Entries outside of JAX's memory, of which a strip of rows is read at a time.
 
     They have no derivatives.
@@ -198,27 +198,27 @@ class OnHost(AbstractBacking):
         """As of the source, in a precision that JAX has."""
         return self.source.dtype
 
-    def multiply(self, columns: Float[Array, "n2 columns"]) -> Columns:
+    def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """The whole is read once for all columns."""
         return _product_on_host(self, columns)
 
-    def transposed(self) -> "OnHost":
+    def transposed(self) -> "HostBacking":
         """The same source, read otherwise."""
-        return OnHost(Source(self.source.matrix, not self.source.mirrored))
+        return HostBacking(Source(self.source.matrix, not self.source.mirrored))
 
     def diagonal(self) -> Float[Array, " least"]:
         """Blocks on the diagonal are read."""
         like = jax.ShapeDtypeStruct((min(self.shape),), self.dtype)
         return jax.pure_callback(self.source.diagonal, like)
 
-    def columns(self, chosen: Int[Array, " columns"]) -> Columns:
+    def columns(self, chosen: Int[Array, " columns"]) -> ColumnBlock:
         """The whole is read once for all of them."""
         like = jax.ShapeDtypeStruct((self.shape[0], *chosen.shape), self.dtype)
         return jax.pure_callback(
             self.source.columns, like, chosen, vmap_method="sequential"
         )
 
-    def formed(self) -> Matrix:
+    def formed(self) -> WholeMatrix:
         """All that there is."""
         every = jnp.arange(self.shape[1], dtype=jnp.int32)
         return self.columns(every)
@@ -226,7 +226,9 @@ class OnHost(AbstractBacking):
 
 # JAX cannot look into a callback: its derivative, and the transpose of that, are told.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _product_on_host(backing: OnHost, columns: Float[Array, "n2 columns"]) -> Columns:
+def _product_on_host(
+    backing: HostBacking, columns: Float[Array, "n2 columns"]
+) -> ColumnBlock:
     like = jax.ShapeDtypeStruct((backing.shape[0], columns.shape[1]), backing.dtype)
     return jax.pure_callback(
         backing.source.multiply, like, columns, vmap_method="broadcast_all"
@@ -235,8 +237,8 @@ def _product_on_host(backing: OnHost, columns: Float[Array, "n2 columns"]) -> Co
 
 @_product_on_host.defjvp
 def _product_on_host_jvp(
-    backing: OnHost, primals: tuple[Array], tangents: tuple[Array]
-) -> tuple[Columns, Columns]:
+    backing: HostBacking, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[ColumnBlock, ColumnBlock]:
     (columns,), (moved,) = primals, tangents
     change = jax.custom_derivatives.linear_call(
         lambda _, v: _product_on_host(backing, v),

@@ -7,19 +7,19 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.solvers._backing import Columns
+from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._low_rank import LowRank
 
 
-Product: TypeAlias = Callable[[Columns], Columns]
+Product: TypeAlias = Callable[[ColumnBlock], ColumnBlock]
 # From one check of the true residuals to the next these have to become so much less.
-PROGRESS = 0.5
+LESS_AT_LEAST_BY = 0.5
 
 
-class Found(NamedTuple):
+class BlockResult(NamedTuple):
     """Where conjugate gradients have got to."""
 
-    solution: Columns
+    solution: ColumnBlock
     residual: Float[
         Array, " columns"
     ]  # norms, relative to those of the right-hand side
@@ -27,8 +27,8 @@ class Found(NamedTuple):
 
 
 class _Attempt(NamedTuple):
-    solution: Columns
-    residual: Columns  # the true one
+    solution: ColumnBlock
+    residual: ColumnBlock  # the true one
     steps: Int[Array, ""]
     worst: Float[Array, ""]
     stalled: Bool[Array, ""]
@@ -41,20 +41,20 @@ class _Search(NamedTuple):
     each other or converge before others: that shows in the other factor alone.
     """
 
-    solution: Columns
+    solution: ColumnBlock
     basis: Float[Array, "rows rank"]
     coordinates: Float[Array, "rank columns"]
     directions: Float[Array, "rows rank"]
     steps: Int[Array, ""]
 
 
-def block_cg(
+def solved_in_block(
     product: Product,
     preconditioner: LowRank | None,
-    targets: Columns,
+    targets: ColumnBlock,
     tolerance: float,
     max_steps: int,
-) -> Found:
+) -> BlockResult:
     """Solve for all columns at once, in the space that they span together.
 
     When the residuals of the recursion are small enough, the true ones are computed; if
@@ -74,7 +74,7 @@ def block_cg(
         better = worst <= state.worst
         solution = jnp.where(better, found.solution, state.solution)
         residual = jnp.where(better, residual, state.residual)
-        stalled = ~(worst <= PROGRESS * state.worst)
+        stalled = ~(worst <= LESS_AT_LEAST_BY * state.worst)
         worst = jnp.where(better, worst, state.worst)
         return _Attempt(solution, residual, found.steps, worst, stalled)
 
@@ -90,7 +90,7 @@ def block_cg(
         jnp.zeros((), bool),
     )
     end = lax.while_loop(unfinished, attempt, start)
-    return Found(end.solution * scale, _norms(end.residual), end.steps)
+    return BlockResult(end.solution * scale, _norms(end.residual), end.steps)
 
 
 def _search(
@@ -132,7 +132,7 @@ def _search(
     return lax.while_loop(unfinished, step, begun)
 
 
-def _norms(columns: Columns) -> Float[Array, " columns"]:
+def _norms(columns: ColumnBlock) -> Float[Array, " columns"]:
     return jnp.linalg.norm(columns, axis=0)
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_integer
 from eqtangents.empirical import Estimate
-from eqtangents.solvers._backing import Columns
+from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._lanczos import lanczos
 from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator, noise_of
@@ -62,11 +62,11 @@ def log_determinant(
 
 @eqx.filter_jit
 def _log_determinant(
-    operator: GramOperator, solver: BlockCG, signs: Columns
+    operator: GramOperator, solver: BlockCG, signs: ColumnBlock
 ) -> Estimate[Float[Array, ""]]:
     preconditioner = solver.preconditioner
 
-    def product(columns: Columns) -> Columns:
+    def product(columns: ColumnBlock) -> ColumnBlock:
         if preconditioner is None:
             return operator.multiply(columns)
         moved = operator.multiply(preconditioner.root_inverse(columns))
@@ -150,8 +150,8 @@ def log_density(
 
 
 def _of_covariance(
-    preconditioner: LowRank | None, signs: Columns
-) -> tuple[Columns, Columns]:
+    preconditioner: LowRank | None, signs: ColumnBlock
+) -> tuple[ColumnBlock, ColumnBlock]:
     r"""Vectors of the covariance $P$, and $P^{-1}$ times them."""
     if preconditioner is None:
         return signs, signs

@@ -26,7 +26,7 @@ from eqtangents.nn._spatial import padded
 
 
 # So many examples have their features computed at a time.
-EXAMPLES = 64
+EXAMPLES_WITH_FEATURES = 64
 
 
 def random_features(
@@ -115,7 +115,7 @@ def _of_all(
 
     def of_one(one: Float[Array, "channels *size"]) -> Float[Array, " features"]:
         start = _Features(one / math.sqrt(one.shape[0]), None, one.shape[0])
-        end = _after(net, start, draw)
+        end = _features_after(net, start, draw)
         found = end.tangent if draw.tangent else end.value
         if found is None:
             found = jnp.zeros((1, *end.value.shape[1:]), one.dtype)
@@ -127,11 +127,11 @@ def _of_all(
             )
         return found
 
-    return lax.map(of_one, x, batch_size=EXAMPLES)
+    return lax.map(of_one, x, batch_size=EXAMPLES_WITH_FEATURES)
 
 
 @functools.singledispatch
-def _after(layer: AbstractLayer, x: _Features, draw: _Draw) -> _Features:
+def _features_after(layer: AbstractLayer, x: _Features, draw: _Draw) -> _Features:
     """The features after a layer."""
     raise LayerError(
         layer,
@@ -141,26 +141,26 @@ def _after(layer: AbstractLayer, x: _Features, draw: _Draw) -> _Features:
     )
 
 
-@_after.register
+@_features_after.register
 def _after_sequential(layer: Sequential, x: _Features, draw: _Draw) -> _Features:
     for i, one in enumerate(layer.layers):
         with error_path(f"layers[{i}]"):
-            x = _after(one, x, draw._replace(key=jr.fold_in(draw.key, i)))
+            x = _features_after(one, x, draw._replace(key=jr.fold_in(draw.key, i)))
     return x
 
 
-@_after.register(Identity)
-@_after.register(AvgPool)
-@_after.register(SumPool)
-@_after.register(GlobalAvgPool)
-@_after.register(GlobalSumPool)
+@_features_after.register(Identity)
+@_features_after.register(AvgPool)
+@_features_after.register(SumPool)
+@_features_after.register(GlobalAvgPool)
+@_features_after.register(GlobalSumPool)
 def _after_linear_map(layer: AbstractLayer, x: _Features, draw: _Draw) -> _Features:
     """These act on each channel alike, and so on each feature."""
     tangent = None if x.tangent is None else layer(x.tangent)
     return x._replace(value=layer(x.value), tangent=tangent)
 
 
-@_after.register
+@_features_after.register
 def _after_flatten(layer: Flatten, x: _Features, draw: _Draw) -> _Features:
     positions = math.prod(x.value.shape[1:])
     mean = lambda value: value.reshape(-1) / math.sqrt(positions)
@@ -168,7 +168,7 @@ def _after_flatten(layer: Flatten, x: _Features, draw: _Draw) -> _Features:
     return _Features(mean(x.value), tangent, x.channels * positions)
 
 
-@_after.register
+@_features_after.register
 def _after_activation(
     layer: AbstractActivation, x: _Features, draw: _Draw
 ) -> _Features:
@@ -189,12 +189,12 @@ def _after_activation(
     return _Features(outputs / scale, tangent, channels)
 
 
-@_after.register
+@_features_after.register
 def _after_fully_connected(layer: Linear, x: _Features, draw: _Draw) -> _Features:
-    return _weighted(layer, x, 1, layer.out_features, draw)
+    return _after_weights(layer, x, 1, layer.out_features, draw)
 
 
-@_after.register
+@_features_after.register
 def _after_convolution(layer: Conv, x: _Features, draw: _Draw) -> _Features:
     covered = layer._windows(x.value.shape[1:])
     dilation, rank = layer.dilation, len(covered)
@@ -213,10 +213,10 @@ def _after_convolution(layer: Conv, x: _Features, draw: _Draw) -> _Features:
     tangent = None if x.tangent is None else patches(x.tangent)
     taps = math.prod(window.count for window in covered)
     x = _Features(patches(x.value), tangent, x.channels)
-    return _weighted(layer, x, taps, layer.out_channels, draw)
+    return _after_weights(layer, x, taps, layer.out_channels, draw)
 
 
-def _weighted(
+def _after_weights(
     layer: AbstractAffine, x: _Features, taps: int, channels: int, draw: _Draw
 ) -> _Features:
     """The features after weights, of those under their windows."""

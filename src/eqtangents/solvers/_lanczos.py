@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.solvers._backing import Columns
+from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._block_cg import Product
 
 
@@ -36,7 +36,7 @@ class Measured(NamedTuple):
     steps: Int[Array, ""]
 
 
-class _State(NamedTuple):
+class _Spaces(NamedTuple):
     basis: Float[Array, "more rows columns"]
     diagonal: Float[Array, "steps columns"]
     beside: Float[Array, "steps columns"]
@@ -48,7 +48,7 @@ class _State(NamedTuple):
 
 def lanczos(
     product: Product,
-    columns: Columns,
+    columns: ColumnBlock,
     measure: Measure,
     tolerance: float,
     max_steps: int,
@@ -67,52 +67,57 @@ def lanczos(
 
     **Source:** Golub & Van Loan 2013, chapter 10, with full orthogonalisation.
     """
-    rows, count = columns.shape
+    rows = columns.shape[0]
     most = min(max_steps, rows)
     sizes = jnp.linalg.norm(columns, axis=0)
     first = columns / jnp.where(sizes > 0, sizes, 1)[None]
 
-    def exact(state: _State) -> Bool[Array, " columns"]:
+    def exact(state: _Spaces) -> Bool[Array, " columns"]:
         """Whether a space has all that products lead to."""
         return (state.beside[state.steps - 1] == 0) | (state.steps == rows)
 
-    def measured(state: _State) -> Float[Array, "columns ..."]:
+    def measured(state: _Spaces) -> Float[Array, "columns ..."]:
         of_each = jax.vmap(lambda a, b: measure(*_eigen(a, b, state.steps)), (1, 1))
         return of_each(state.diagonal, state.beside)
 
-    def compared(state: _State) -> _State:
+    def compared(state: _Spaces) -> _Spaces:
         value = measured(state)
         change = jnp.where(exact(state), 0, _norms_of(value - state.value))
         check = jnp.ceil(GROWTH * state.steps.astype(float)).astype(jnp.int32)
         return state._replace(value=value, change=change, check=check)
 
-    def step(state: _State) -> _State:
+    def step(state: _Spaces) -> _Spaces:
         state = _with_one_more(product, state)
         due = (state.steps >= state.check) | (state.steps == most)
         return lax.cond(due, compared, lambda s: s, state)
 
-    def unfinished(state: _State) -> Bool[Array, ""]:
+    def unfinished(state: _Spaces) -> Bool[Array, ""]:
         enough = jnp.all(state.change <= tolerance * _norms_of(state.value))
         return ~enough & (state.steps < most)
 
-    zeros = jnp.zeros((most, count), columns.dtype)
-    basis = jnp.zeros((most + 1, rows, count), columns.dtype).at[0].set(first)
-    start = _State(
-        basis,
-        zeros,
-        zeros,
-        jnp.zeros((), jnp.int32),
-        jnp.full((), FIRST, jnp.int32),
-        jnp.zeros(()),
-        jnp.full(count, jnp.inf, columns.dtype),
-    )
+    start = _first_spaces(first, most)
     like = jax.eval_shape(measured, start)
     start = start._replace(value=jnp.zeros(like.shape, like.dtype))
     end = lax.while_loop(unfinished, step, start)
     return Measured(end.value, end.change, end.basis[:most], sizes, end.steps)
 
 
-def _with_one_more(product: Product, state: _State) -> _State:
+def _first_spaces(first: ColumnBlock, most: int) -> _Spaces:
+    """Before all products."""
+    rows, count = first.shape
+    zeros = jnp.zeros((most, count), first.dtype)
+    return _Spaces(
+        basis=jnp.zeros((most + 1, rows, count), first.dtype).at[0].set(first),
+        diagonal=zeros,
+        beside=zeros,
+        steps=jnp.zeros((), jnp.int32),
+        check=jnp.full((), FIRST, jnp.int32),
+        value=jnp.zeros(()),
+        change=jnp.full(count, jnp.inf, first.dtype),
+    )
+
+
+def _with_one_more(product: Product, state: _Spaces) -> _Spaces:
     basis, at = state.basis, state.steps
     eps = float(jnp.finfo(basis.dtype).eps)
     current = basis[at]
@@ -168,7 +173,7 @@ class Image(NamedTuple):
 
 def matrix_function_times(
     product: Product,
-    columns: Columns,
+    columns: ColumnBlock,
     function: Callable[[Float[Array, " steps"]], Float[Array, "times steps"]],
     tolerance: float,
     max_steps: int,

@@ -7,7 +7,7 @@ import lineax as lx
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.solvers._backing import Columns
+from eqtangents.solvers._backing import ColumnBlock
 
 
 class LowRank(eqx.Module):
@@ -52,27 +52,27 @@ class LowRank(eqx.Module):
         )
         self.basis, self.values = _decomposed(factor, self.diagonal)
 
-    def multiply(self, columns: Columns) -> Columns:
+    def multiply(self, columns: ColumnBlock) -> ColumnBlock:
         """The product with some columns."""
         low = self.factor @ (self.factor.T @ columns)
         return low + self.diagonal[:, None] * columns
 
-    def inverse(self, columns: Columns) -> Columns:
+    def inverse(self, columns: ColumnBlock) -> ColumnBlock:
         r"""$P^{-1}$ times some columns.
 
         As a square, which rounding does not make negative.
         """
         return self.root_inverse(self.root_inverse_transposed(columns))
 
-    def root(self, columns: Columns) -> Columns:
+    def root(self, columns: ColumnBlock) -> ColumnBlock:
         r"""$S$ times some columns, where $P = S S^\top$."""
         return self._root_diagonal * self._stretched(columns, 0.5)
 
-    def root_inverse(self, columns: Columns) -> Columns:
+    def root_inverse(self, columns: ColumnBlock) -> ColumnBlock:
         r"""$S^{-\top}$ times some columns."""
         return self._stretched(columns, -0.5) / self._root_diagonal
 
-    def root_inverse_transposed(self, columns: Columns) -> Columns:
+    def root_inverse_transposed(self, columns: ColumnBlock) -> ColumnBlock:
         r"""$S^{-1}$ times some columns."""
         return self._stretched(columns / self._root_diagonal, -0.5)
 
@@ -99,7 +99,7 @@ class LowRank(eqx.Module):
     def _root_diagonal(self) -> Float[Array, "n 1"]:
         return jnp.sqrt(self.diagonal)[:, None]
 
-    def _stretched(self, columns: Columns, power: float) -> Columns:
+    def _stretched(self, columns: ColumnBlock, power: float) -> ColumnBlock:
         r"""$(I + D^{-1/2} F F^\top D^{-1/2})^p$ times some columns."""
         more = jnp.expm1(power * jnp.log1p(self.values))
         return columns + self.basis @ (more[:, None] * (self.basis.T @ columns))

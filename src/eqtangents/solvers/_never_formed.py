@@ -13,13 +13,13 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from eqtangents._arguments import described
-from eqtangents._gram._gram import gram
+from eqtangents._gram._gram import _lengthened as lengthened, gram
 from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
 from eqtangents._gram._placement import Placement
 from eqtangents._kernel import Kind
 from eqtangents._tile_plan import Examples, batch_size, evenly, examples_from
 from eqtangents.nn import AbstractLayer
-from eqtangents.solvers._backing import AbstractBacking, Columns, Matrix
+from eqtangents.solvers._backing import AbstractBacking, ColumnBlock, WholeMatrix
 
 
 class NeverFormed(AbstractBacking):
@@ -82,16 +82,16 @@ class NeverFormed(AbstractBacking):
             return self
         return eqx.tree_at(lambda k: (k.x1, k.x2), self, (self.x2, self.x1))
 
-    def multiply(self, columns: Float[Array, "n2 columns"]) -> Columns:
+    def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """One step, compiled once, for each tile."""
         placement = Placement(self.mesh, self._axes)
         devices = placement.count(self._axes)
         n1, n2 = self.shape
         size1, size2 = evenly(n1, self.tile), evenly(n2, self.tile)
         counts = -(-n1 // size1), -(-n2 // size2)
-        work = _Work(self.x2 is None, (size1, size2), counts)
+        work = _TileSums(self.x2 is None, (size1, size2), counts)
         padded = [
-            jax.tree.map(lambda a, n=n: _lengthened(a, n), x)
+            jax.tree.map(lambda a, n=n: lengthened(a, n), x)
             for x, n in zip((self.x1, self._second), work.padded, strict=True)
         ]
         lacking = work.padded[1] - self.shape[1]
@@ -131,21 +131,21 @@ class NeverFormed(AbstractBacking):
         place = starts[:, None] + np.arange(size)
         return jnp.zeros(n, found.dtype).at[place].set(found)
 
-    def columns(self, chosen: Int[Array, " columns"]) -> Columns:
+    def columns(self, chosen: Int[Array, " columns"]) -> ColumnBlock:
         """The kernels with some examples."""
         picked = jax.tree.map(lambda a: a[chosen], self._second)
         return self._gram(picked)
 
-    def formed(self) -> Matrix:
+    def formed(self) -> WholeMatrix:
         """As `eqtangents.gram` does."""
         return self._gram(self.x2)
 
-    def _gram(self, x2: Examples | None) -> Matrix:
+    def _gram(self, x2: Examples | None) -> WholeMatrix:
         found = gram(self.kernel, self.x1, x2, kind=self.kind, mesh=self.mesh)
-        return cast(Matrix, found)
+        return cast(WholeMatrix, found)
 
 
-class _Work(eqx.Module):
+class _TileSums(eqx.Module):
     """Which tiles a product consists of."""
 
     symmetric: bool
@@ -178,7 +178,7 @@ class _Work(eqx.Module):
         x1: Examples,
         x2: Examples,
         columns: Float[Array, "n2 columns"],
-    ) -> Columns:
+    ) -> ColumnBlock:
         """The sum of what some tiles contribute to the product."""
         size1, size2 = self.sizes
 
@@ -203,24 +203,17 @@ class _Work(eqx.Module):
 
         def step(product: Array, place: Int[Array, " 4"]) -> tuple[Array, None]:
             own, mirror = contribution(place, pairs, x1, x2, columns)
-            product = _added(product, own, place[0] * size1)
+            product = _with_rows_added(product, own, place[0] * size1)
             if mirror is not None:
-                product = _added(product, mirror, place[1] * size2)
+                product = _with_rows_added(product, mirror, place[1] * size2)
             return product, None
 
         start = jnp.zeros((self.padded[0], columns.shape[1]), columns.dtype)
         return lax.scan(step, start, table)[0]
 
 
-def _added(
-    product: Columns, more: Float[Array, "size columns"], start: Int[Array, ""]
-) -> Columns:
+def _with_rows_added(
+    product: ColumnBlock, more: Float[Array, "size columns"], start: Int[Array, ""]
+) -> ColumnBlock:
     old = lax.dynamic_slice_in_dim(product, start, more.shape[0])
     return lax.dynamic_update_slice_in_dim(product, old + more, start, 0)
-
-
-def _lengthened(leaf: Array, size: int) -> Array:
-    """So many examples, the last one over and over: values of no new kind."""
-    if leaf.shape[0] == size:
-        return leaf
-    return jnp.take(leaf, np.minimum(np.arange(size), leaf.shape[0] - 1), 0)

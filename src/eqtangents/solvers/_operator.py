@@ -21,17 +21,17 @@ from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
 from eqtangents.solvers._backing import (
     AbstractBacking,
-    Columns,
+    ColumnBlock,
     Formed,
+    HostBacking,
     HostMatrix,
-    OnHost,
     Source,
 )
 from eqtangents.solvers._never_formed import NeverFormed
 
 
 # The side of a tile of a function, of which it is not known what fits the cache.
-TILE = 512
+FUNCTION_TILE = 512
 
 _BAD_NOISE = (
     "`noise` and `relative_noise` are variances: both must be finite and at least zero."
@@ -100,10 +100,10 @@ class GramOperator(lx.AbstractLinearOperator):
         arguments do not fit each other. `RuntimeError` if a noise is negative.
         """
         if x1 is None:
-            self.backing = _held(kernel, x2, tile, mesh)
+            self.backing = _backing_of_matrix(kernel, x2, tile, mesh)
         else:
-            self.backing = _computed(kernel, x1, x2, kind, tile, mesh)
-        noisy = noise is not None or not _is_zero(relative_noise)
+            self.backing = _backing_of_function(kernel, x1, x2, kind, tile, mesh)
+        noisy = noise is not None or not _is_no_noise(relative_noise)
         rows, columns = self.backing.shape
         alone = x2 is None and (x1 is not None or noisy) and rows == columns
         self.noise = _noise(self.backing, noise, relative_noise) if alone else None
@@ -128,7 +128,7 @@ class GramOperator(lx.AbstractLinearOperator):
         """Whether both batches are the same."""
         return self.noise is not None
 
-    def multiply(self, columns: Float[Array, "n2 columns"]) -> Columns:
+    def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """The product with some columns, at little more cost than with one."""
         product = self.backing.multiply(columns)
         if self.noise is None:
@@ -165,7 +165,7 @@ def noise_of(operator: GramOperator) -> Float[Array, " n"]:
     return operator.noise
 
 
-def _held(kernel: Any, x2: Any, tile: Any, mesh: Any) -> AbstractBacking:
+def _backing_of_matrix(kernel: Any, x2: Any, tile: Any, mesh: Any) -> AbstractBacking:
     """The entries of a matrix."""
     if isinstance(kernel, Kernel):
         raise ValueError(
@@ -190,10 +190,10 @@ def _held(kernel: Any, x2: Any, tile: Any, mesh: Any) -> AbstractBacking:
             "needed: the kernel of a network that ends in a readout."
         )
     in_memory = isinstance(kernel, jax.Array) or type(kernel) is np.ndarray
-    return Formed(jnp.asarray(kernel)) if in_memory else OnHost(Source(kernel))
+    return Formed(jnp.asarray(kernel)) if in_memory else HostBacking(Source(kernel))
 
 
-def _computed(
+def _backing_of_function(
     kernel: Any, x1: Any, x2: Any, kind: Any, tile: Any, mesh: Any
 ) -> AbstractBacking:
     """The entries of a network or a function."""
@@ -211,7 +211,7 @@ def _computed(
     network = isinstance(pairs, NetworkPairs)
     if tile is None:
         n = batch_size(x1)
-        tile = pairs.tile_size(x1, n, 1) if network else min(n, TILE)
+        tile = pairs.tile_size(x1, n, 1) if network else min(n, FUNCTION_TILE)
     else:
         tile = checked_integer("tile", tile, 1)
     function = pairs.net if network else kernel
@@ -220,7 +220,7 @@ def _computed(
     return backing
 
 
-def _is_zero(number: Any) -> bool:
+def _is_no_noise(number: Any) -> bool:
     return isinstance(number, int | float) and number == 0
 
 
@@ -239,23 +239,23 @@ def _noise(
         )
     total = jnp.broadcast_to(each, (n,))
     relative = jnp.asarray(relative_noise, dtype)
-    if not _is_zero(relative_noise):
+    if not _is_no_noise(relative_noise):
         total = total + relative * jnp.mean(backing.diagonal())
     wrong = ~(jnp.all(jnp.isfinite(total) & (each >= 0)) & (relative >= 0))
     return eqx.error_if(total, wrong, _BAD_NOISE)
 
 
-def _is_one_number(operator: GramOperator) -> bool:
+def _has_one_entry(operator: GramOperator) -> bool:
     return operator.shape == (1, 1)
 
 
 @lx.is_symmetric.register(GramOperator)
-def _is_symmetric(operator: GramOperator) -> bool:
-    return operator.symmetric or _is_one_number(operator)
+def _gram_is_symmetric(operator: GramOperator) -> bool:
+    return operator.symmetric or _has_one_entry(operator)
 
 
 @lx.is_positive_semidefinite.register(GramOperator)
-def _is_positive_semidefinite(operator: GramOperator) -> bool:
+def _gram_is_semidefinite(operator: GramOperator) -> bool:
     return operator.symmetric
 
 
@@ -263,36 +263,36 @@ def _is_positive_semidefinite(operator: GramOperator) -> bool:
 @lx.is_tridiagonal.register(GramOperator)
 @lx.is_lower_triangular.register(GramOperator)
 @lx.is_upper_triangular.register(GramOperator)
-def _is_sparse(operator: GramOperator) -> bool:
-    return _is_one_number(operator)
+def _gram_is_sparse(operator: GramOperator) -> bool:
+    return _has_one_entry(operator)
 
 
 @lx.has_unit_diagonal.register(GramOperator)
 @lx.is_negative_semidefinite.register(GramOperator)
-def _never(operator: GramOperator) -> bool:
+def _gram_is_never(operator: GramOperator) -> bool:
     return False
 
 
 @lx.conj.register(GramOperator)
 @lx.linearise.register(GramOperator)
-def _itself(operator: GramOperator) -> GramOperator:
+def _gram_itself(operator: GramOperator) -> GramOperator:
     return operator  # it is real, and linear
 
 
 @lx.materialise.register(GramOperator)
-def _materialise(operator: GramOperator) -> lx.MatrixLinearOperator:
+def _formed_gram(operator: GramOperator) -> lx.MatrixLinearOperator:
     tags = {lx.positive_semidefinite_tag} if operator.symmetric else set()
     return lx.MatrixLinearOperator(operator.as_matrix(), frozenset(tags))
 
 
 @lx.diagonal.register(GramOperator)
-def _operator_diagonal(operator: GramOperator) -> Float[Array, " least"]:
+def _gram_diagonal(operator: GramOperator) -> Float[Array, " least"]:
     diagonal = operator.backing.diagonal()
     return diagonal if operator.noise is None else diagonal + operator.noise
 
 
 @lx.tridiagonal.register(GramOperator)
-def _tridiagonal(
+def _gram_tridiagonal(
     operator: GramOperator,
 ) -> tuple[Float[Array, " least"], Float[Array, " lower"], Float[Array, " upper"]]:
     matrix = operator.as_matrix()

@@ -10,7 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_integer, described
-from eqtangents.solvers._backing import Columns
+from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator, noise_of
 
@@ -47,8 +47,8 @@ def rp_cholesky(operator: GramOperator, rank: int, key: PRNGKeyArray) -> LowRank
     Frangella, Tropp & Webber 2023, arXiv:2304.12465, as a preconditioner.
     """
     rank = _checked_rank(operator, rank, key)
-    factor, left = _factorised(operator, rank, key)
-    return _with_noise(operator, factor, left)
+    factor, left = _by_random_pivots(operator, rank, key)
+    return _low_rank_of(operator, factor, left)
 
 
 def nystroem(operator: GramOperator, rank: int, key: PRNGKeyArray) -> LowRank:
@@ -65,7 +65,7 @@ def nystroem(operator: GramOperator, rank: int, key: PRNGKeyArray) -> LowRank:
     """
     rank = _checked_rank(operator, rank, key)
     factor, left = _of_uniform_columns(operator, rank, key)
-    return _with_noise(operator, factor, left)
+    return _low_rank_of(operator, factor, left)
 
 
 def _checked_rank(operator: GramOperator, rank: int, key: PRNGKeyArray) -> int:
@@ -94,7 +94,7 @@ def check_symmetric(operator: object) -> None:
         )
 
 
-def _with_noise(
+def _low_rank_of(
     operator: GramOperator, factor: Float[Array, "n rank"], left: Float[Array, " n"]
 ) -> LowRank:
     noise = noise_of(operator)
@@ -113,7 +113,7 @@ class _Partial(NamedTuple):
 
 
 @eqx.filter_jit
-def _factorised(
+def _by_random_pivots(
     operator: GramOperator, rank: int, key: PRNGKeyArray
 ) -> tuple[Float[Array, "n rank"], Float[Array, " n"]]:
     """A factor, and what is left of the diagonal."""
@@ -128,7 +128,7 @@ def _factorised(
     def step(state: _Partial) -> _Partial:
         key, pivot_key, uniform_key = jr.split(state.key, 3)
         pivots = jr.categorical(pivot_key, jnp.log(state.left), shape=(block,))
-        residual = _columns(operator, pivots, whole)
+        residual = _exact_columns(operator, pivots, whole)
         residual = residual - state.factor @ state.factor[pivots].T
         uniform = jr.uniform(uniform_key, (block,), dtype)
         room = rank - state.chosen
@@ -154,9 +154,9 @@ def _factorised(
     return end.factor[:, :rank], end.left
 
 
-def _columns(
+def _exact_columns(
     operator: GramOperator, chosen: Int[Array, " chosen"], diagonal: Float[Array, " n"]
-) -> Columns:
+) -> ColumnBlock:
     """Columns of the kernel, whose entries on the diagonal are as exact as there."""
     columns = operator.backing.columns(chosen)
     places = jnp.arange(chosen.shape[0], dtype=chosen.dtype)
@@ -200,7 +200,7 @@ def _of_uniform_columns(
 ) -> tuple[Float[Array, "n rank"], Float[Array, " n"]]:
     whole = operator.backing.diagonal()
     chosen = jr.choice(key, whole.shape[0], (rank,), replace=False)
-    columns = _columns(operator, chosen, whole)
+    columns = _exact_columns(operator, chosen, whole)
     values, vectors = jnp.linalg.eigh(columns[chosen])
     # Directions that are rounding are left out.
     floor = rank * float(jnp.finfo(whole.dtype).eps) * jnp.max(values)

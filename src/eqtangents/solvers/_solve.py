@@ -12,13 +12,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._arguments import checked_integer, described
 from eqtangents._gram._placement import is_traced
-from eqtangents.solvers._backing import Columns
-from eqtangents.solvers._block_cg import Found, Product, block_cg
+from eqtangents.solvers._backing import ColumnBlock
+from eqtangents.solvers._block_cg import BlockResult, Product, solved_in_block
 from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator
 
 
-_NOT_CONVERGED = """
+_UNCONVERGED = """
 Conjugate gradients did not converge: after {steps} of at most {most} steps the largest
 residual{found} is above `rtol={rtol:g}`.
 
@@ -77,9 +77,11 @@ class BlockCG(eqx.Module):
         self.rtol = float(rtol)
         self.max_steps = checked_integer("max_steps", max_steps, 1)
 
-    def found(self, operator: lx.AbstractLinearOperator, targets: Columns) -> Found:
+    def found(
+        self, operator: lx.AbstractLinearOperator, targets: ColumnBlock
+    ) -> BlockResult:
         """The solution for some columns, with what can be said of it."""
-        return _found(self, operator, targets)
+        return _solved_compiled(self, operator, targets)
 
 
 class Solution(eqx.Module):
@@ -185,7 +187,7 @@ def refuse_unconverged(solution: Solution, solver: BlockCG) -> Solution:
         return solution
     if known_now:
         steps, found = str(solution.steps), f", {jnp.max(solution.residual):.2g},"
-    message = _NOT_CONVERGED.format(
+    message = _UNCONVERGED.format(
         steps=steps, most=solver.max_steps, found=found, rtol=solver.rtol
     )
     if known_now:
@@ -201,15 +203,15 @@ def product_with(operator: lx.AbstractLinearOperator) -> Product:
 
 
 @eqx.filter_jit
-def _found(
-    solver: BlockCG, operator: lx.AbstractLinearOperator, targets: Columns
-) -> Found:
+def _solved_compiled(
+    solver: BlockCG, operator: lx.AbstractLinearOperator, targets: ColumnBlock
+) -> BlockResult:
     """By JAX's implicit differentiation: its derivative solves again."""
     product = product_with(operator)
     preconditioner = lax.stop_gradient(solver.preconditioner)
 
-    def solved(product: Product, columns: Columns) -> tuple[Columns, Any]:
-        found = block_cg(
+    def solved(product: Product, columns: ColumnBlock) -> tuple[ColumnBlock, Any]:
+        found = solved_in_block(
             product, preconditioner, columns, solver.rtol, solver.max_steps
         )
         return found.solution, (found.residual, found.steps)
@@ -217,4 +219,4 @@ def _found(
     solution, about = lax.custom_linear_solve(
         product, targets, solved, symmetric=True, has_aux=True
     )
-    return Found(solution, *about)
+    return BlockResult(solution, *about)
