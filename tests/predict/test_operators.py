@@ -137,7 +137,7 @@ REFUSED = [
             predict.cross_entropy, operator_of(), np.ones((4, 2), np.float32)
         ),
         ValueError,
-        "as a matrix",
+        "a matrix is needed",
     ),
 ]
 
