@@ -7,6 +7,7 @@ from eqtangents import (
     empirical as empirical,
     nn as nn,
     predict as predict,
+    solvers as solvers,
 )
 from eqtangents._gram import (
     Progress as Progress,
@@ -49,6 +50,11 @@ from eqtangents.empirical import (
     estimate_effective_rank as estimate_effective_rank,
     estimate_trace as estimate_trace,
     explain_empirical_ntk as explain_empirical_ntk,
+)
+from eqtangents.solvers import (
+    GramOperator as GramOperator,
+    rp_cholesky as rp_cholesky,
+    solve as solve,
 )
 
 

@@ -7,20 +7,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
-from eqtangents.predict._definiteness import cholesky_of
 from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
-from eqtangents.predict._posterior import (
-    draws,
-    extended_cholesky,
-    left_out,
-    left_out_log_density,
-    log_density,
-    posterior_covariance,
-    posterior_variance,
-    solve_columns,
-    trained_covariance,
-)
-from eqtangents.predict._training_set import TrainingSet, TrainOutputs
+from eqtangents.predict._inverse import AbstractInverse, CholeskyInverse, inverse_of
+from eqtangents.predict._posterior import draws, extended_cholesky
+from eqtangents.predict._training_set import NO_MATRIX, TrainingSet, TrainOutputs
+from eqtangents.solvers import BlockCG, GramOperator
 
 
 class GaussianProcess(AbstractPredictor):
@@ -38,6 +29,11 @@ class GaussianProcess(AbstractPredictor):
     solves. Outputs are independent and share the kernel. Everything is differentiable
     and works under `jax.jit` and `jax.vmap`.
 
+    Of an `eqtangents.GramOperator` all answers are iterative, to the `rtol` of the
+    `solver`: the mean by one solve, covariances by one for each test example, and the
+    likelihood as an estimate from fixed random signs; `eqtangents.solvers` has the
+    latter two with errors. `condition` and leaving one out need a matrix.
+
     ```python
     posterior = GaussianProcess(eqt.nngp(net, x_train), y_train, relative_noise=1e-4)
     mean = posterior.mean(eqt.nngp(net, x_test, x_train))
@@ -49,17 +45,18 @@ class GaussianProcess(AbstractPredictor):
     """
 
     data: TrainingSet
-    cholesky: Float[Array, "groups rows rows"]  # a group of outputs has one noise
+    inverse: AbstractInverse
     solution: Float[Array, "rows columns"]
 
     @names_checked(PREDICT_HABITS)
     def __init__(
         self,
-        k_train_train: Float[Array, "n_train n_train *positions_twice"],
+        k_train_train: Float[Array, "n_train n_train *positions_twice"] | GramOperator,
         y_train: TrainOutputs,
         *,
         noise: Scalar | Float[Array, "..."] = 0.0,
         relative_noise: Scalar = 0.0,
+        solver: BlockCG | None = None,
     ):
         r"""Condition on the training targets, by a Cholesky factorisation.
 
@@ -67,7 +64,8 @@ class GaussianProcess(AbstractPredictor):
 
         **Arguments:**
 
-        - `k_train_train`: covariance $K$ of the training examples with each other.
+        - `k_train_train`: covariance $K$ of the training examples with each other; or
+            an `eqtangents.GramOperator` with noise of its own.
         - `y_train`: their targets; subtract the mean of the targets first, since the
             prior has none. They are converted to the dtype of the kernel.
         - `noise`: variance $\sigma^2$ of the observations: one for all, one each
@@ -76,6 +74,7 @@ class GaussianProcess(AbstractPredictor):
         - `relative_noise`: $r$, more noise in units of the mean variance of the
             training examples, so that one value suits kernels of any scale. The two
             are added: use `noise` for what the data say and this one for rounding.
+        - `solver`: how to solve with an operator.
 
         **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating,
         `TypeError` for what is no array. `RuntimeError` if the kernel or the targets
@@ -89,8 +88,8 @@ class GaussianProcess(AbstractPredictor):
         al. 2019, arXiv:1902.06720, corollary 1, for the NTK's mean.
         """
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
-        self.cholesky = cholesky_of(self.data.kernel, self.data.noise)
-        self.solution = solve_columns(self.cholesky, self.data.targets)
+        self.inverse = inverse_of(self.data, solver)
+        self.solution = self.inverse.times(self.data.targets)
 
     def condition(
         self,
@@ -123,10 +122,13 @@ class GaussianProcess(AbstractPredictor):
 
         **Cost:** $n^2 m$ multiply-adds for $m$ new among $n$ examples.
         """
+        if not isinstance(self.inverse, CholeskyInverse):
+            raise ValueError(NO_MATRIX)
         data = self.data.extended(k_new_train, k_new_new, y_new, noise)
-        cholesky = extended_cholesky(self.cholesky, data.kernel, data.noise)
-        parts = (data, cholesky, solve_columns(cholesky, data.targets))
-        return eqx.tree_at(lambda gp: (gp.data, gp.cholesky, gp.solution), self, parts)
+        old = self.inverse.cholesky
+        inverse = CholeskyInverse(extended_cholesky(old, data.matrix, data.noise))
+        parts = (data, inverse, inverse.times(data.targets))
+        return eqx.tree_at(lambda gp: (gp.data, gp.inverse, gp.solution), self, parts)
 
     @property
     def weights(self) -> TrainOutputs:
@@ -134,17 +136,19 @@ class GaussianProcess(AbstractPredictor):
         return self.data.restored(self.solution)
 
     def mean(
-        self, k_test_train: Float[Array, "n_test n_train *positions_twice"]
+        self,
+        k_test_train: Float[Array, "n_test n_train *positions_twice"] | GramOperator,
     ) -> Float[Array, " n_test *positions_and_outputs"]:
         r"""Expected output of each test example, $K_* (K + \sigma^2 I)^{-1} y$.
 
         **Arguments:**
 
-        - `k_test_train`: covariance $K_*$ of the test with the training examples.
+        - `k_test_train`: covariance $K_*$ of the test with the training examples, as a
+            matrix or an operator.
 
         **Raises:** `ValueError` if its columns are not the training examples.
         """
-        return self.data.restored(self.data.test_train(k_test_train) @ self.solution)
+        return self.data.restored(self.data.test_times(k_test_train, self.solution))
 
     def covariance(
         self,
@@ -167,7 +171,7 @@ class GaussianProcess(AbstractPredictor):
         **Raises:** `ValueError` if the shapes do not fit.
         """
         blocks = self._test_blocks(k_test_train, k_test_test)
-        covariance = posterior_covariance(self.cholesky, *blocks)
+        covariance = self.inverse.covariance(*blocks)
         return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def variance(
@@ -175,9 +179,7 @@ class GaussianProcess(AbstractPredictor):
         k_test_train: Float[Array, "n_test n_train *positions_twice"],
         k_test_diagonal: Float[Array, " n_test *positions"],
     ) -> Float[Array, "..."]:
-        """Variance of each test output: the diagonal of `covariance`, computed alone.
-
-        Rounding cannot make it negative, so its square root is always finite.
+        """Variance of each test output: the diagonal of `covariance`, never negative.
 
         **Arguments:**
 
@@ -189,7 +191,7 @@ class GaussianProcess(AbstractPredictor):
         k_test_train = self.data.test_train(k_test_train)
         rows = k_test_train.shape[0]
         prior = self.data.test_diagonal(k_test_diagonal, rows)
-        variance = posterior_variance(self.cholesky, k_test_train, prior)
+        variance = self.inverse.variance(k_test_train, prior)
         shape = variance.shape[:1] + np.shape(k_test_diagonal)
         return self._first_or_outputs(jnp.reshape(variance, shape))
 
@@ -218,7 +220,7 @@ class GaussianProcess(AbstractPredictor):
         """
         k_test_train, k_test_test = self._test_blocks(k_test_train, k_test_test)
         mean = k_test_train @ self.solution
-        covariance = posterior_covariance(self.cholesky, k_test_train, k_test_test)
+        covariance = self.inverse.covariance(k_test_train, k_test_test)
         scale = jnp.max(jnp.abs(k_test_test), initial=0)
         return self.data.restored(draws(mean, covariance, scale, shape, key))
 
@@ -246,7 +248,7 @@ class GaussianProcess(AbstractPredictor):
         nngp = self.data.test_train(nngp_test_train, "nngp_test_train")
         train = self.data.test_train(nngp_train_train, "nngp_train_train")
         test = self.data.test_test(nngp_test_test, ntk.shape[0], "nngp_test_test")
-        covariance = trained_covariance(self.cholesky, ntk, train, nngp, test)
+        covariance = self.inverse.trained_covariance(ntk, train, nngp, test)
         return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def log_marginal_likelihood(self) -> Float[Array, ""]:
@@ -259,7 +261,7 @@ class GaussianProcess(AbstractPredictor):
 
         **Source:** Rasmussen & Williams 2006, equation 2.30.
         """
-        return log_density(self.cholesky, self.data.targets, self.solution)
+        return self.inverse.log_density(self.data.targets, self.solution)
 
     def leave_one_out(self) -> tuple[TrainOutputs, TrainOutputs]:
         r"""Mean and variance of each training target, given all other examples.
@@ -271,7 +273,7 @@ class GaussianProcess(AbstractPredictor):
 
         **Source:** Rasmussen & Williams 2006, equations 5.10 to 5.12.
         """
-        mean, variance = left_out(self.cholesky, self.data.targets, self.solution)
+        mean, variance = self.inverse.left_out(self.data.targets, self.solution)
         return self.data.restored(mean), self.data.restored(variance)
 
     def leave_one_out_log_density(self) -> Float[Array, ""]:
@@ -282,7 +284,7 @@ class GaussianProcess(AbstractPredictor):
 
         **Source:** Rasmussen & Williams 2006, equation 5.11.
         """
-        return left_out_log_density(self.cholesky, self.data.targets, self.solution)
+        return self.inverse.left_out_log_density(self.data.targets, self.solution)
 
     def _test_blocks(
         self,
