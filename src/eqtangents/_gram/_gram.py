@@ -163,7 +163,7 @@ def _divided(
 
 
 def checked_pairs(
-    kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable
+    kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable = None
 ) -> tuple[AbstractPairs, Examples, Examples | None]:
     """A kernel and its batches, of arrays that lie where they did or on the host."""
     kind = cast(Kind, checked_choice("kind", kind, get_args(Kind)))

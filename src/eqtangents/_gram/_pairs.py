@@ -10,7 +10,7 @@ from jaxtyping import Array, Int, PyTree
 
 from eqtangents._gram._plan import Plan
 from eqtangents._kernel import Kind, of_each_pair
-from eqtangents._tile_plan import Examples, like_one, tile_sizes
+from eqtangents._tile_plan import Examples, batch_size, like_one, tile_sizes
 from eqtangents.nn import AbstractLayer
 
 
@@ -33,6 +33,11 @@ class AbstractPairs(eqx.Module):
     @abc.abstractmethod
     def tile(self, x: Examples, plan: Plan) -> tuple[int, int]:
         """How many examples of either batch a tile has unless users say so."""
+
+    def square_tile(self, x: Examples) -> int:
+        """How many examples a tile of a symmetric matrix has on a side, on a device."""
+        n = batch_size(x)
+        return min(self.tile(x, Plan(n, n, (n, n), symmetric=True))) if n else 1
 
 
 class NetworkPairs(AbstractPairs):

@@ -109,7 +109,7 @@ def _tile_size(pairs: AbstractPairs, x1: Examples, x2: Examples, likes: PyTree) 
         return 1
     entry = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(likes))
     most = int((_BYTES_OF_A_TILE // max(entry, 1)) ** 0.5)
-    in_cache = min(pairs.tile(longer, Plan(n, n, (n, n), symmetric=True)))
+    in_cache = pairs.square_tile(longer)
     return max(1, min(_TILES_OF_CACHE * in_cache, most, -(-n // _TILES_OF_ROWS)))
 
 

@@ -71,9 +71,8 @@ class GaussianProcess(AbstractPredictor):
         - `noise`: variance $\sigma^2$ of the observations: one for all, one each
             example, or an array that broadcasts to the targets, `(1, n_outputs)` for
             one each output.
-        - `relative_noise`: $r$, more noise in units of the mean variance of the
-            training examples, so that one value suits kernels of any scale. The two
-            are added: use `noise` for what the data say and this one for rounding.
+        - `relative_noise`: $r$, more noise in units of the mean variance of training
+            examples, for kernels of any scale: for rounding, not for what data say.
         - `solver`: how to solve with an operator.
 
         **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating,
@@ -117,8 +116,8 @@ class GaussianProcess(AbstractPredictor):
             given, the variance of the first ones, where `relative_noise` counts as what
             it came to then.
 
-        **Raises:** as the constructor does; `ValueError` if the noise has to be given,
-        since it differed between examples.
+        **Raises:** as the constructor does; `ValueError` if the noise differed between
+        examples and is not given.
 
         **Cost:** $n^2 m$ multiply-adds for $m$ new among $n$ examples.
         """

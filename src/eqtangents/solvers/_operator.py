@@ -211,7 +211,7 @@ def _backing_of_function(
     network = isinstance(pairs, NetworkPairs)
     if tile is None:
         n = batch_size(x1)
-        tile = pairs.tile_size(x1, n, 1) if network else min(n, FUNCTION_TILE)
+        tile = pairs.square_tile(x1) if network else min(n, FUNCTION_TILE)
     else:
         tile = checked_integer("tile", tile, 1)
     function = pairs.net if network else kernel
