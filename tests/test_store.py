@@ -24,7 +24,7 @@ import eqtangents as eqt
 from eqtangents import nn
 from eqtangents._gram import _job, _manifest, _run, _task
 from eqtangents._gram._facts import facts
-from eqtangents._gram._stored import mirrored
+from eqtangents._gram._stored import upper_mirrored
 from mesh_cases import NETWORKS, assert_same, connected, inputs, line, network
 from random_networks import networks
 
@@ -393,7 +393,7 @@ def test_what_does_not_fit_is_said(tmp_path):
 @pytest.mark.precision("float32")
 def test_positions_are_mirrored_within_a_tile():
     block = np.arange(2 * 2 * 3 * 3.0).reshape(2, 2, 3, 3)
-    found = mirrored(block)
+    found = upper_mirrored(block)
     flat = np.moveaxis(found, 1, 2).reshape(6, 6)
     np.testing.assert_array_equal(flat, flat.T)
     before = np.moveaxis(block, 1, 2).reshape(6, 6)

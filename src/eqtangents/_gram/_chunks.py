@@ -46,7 +46,7 @@ def checked_location(location: Any) -> Location:
     )
 
 
-class Layout(NamedTuple):
+class StoredLayout(NamedTuple):
     """What an array of Zarr is, beside its chunks."""
 
     shape: tuple[int, ...]
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
             )
         array = group[name]
         symmetric = array.attrs.get("symmetric")
-        found = Layout(array.shape, array.chunks, array.dtype, symmetric)
+        found = StoredLayout(array.shape, array.chunks, array.dtype, symmetric)
         if found != self:
             raise ValueError(
                 f"{array.store_path} is {found}, but must be {self}: it was changed "

@@ -19,7 +19,7 @@ from eqtangents._gram._chunks import TileNumber
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement, made_mesh
 from eqtangents._gram._plan import Plan
-from eqtangents._gram._stored import mirrored
+from eqtangents._gram._stored import upper_mirrored
 from eqtangents._tile_plan import Examples, batch_size
 
 
@@ -66,7 +66,7 @@ class Job:
             found = [np.asarray(leaf) for leaf in found]
         rows, columns = min(plan.sizes[0], plan.n1 - start1), plan.n2 - start2
         found = [leaf[:rows, :columns] for leaf in found]
-        return list(map(mirrored, found)) if plan.symmetric and i == j else found
+        return list(map(upper_mirrored, found)) if plan.symmetric and i == j else found
 
     def _kernels(self, start1: int, start2: int) -> PyTree[Array]:
         (size1, size2), place = self.plan.sizes, self.placement

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from eqtangents._arguments import described
-from eqtangents._gram._chunks import Layout, Location, zarr
+from eqtangents._gram._chunks import Location, StoredLayout, zarr
 from eqtangents._gram._facts import facts, versions
 from eqtangents._gram._job import Job
 
@@ -55,7 +55,7 @@ def check_same(
     location: Location, stored: dict[str, Any], wanted: dict[str, Any]
 ) -> None:
     """Raise `ValueError` for a store of something else, naming what differs."""
-    there, here = dict(_leaves_of("", stored)), dict(_leaves_of("", wanted))
+    there, here = dict(_facts_within("", stored)), dict(_facts_within("", wanted))
     names = sorted({*there, *here}, key=lambda name: (name.count("."), name))
     differ = [name for name in names if there.get(name) != here.get(name)]
     if not differ:
@@ -74,14 +74,14 @@ def check_same(
     )
 
 
-def _leaves_of(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+def _facts_within(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The leaves of a manifest: the facts of a value begin with its name already."""
     if not isinstance(value, dict):
         yield name, value
         return
     for key, part in value.items():
         within = key.startswith(name) or not name
-        yield from _leaves_of(key if within else f"{name}.{key}", part)
+        yield from _facts_within(key if within else f"{name}.{key}", part)
 
 
 def matrices_in(
@@ -98,4 +98,4 @@ def matrices_in(
     for name, like in zip(manifest["names"], likes, strict=True):
         shape, chunks = ((*two, *like.shape[2:]) for two in ((plan.n1, plan.n2), least))
         dtype = np.dtype(like.dtype)
-        Layout(shape, chunks, dtype, plan.symmetric).laid_out(group, name)
+        StoredLayout(shape, chunks, dtype, plan.symmetric).laid_out(group, name)

@@ -250,7 +250,9 @@ def mirror(block: Shaped[np.ndarray, "t1 t2 *twice"]) -> Shaped[np.ndarray, "...
     return block.transpose(1, 0, *further[rank:], *further[:rank])
 
 
-def mirrored(block: Shaped[np.ndarray, "t t *twice"]) -> Shaped[np.ndarray, "..."]:
+def upper_mirrored(
+    block: Shaped[np.ndarray, "t t *twice"],
+) -> Shaped[np.ndarray, "..."]:
     """A tile on the diagonal with what is above that below it, too.
 
     Its rows are pairs of an example and a position.

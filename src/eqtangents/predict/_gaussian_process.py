@@ -25,9 +25,9 @@ class GaussianProcess(AbstractPredictor):
       networks, trained by gradient descent on the squared error for an infinite time.
       `covariance` belongs to the Gaussian process *with the NTK as prior*.
 
-    The matrix is factorised once, when the object is made; each call of a method only
-    solves. Outputs are independent and share the kernel. Everything is differentiable
-    and works under `jax.jit` and `jax.vmap`.
+    The matrix is factorised when the object is made; each method only solves. Outputs
+    are independent and share the kernel. Everything is differentiable and works under
+    `jax.jit` and `jax.vmap`.
 
     Of an `eqtangents.GramOperator` all answers are iterative, to the `rtol` of the
     `solver`: the mean by one solve, covariances by one for each test example, and the
@@ -39,9 +39,8 @@ class GaussianProcess(AbstractPredictor):
     mean = posterior.mean(eqt.nngp(net, x_test, x_train))
     ```
 
-    Where outputs at several positions are correlated, kernels have axes for
-    the positions of both examples, `(n1, n2, *positions, *positions)`, and targets and
-    outputs are `(n, *positions, *outputs)`.
+    Where outputs at several positions are correlated, kernels have the axes
+    `(n1, n2, *positions, *positions)`, targets and outputs `(n, *positions, *outputs)`.
     """
 
     data: TrainingSet
@@ -64,8 +63,8 @@ class GaussianProcess(AbstractPredictor):
 
         **Arguments:**
 
-        - `k_train_train`: covariance $K$ of the training examples with each other; or
-            an `eqtangents.GramOperator` with noise of its own.
+        - `k_train_train`: covariance $K$ of the training examples, or an
+            `eqtangents.GramOperator` with noise of its own.
         - `y_train`: their targets; subtract the mean of the targets first, since the
             prior has none. They are converted to the dtype of the kernel.
         - `noise`: variance $\sigma^2$ of the observations: one for all, one each
@@ -105,7 +104,7 @@ class GaussianProcess(AbstractPredictor):
         L = \begin{pmatrix} L_0 & 0 \\ K_+ L_0^{-\top} & L_+ \end{pmatrix}$$
 
         It is the posterior given all observations at once, in the order in which they
-        came: kernels of test examples have columns for the old and then for the new.
+        came: kernels of test examples have columns for the old, then for the new.
 
         **Arguments:**
 
