@@ -41,6 +41,8 @@ BELOW = {
     "kernel": ["batches", "tiles", "kernel_pair"],
     "gram": ["kernel"],
     "predict": ["gram"],
+    "mean_field": ["predict"],
+    "theory": ["predict"],
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "trees"],

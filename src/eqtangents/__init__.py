@@ -5,8 +5,10 @@ from importlib import metadata as _metadata
 from eqtangents import (
     duals as duals,
     empirical as empirical,
+    mean_field as mean_field,
     nn as nn,
     predict as predict,
+    theory as theory,
 )
 from eqtangents._equinox import from_equinox as from_equinox
 from eqtangents._gram import Progress as Progress, gram as gram
