@@ -47,6 +47,8 @@ BELOW = {
     "gram": ["kernel", "extras"],
     "solvers": ["gram", "empirical"],
     "predict": ["solvers"],
+    "mean_field": ["predict"],
+    "theory": ["predict"],
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "trees"],

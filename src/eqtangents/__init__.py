@@ -5,9 +5,11 @@ from importlib import metadata as _metadata
 from eqtangents import (
     duals as duals,
     empirical as empirical,
+    mean_field as mean_field,
     nn as nn,
     predict as predict,
     solvers as solvers,
+    theory as theory,
 )
 from eqtangents._gram import (
     Progress as Progress,

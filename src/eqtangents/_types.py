@@ -128,6 +128,8 @@ _ScalarValue: TypeAlias = float | int | Float[Array, ""]
 Scalar: TypeAlias = Annotated[
     _ScalarValue, _scalar("be one finite number, of shape `()`", math.isfinite)
 ]
+# One number, or an array of several that are treated alike.
+Numbers: TypeAlias = Scalar | Float[Array, "..."]
 NonNegative: TypeAlias = Annotated[
     _ScalarValue,
     _scalar(

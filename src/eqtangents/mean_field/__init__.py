@@ -1,0 +1,18 @@
+"""Signals in deep networks of infinite width: order, chaos, and the scales of depth."""
+
+from eqtangents.mean_field._correlation_map import (
+    CorrelationMap as CorrelationMap,
+    SignalState as SignalState,
+)
+from eqtangents.mean_field._critical import (
+    critical as critical,
+    phase_diagram as phase_diagram,
+)
+from eqtangents.mean_field._fixed_point import (
+    DepthScales as DepthScales,
+    FixedPoint as FixedPoint,
+)
+from eqtangents.mean_field._modes import (
+    SpatialModes as SpatialModes,
+    spatial_modes as spatial_modes,
+)

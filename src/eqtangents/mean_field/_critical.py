@@ -1,0 +1,101 @@
+"""Where order turns into chaos: critical hyperparameters and phase diagrams."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jaxtyping import Array, Float
+
+from eqtangents._types import Scalar
+from eqtangents.mean_field._correlation_map import CorrelationMap
+from eqtangents.mean_field._fixed_point import FixedPoint
+from eqtangents.nn import AbstractLayer
+from eqtangents.predict._arguments import refuse
+
+
+_ONE_PHASE = (
+    "`bracket` has both ends in one phase, or one where signals grow without bound. "
+    "Give one end in order and one in chaos, with `chi_1` below and above 1: "
+    "`CorrelationMap(make_block(value)).fixed_point().chi_1` says which."
+)
+
+
+def critical(
+    make_block: Callable[[Float[Array, ""]], AbstractLayer],
+    bracket: tuple[Scalar, Scalar],
+    *,
+    q0: Scalar = 1.0,
+) -> Float[Array, ""]:
+    r"""The hyperparameter at the edge of chaos, where $\chi_1 = 1$.
+
+    There, gradients neither grow nor vanish with depth, and signals forget slower than
+    exponentially. The result is differentiable with respect to all that `make_block`
+    closes over, by the implicit function theorem.
+
+    **Arguments:**
+
+    - `make_block`: the block for one value of the hyperparameter,
+        `lambda v: nn.Sequential([nn.Tanh(), nn.Linear(1, weight_std=v**0.5)])`, say.
+    - `bracket`: two values, with order at one and chaos at the other.
+    - `q0`: the variance that signals start with.
+
+    **Returns:** the critical value, to the last digits of its dtype.
+
+    **Raises:** `RuntimeError` if both ends of the bracket are in one phase.
+
+    **Cost:** about fifty fixed points in double precision.
+
+    **Source:** Schoenholz et al. 2017, arXiv:1611.01232.
+    """
+    dtype = jnp.result_type(float, *map(jnp.result_type, bracket))
+    lower, upper = (jnp.asarray(end, dtype) for end in bracket)
+
+    def excess(value: Float[Array, ""], args: None = None) -> Float[Array, ""]:
+        return CorrelationMap(make_block(value)).fixed_point(q0).chi_1 - 1
+
+    ends = excess(lower), excess(upper)
+    # The product is no number where signals grow without bound.
+    lower = refuse(lower, (~(ends[0] * ends[1] <= 0), _ONE_PHASE))
+    eps = float(jnp.finfo(dtype).eps)
+    solver = optx.Bisection(rtol=eps, atol=0.0)
+    options = {"lower": lower, "upper": upper}
+    middle = 0.5 * (lower + upper)
+    return optx.root_find(excess, solver, middle, options=options, throw=False).value
+
+
+def phase_diagram(
+    make_block: Callable[[Float[Array, ""], Float[Array, ""]], AbstractLayer],
+    weight_variances: Float[Array, " w"],
+    bias_variances: Float[Array, " b"],
+    *,
+    q0: Scalar = 1.0,
+) -> FixedPoint:
+    r"""Fixed points over a grid of two hyperparameters.
+
+    Order is where `chi_1` is below one, chaos where it is above, and the line between
+    them is its contour at one. The depth scales are `phase_diagram(...).depth_scales`.
+
+    **Arguments:**
+
+    - `make_block`: the block for two values, of which one is each array's.
+    - `weight_variances`, `bias_variances`: the values along either axis.
+    - `q0`: the variance that signals start with.
+
+    **Returns:** a `FixedPoint` of arrays `(w, b)`.
+
+    **Source:** Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017,
+    arXiv:1611.01232.
+    """
+
+    def at(
+        weight_variance: Float[Array, ""], bias_variance: Float[Array, ""]
+    ) -> FixedPoint:
+        return CorrelationMap(make_block(weight_variance, bias_variance)).fixed_point(
+            q0
+        )
+
+    along_biases = jax.vmap(at, in_axes=(None, 0))
+    return jax.vmap(along_biases, in_axes=(0, None))(
+        jnp.asarray(weight_variances), jnp.asarray(bias_variances)
+    )

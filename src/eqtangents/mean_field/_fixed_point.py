@@ -1,0 +1,160 @@
+"""Where signals end up in deep networks, and how fast."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax import lax
+from jaxtyping import Array, Float
+
+from eqtangents.mean_field._block import SecondMoments
+
+
+MomentMap: TypeAlias = Callable[[SecondMoments], SecondMoments]
+
+
+class DepthScales(eqx.Module):
+    r"""Over how many blocks signals forget: they approach their end like $e^{-l/\xi}$.
+
+    A scale is infinite where the approach is slower than exponential, on a critical
+    line.
+
+    **Attributes:**
+
+    - `xi_q`: of the variance, $-1 / \log \chi_q$.
+    - `xi_c`: of the correlation, $-1 / \log \chi_c$.
+    - `xi_1`: of gradients, $1 / |\log \chi_1|$, that is of the NTK's largest
+        eigenvalue.
+    - `xi_star`: of the mean prediction of the NTK in the chaotic phase,
+        $1 / (\log \chi_1 - \log \chi_c)$; infinite in the ordered phase.
+
+    **Source:** Schoenholz et al. 2017, arXiv:1611.01232; Xiao et al. 2020,
+    arXiv:1912.13053.
+    """
+
+    xi_q: Float[Array, "*batch"]
+    xi_c: Float[Array, "*batch"]
+    xi_1: Float[Array, "*batch"]
+    xi_star: Float[Array, "*batch"]
+
+
+class FixedPoint(eqx.Module):
+    r"""The state that signals approach, and the slopes of the map there.
+
+    **Attributes:**
+
+    - `q`: the variance; infinite if it grows without bound, and then the rest are not
+        numbers.
+    - `c`: the correlation of two inputs that differ.
+    - `chi_q`: $\partial q' / \partial q$.
+    - `chi_1`: $\partial c' / \partial c$ at equal inputs. By it gradients grow for each
+        block: above one is chaos, below is order.
+    - `chi_c`: $\partial c' / \partial c$ at `c`.
+    """
+
+    q: Float[Array, "*batch"]
+    c: Float[Array, "*batch"]
+    chi_q: Float[Array, "*batch"]
+    chi_1: Float[Array, "*batch"]
+    chi_c: Float[Array, "*batch"]
+
+    @property
+    def depth_scales(self) -> DepthScales:
+        """Over how many blocks the approach takes place."""
+        xi_1 = _scale(jnp.abs(jnp.log(self.chi_1)))
+        xi_star = _scale(jnp.log(self.chi_1) - jnp.log(self.chi_c))
+        return DepthScales(
+            _scale(-jnp.log(self.chi_q)), _scale(-jnp.log(self.chi_c)), xi_1, xi_star
+        )
+
+
+def _scale(rate: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+    positive = rate > 0
+    return jnp.where(positive, 1 / jnp.where(positive, rate, 1), jnp.inf)
+
+
+@eqx.filter_jit
+def fixed_point(after: MomentMap, q0: Float[Array, ""]) -> FixedPoint:
+    """The state that a signal of variance `q0` approaches."""
+    q = _variance(after, q0)
+    # A signal of zero has no correlation: its slopes are those of one that vanishes.
+    near = jnp.maximum(q, jnp.finfo(q.dtype).tiny ** 0.5)
+    chi_1 = _chi(after, near, jnp.zeros_like(q))
+    z = _deficit_where_chaotic(after, near, chi_1)
+    chi_q = slope(lambda q: after(SecondMoments.equal(q)).variance1, near)
+    rest = (1 - z, chi_q, chi_1, _chi(after, near, z))
+    return FixedPoint(q, *(jnp.where(jnp.isfinite(q), x, jnp.nan) for x in rest))
+
+
+def _variance(after: MomentMap, q0: Float[Array, ""]) -> Float[Array, ""]:
+    """The variance after infinitely many blocks: infinite if it grows for ever.
+
+    Some blocks bring it near to where the signal goes, if maps have several fixed
+    points, and Newton's method does the rest.
+    """
+    of_variance = lambda q: after(SecondMoments.equal(q)).variance1
+    step = lambda q, _: (of_variance(q), None)
+    near, _ = lax.scan(step, lax.stop_gradient(q0), None, length=_BLOCKS)
+    near = lax.stop_gradient(near)
+    excess = lambda q, args: of_variance(q) - q
+    eps = float(jnp.finfo(q0.dtype).eps)
+    solver = optx.Newton(rtol=4 * eps, atol=float(jnp.finfo(q0.dtype).tiny))
+    start = jnp.where(jnp.isfinite(near), near, jnp.ones_like(near))
+    root = optx.root_find(excess, solver, start, max_steps=_STEPS, throw=False).value
+    found = lambda q: (q >= 0) & (jnp.abs(excess(q, None)) <= 64 * eps * q)
+    # Where all variances are fixed, as for a critical `Relu`, the root is any other.
+    same = jnp.abs(root - near) <= eps**0.5 * near
+    marginal = jnp.where(found(near), near, jnp.inf)
+    known = found(root) & jnp.isfinite(near) & (same | ~found(near))
+    return jnp.where(known, root, marginal)
+
+
+def _deficit(
+    after: MomentMap, q: Float[Array, ""], z: Float[Array, ""]
+) -> Float[Array, ""]:
+    return after(SecondMoments.correlated(q, q, z)).deficit
+
+
+def _chi(
+    after: MomentMap, q: Float[Array, ""], z: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The slope of the covariance in the covariance, which is that of correlations."""
+    state = SecondMoments.correlated(q, q, z)
+    with_covariance = lambda k: eqx.tree_at(lambda s: s.covariance, state, k)
+    of_covariance = lambda k: after(with_covariance(k)).covariance
+    return slope(of_covariance, state.covariance)
+
+
+def _deficit_where_chaotic(
+    after: MomentMap, q: Float[Array, ""], chi_1: Float[Array, ""]
+) -> Float[Array, ""]:
+    """One less the correlation that signals approach: zero unless in chaos.
+
+    The map has a root at zero always, so that the other one is sought as a root of
+    `z' / z - 1`, which falls in `z`.
+    """
+    chaotic = chi_1 > 1
+    eps = jnp.finfo(q.dtype).eps
+
+    def excess(z: Float[Array, ""], args: None) -> Float[Array, ""]:
+        # Out of chaos there is no root, but the search has to have one.
+        return jnp.where(chaotic, _deficit(after, q, z) / z - 1, 0.5 - z)
+
+    ends = {"lower": eps, "upper": 1.0}
+    solver = optx.Bisection(rtol=float(eps), atol=0.0, flip=True)
+    start = jnp.full_like(q, 0.5)
+    root = optx.root_find(excess, solver, start, options=ends, throw=False).value
+    return jnp.where(chaotic, root, jnp.zeros_like(root))
+
+
+def slope(
+    function: Callable[[Float[Array, ""]], Float[Array, ""]], x: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The derivative of a function of one number."""
+    return jax.jvp(function, (x,), (jnp.ones_like(x),))[1]
+
+
+_BLOCKS, _STEPS = 64, 64

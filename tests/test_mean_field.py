@@ -1,0 +1,202 @@
+"""Laws of signals in deep networks."""
+
+import functools
+
+import equinox as eqx
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+import eqtangents as eqt
+from eqtangents import mean_field, nn
+from eqtangents.nn import LayerError
+
+
+# Roots and rates are compared to the digits of double precision.
+pytestmark = pytest.mark.precision("float64")
+
+FUNCTIONS = (nn.Erf(), nn.Relu(), nn.Sin())
+variances = st.floats(0.2, 5.0)
+correlations = st.floats(-0.95, 0.95)
+functions = st.sampled_from(FUNCTIONS)
+
+
+def block(function, weight_variance, bias_variance):
+    weight_std, bias_std = jnp.sqrt(weight_variance), jnp.sqrt(bias_variance)
+    linear = nn.Linear(1, weight_std=weight_std, bias_std=bias_std)
+    return nn.Sequential([function, linear])
+
+
+def residual(function, weight_variance, bias_variance):
+    branch = block(function, weight_variance, bias_variance)
+    return nn.Sequential(
+        [nn.FanOut(2), nn.Parallel([nn.Identity(), branch]), nn.FanInSum()]
+    )
+
+
+@functools.cache
+def fixed_points(function):
+    """From hyperparameters to the fixed point, compiled once for each function."""
+    return eqx.filter_jit(
+        lambda w, b: mean_field.CorrelationMap(block(function, w, b)).fixed_point()
+    )
+
+
+def fixed_point(function, weight_variance, bias_variance):
+    return fixed_points(function)(
+        jnp.asarray(weight_variance), jnp.asarray(bias_variance)
+    )
+
+
+@settings(max_examples=6)
+@given(functions, variances, variances, variances, correlations, st.booleans())
+def test_trajectory_is_the_kernel_of_a_deep_network(
+    function, weight_variance, q1, q2, c, skips
+):
+    one = (residual if skips else block)(function, weight_variance, 0.1)
+    states = mean_field.CorrelationMap(one).trajectory(q1, q2, c, 3)
+    angle = jnp.arccos(c)
+    x = jnp.array([[1.0, 0.0], [jnp.cos(angle), jnp.sin(angle)]])
+    x *= jnp.sqrt(2 * jnp.array([[q1], [q2]]))
+    kernel = eqt.nngp(nn.Sequential([nn.Linear(1), nn.Repeat(one, 3)]), x)
+    covariance = states.c[-1] * jnp.sqrt(states.q1[-1] * states.q2[-1])
+    np.testing.assert_allclose(
+        [states.q1[-1], states.q2[-1], covariance],
+        [kernel[0, 0], kernel[1, 1], kernel[0, 1]],
+        rtol=1e-11,
+        atol=1e-12,
+    )
+    np.testing.assert_allclose(states.c[0], c, rtol=1e-15)
+    np.testing.assert_allclose(states.deficit, 1 - states.c, rtol=1e-9)
+
+
+def test_deficit_keeps_digits_that_the_correlation_has_not():
+    """Near a correlation of one it is multiplied by chi_1 in each block."""
+    one = block(nn.Erf(), 1.3, 0.1)
+    end = fixed_point(nn.Erf(), 1.3, 0.1)
+    c = 1 - jnp.asarray(1e-9)
+    states = mean_field.CorrelationMap(one).trajectory(end.q, end.q, c, 40)
+    assert float(states.deficit[-1]) < 1e-13
+    rates = states.deficit[1:] / states.deficit[:-1]
+    np.testing.assert_allclose(rates, end.chi_1, rtol=1e-6)
+
+
+@settings(max_examples=8)
+@given(st.sampled_from((nn.Erf(), nn.Sin())), variances, st.floats(0.01, 1.0))
+def test_fixed_points_are_fixed(function, weight_variance, bias_variance):
+    one = mean_field.CorrelationMap(block(function, weight_variance, bias_variance))
+    end = fixed_point(function, weight_variance, bias_variance)
+    after = one(end.q, end.q, end.c)
+    np.testing.assert_allclose(after.q1, end.q, rtol=1e-12)
+    np.testing.assert_allclose(after.c, end.c, rtol=1e-10, atol=1e-12)
+    assert (end.chi_1 > 1) == (end.c < 1)
+    assert end.chi_c <= 1 + 1e-9
+
+
+@settings(max_examples=8)
+@given(functions, st.floats(0.5, 1.9), st.floats(0.05, 0.5))
+def test_chi_is_the_mean_square_of_the_slope(function, weight_variance, bias_variance):
+    """By quadrature, which knows nothing of kernels."""
+    end = fixed_point(function, weight_variance, bias_variance)
+    z, weights = np.polynomial.hermite_e.hermegauss(200)
+    slope = jax.vmap(jax.grad(function))(jnp.sqrt(end.q) * z)
+    mean_square = jnp.sum(slope**2 * weights) / weights.sum()
+    np.testing.assert_allclose(end.chi_1, weight_variance * mean_square, rtol=1e-8)
+
+
+@pytest.mark.parametrize("weight_variance", [1.3, 4.0])
+def test_signals_forget_at_the_rates_of_the_fixed_point(weight_variance):
+    one = mean_field.CorrelationMap(block(nn.Erf(), weight_variance, 0.1))
+    end = fixed_point(nn.Erf(), weight_variance, 0.1)
+    states = one.trajectory(end.q, end.q, end.c - 1e-4, 12)
+    off = jnp.abs(states.c - end.c)
+    np.testing.assert_allclose(off[-1] / off[-2], end.chi_c, rtol=1e-3)
+    np.testing.assert_allclose(
+        end.depth_scales.xi_c, -1 / jnp.log(end.chi_c), rtol=1e-12
+    )
+    q = one.trajectory(end.q * 1.001, end.q, 0.5, 3).q1
+    np.testing.assert_allclose((q[2] - end.q) / (q[1] - end.q), end.chi_q, rtol=1e-2)
+
+
+@pytest.mark.parametrize("field", ["q", "c", "chi_q", "chi_1", "chi_c"])
+def test_fixed_points_are_differentiable(field):
+    def of(weight_variance):
+        return getattr(fixed_point(nn.Erf(), weight_variance, 0.1), field)
+
+    w, h = jnp.asarray(3.0), 1e-5
+    difference = (of(w + h) - of(w - h)) / (2 * h)
+    np.testing.assert_allclose(jax.jvp(of, (w,), (1.0,))[1], difference, rtol=1e-6)
+
+
+def test_where_signals_grow_for_ever_or_stay_as_they_are():
+    grows = fixed_point(nn.Relu(), 2.5, 0.1)
+    assert jnp.isinf(grows.q)
+    assert jnp.isnan(grows.chi_1)
+    stays = mean_field.CorrelationMap(block(nn.Relu(), 2.0, 0.0)).fixed_point(3.0)
+    np.testing.assert_allclose([stays.q, stays.chi_1], [3.0, 1.0], rtol=1e-10)
+    vanishes = mean_field.CorrelationMap(block(nn.Relu(), 1.5, 0.0)).fixed_point()
+    np.testing.assert_allclose(
+        [vanishes.q, vanishes.c, vanishes.chi_1, vanishes.chi_q],
+        [0.0, 1.0, 0.75, 0.75],
+        atol=1e-12,
+    )
+
+
+def test_critical_is_where_chi_1_is_one():
+    critical = lambda b: mean_field.critical(
+        lambda w: block(nn.Erf(), w, b), (jnp.asarray(1.0), 3.0)
+    )
+    value = critical(0.18)
+    end = fixed_point(nn.Erf(), value, 0.18)
+    np.testing.assert_allclose(end.chi_1, 1, rtol=1e-12)
+    # E f'^2 = 4 / (pi sqrt(1 + 4 q)) for erf: known in closed form.
+    np.testing.assert_allclose(
+        value * 4 / (jnp.pi * jnp.sqrt(1 + 4 * end.q)), 1, rtol=1e-12
+    )
+    h = 1e-5
+    difference = (critical(0.18 + h) - critical(0.18 - h)) / (2 * h)
+    np.testing.assert_allclose(jax.grad(critical)(0.18), difference, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_phase_diagram_has_the_fixed_points_of_its_blocks():
+    grid = jnp.array([1.0, 2.0, 4.0]), jnp.array([0.05, 0.3])
+    diagram = mean_field.phase_diagram(functools.partial(block, nn.Erf()), *grid)
+    assert diagram.q.shape == (3, 2)
+    for i, j in np.ndindex(3, 2):
+        alone = fixed_point(nn.Erf(), grid[0][i], grid[1][j])
+        together = jax.tree.map(lambda x, i=i, j=j: x[i, j], diagram)
+        for one, other in zip(*map(jax.tree.leaves, (alone, together)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
+def test_waves_fade_by_the_transform_of_the_window():
+    conv = nn.Conv(1, 3, padding="CIRCULAR", weight_std=1.8, bias_std=0.3)
+    one = mean_field.CorrelationMap(nn.Sequential([nn.Erf(), conv]), (8,))
+    modes, end = mean_field.spatial_modes(one), one.fixed_point()
+    flat = fixed_point(nn.Erf(), 1.8**2, 0.09)
+    np.testing.assert_allclose([end.q, end.c], [flat.q, flat.c], rtol=1e-10)
+    window = jnp.abs(1 + 2 * jnp.cos(2 * jnp.pi * jnp.arange(8) / 8)) / 3
+    np.testing.assert_allclose(modes.variance, flat.chi_q * window, atol=1e-9)
+    np.testing.assert_allclose(modes.covariance, flat.chi_c * window, atol=1e-9)
+
+
+@pytest.mark.usefixtures("without_jaxtyping")
+def test_what_is_no_block_is_refused():
+    conv = lambda **options: nn.Sequential([nn.Erf(), nn.Conv(1, 3, **options)])
+    with pytest.raises(TypeError, match=r"tanh.*nn\.Elementwise"):
+        mean_field.CorrelationMap(jnp.tanh)
+    with pytest.raises(LayerError, match="spatial"):
+        mean_field.CorrelationMap(conv())
+    with pytest.raises(LayerError, match="follow itself"):
+        mean_field.CorrelationMap(conv(stride=2), (8,))
+    pool = nn.Sequential([nn.AvgPool(3, padding="SAME"), nn.Erf()])
+    with pytest.raises(LayerError, match="different positions"):
+        mean_field.CorrelationMap(pool, (8,))
+    with pytest.raises(RuntimeError, match="CIRCULAR"):
+        mean_field.CorrelationMap(conv(padding="SAME"), (8,))(1.0, 1.0, 0.5)
+    with pytest.raises(RuntimeError, match="in one phase"):
+        mean_field.critical(lambda w: block(nn.Erf(), w, 0.18), (2.0, 3.0))
