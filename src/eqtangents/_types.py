@@ -129,7 +129,7 @@ Scalar: TypeAlias = Annotated[
     _ScalarValue, _scalar("be one finite number, of shape `()`", math.isfinite)
 ]
 # One number, or an array of several that are treated alike.
-Numbers: TypeAlias = Scalar | Float[Array, "..."]
+ScalarOrBatch: TypeAlias = Scalar | Float[Array, "..."]
 NonNegative: TypeAlias = Annotated[
     _ScalarValue,
     _scalar(

@@ -38,7 +38,7 @@ def line_of(eqn: core.JaxprEqn) -> str:
     return ""
 
 
-def is_of_library(eqn: core.JaxprEqn) -> bool:
+def calls_library(eqn: core.JaxprEqn) -> bool:
     """Whether what an equation calls was written in a library.
 
     JAX keeps such programs, so that the lines within may be those of another call.

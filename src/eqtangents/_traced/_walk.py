@@ -17,7 +17,7 @@ from eqtangents._jaxpr import (
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._entries import OF_ENTRIES, entrywise
 from eqtangents._traced._expressions import results_of
-from eqtangents._traced._lines import is_of_library, line_of
+from eqtangents._traced._lines import calls_library, line_of
 from eqtangents._traced._numpy import in_numpy, result_values
 from eqtangents._traced._rules import SIGNAL_RULES
 from eqtangents._traced._statistics import (
@@ -85,7 +85,7 @@ class Walk:
         if str(eqn.params.get("name", "")).startswith("eqtangents_dropout"):
             return self._marked(eqn, args)
         before = self._fixed_line
-        if is_of_library(eqn):
+        if calls_library(eqn):
             self._fixed_line = before or self.builder.line
         try:
             return self.run(jaxpr, consts, args)

@@ -106,12 +106,12 @@ def checked_block(block: Any, size: Any) -> AbstractLayer:
             f"{instead_of_layer(block)}"
         )
     one = jnp.ones(size)
-    eqx.filter_eval_shape(pushed, block, SecondMoments.equal(one))
+    eqx.filter_eval_shape(after_block, block, SecondMoments.equal(one))
     return block
 
 
 @eqx.filter_jit  # So that it is traced once, however often it is asked for.
-def pushed(block: AbstractLayer, moments: SecondMoments) -> SecondMoments:
+def after_block(block: AbstractLayer, moments: SecondMoments) -> SecondMoments:
     """The moments after a block, for inputs that are Gaussian with given ones.
 
     **Raises:** `LayerError` if the block changes the positions, or makes several

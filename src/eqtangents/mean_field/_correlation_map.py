@@ -10,8 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import checked_integer
-from eqtangents._types import Numbers
-from eqtangents.mean_field._block import SecondMoments, checked_block, pushed
+from eqtangents._types import ScalarOrBatch
+from eqtangents.mean_field._block import SecondMoments, checked_block, after_block
 from eqtangents.mean_field._fixed_point import FixedPoint, fixed_point
 from eqtangents.nn import AbstractLayer
 from eqtangents.predict._arguments import refuse
@@ -65,7 +65,9 @@ class CorrelationMap(eqx.Module):
         """
         self.block, self.size = checked_block(block, size), size
 
-    def __call__(self, q1: Numbers, q2: Numbers, c: Numbers) -> SignalState:
+    def __call__(
+        self, q1: ScalarOrBatch, q2: ScalarOrBatch, c: ScalarOrBatch
+    ) -> SignalState:
         """The state after one block.
 
         **Arguments:**
@@ -77,7 +79,9 @@ class CorrelationMap(eqx.Module):
         """
         return jax.tree.map(lambda leaf: leaf[1], self.trajectory(q1, q2, c, 1))
 
-    def trajectory(self, q1: Numbers, q2: Numbers, c: Numbers, n: int) -> SignalState:
+    def trajectory(
+        self, q1: ScalarOrBatch, q2: ScalarOrBatch, c: ScalarOrBatch, n: int
+    ) -> SignalState:
         """The states at every depth from 0 to `n`, in one scan.
 
         **Arguments:** those of a call, and
@@ -88,12 +92,12 @@ class CorrelationMap(eqx.Module):
         """
         n = checked_integer("n", n, least=0)
         q1, q2, c = _floating(q1, q2, c)
-        run = partial(_trajectory, self._after, n=n)
+        run = partial(_states_at_all_depths, self._after, n=n)
         for _ in range(c.ndim):
             run = jax.vmap(run, out_axes=1)
         return run(q1, q2, c)
 
-    def fixed_point(self, q0: Numbers = 1.0) -> FixedPoint:
+    def fixed_point(self, q0: ScalarOrBatch = 1.0) -> FixedPoint:
         r"""The state that signals approach with depth, and the slopes there.
 
         It is differentiable with respect to the hyperparameters of the block, by the
@@ -119,7 +123,7 @@ class CorrelationMap(eqx.Module):
     def _after(self, moments: SecondMoments) -> SecondMoments:
         """The moments after the block, for signals that are alike at all positions."""
         spread = jax.tree.map(lambda x: jnp.broadcast_to(x, self.size), moments)
-        result = pushed(self.block, spread)
+        result = after_block(self.block, spread)
         if self.size:
             variance = result.variance1
             off = jnp.max(variance) - jnp.min(variance)
@@ -134,13 +138,13 @@ _NOT_ALIKE = (
 )
 
 
-def _floating(*numbers: Numbers) -> list[Float[Array, "*batch"]]:
+def _floating(*numbers: ScalarOrBatch) -> list[Float[Array, "*batch"]]:
     dtype = jnp.result_type(float, *map(jnp.result_type, numbers))
     return jnp.broadcast_arrays(*(jnp.asarray(x, dtype) for x in numbers))
 
 
 @eqx.filter_jit
-def _trajectory(
+def _states_at_all_depths(
     after: Callable[[SecondMoments], SecondMoments],
     q1: Float[Array, ""],
     q2: Float[Array, ""],
@@ -149,14 +153,14 @@ def _trajectory(
 ) -> SignalState:
     def step(moments: SecondMoments, _: None) -> tuple[SecondMoments, SignalState]:
         moments = after(moments)
-        return moments, _state(moments)
+        return moments, _signal_state(moments)
 
     start = SecondMoments.correlated(q1, q2, 1 - c)
     _, later = lax.scan(step, start, None, length=n)
     joined = lambda first, rest: jnp.concatenate([first[None], rest])
-    return jax.tree.map(joined, _state(start), later)
+    return jax.tree.map(joined, _signal_state(start), later)
 
 
-def _state(moments: SecondMoments) -> SignalState:
+def _signal_state(moments: SecondMoments) -> SignalState:
     deficit = moments.deficit
     return SignalState(moments.variance1, moments.variance2, 1 - deficit, deficit)

@@ -64,14 +64,17 @@ class FixedPoint(eqx.Module):
     @property
     def depth_scales(self) -> DepthScales:
         """Over how many blocks the approach takes place."""
-        xi_1 = _scale(jnp.abs(jnp.log(self.chi_1)))
-        xi_star = _scale(jnp.log(self.chi_1) - jnp.log(self.chi_c))
+        xi_1 = _depth_scale(jnp.abs(jnp.log(self.chi_1)))
+        xi_star = _depth_scale(jnp.log(self.chi_1) - jnp.log(self.chi_c))
         return DepthScales(
-            _scale(-jnp.log(self.chi_q)), _scale(-jnp.log(self.chi_c)), xi_1, xi_star
+            _depth_scale(-jnp.log(self.chi_q)),
+            _depth_scale(-jnp.log(self.chi_c)),
+            xi_1,
+            xi_star,
         )
 
 
-def _scale(rate: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def _depth_scale(rate: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     positive = rate > 0
     return jnp.where(positive, 1 / jnp.where(positive, rate, 1), jnp.inf)
 
@@ -84,7 +87,7 @@ def fixed_point(after: MomentMap, q0: Float[Array, ""]) -> FixedPoint:
     near = jnp.maximum(q, jnp.finfo(q.dtype).tiny ** 0.5)
     chi_1 = _chi(after, near, jnp.zeros_like(q))
     z = _deficit_where_chaotic(after, near, chi_1)
-    chi_q = slope(lambda q: after(SecondMoments.equal(q)).variance1, near)
+    chi_q = derivative_at(lambda q: after(SecondMoments.equal(q)).variance1, near)
     rest = (1 - z, chi_q, chi_1, _chi(after, near, z))
     return FixedPoint(q, *(jnp.where(jnp.isfinite(q), x, jnp.nan) for x in rest))
 
@@ -125,7 +128,7 @@ def _chi(
     state = SecondMoments.correlated(q, q, z)
     with_covariance = lambda k: eqx.tree_at(lambda s: s.covariance, state, k)
     of_covariance = lambda k: after(with_covariance(k)).covariance
-    return slope(of_covariance, state.covariance)
+    return derivative_at(of_covariance, state.covariance)
 
 
 def _deficit_where_chaotic(
@@ -150,7 +153,7 @@ def _deficit_where_chaotic(
     return jnp.where(chaotic, root, jnp.zeros_like(root))
 
 
-def slope(
+def derivative_at(
     function: Callable[[Float[Array, ""]], Float[Array, ""]], x: Float[Array, ""]
 ) -> Float[Array, ""]:
     """The derivative of a function of one number."""

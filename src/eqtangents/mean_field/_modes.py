@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.mean_field._block import SecondMoments, pushed
+from eqtangents.mean_field._block import SecondMoments, after_block
 from eqtangents.mean_field._correlation_map import CorrelationMap
 
 
@@ -50,9 +50,9 @@ def spatial_modes(correlation_map: CorrelationMap, q0: Scalar = 1.0) -> SpatialM
     end = correlation_map.fixed_point(q0)
     q, z = (jnp.broadcast_to(x, size) for x in (end.q, 1 - end.c))
     state = SecondMoments.correlated(q, q, z)
-    of_variance = lambda v: pushed(block, SecondMoments.equal(v)).variance1
+    of_variance = lambda v: after_block(block, SecondMoments.equal(v)).variance1
     of_covariance = lambda k: (
-        pushed(block, eqx.tree_at(lambda s: s.covariance, state, k)).covariance
+        after_block(block, eqx.tree_at(lambda s: s.covariance, state, k)).covariance
     )
     return SpatialModes(_factors(of_variance, q), _factors(of_covariance, q * (1 - z)))
 

@@ -114,7 +114,7 @@ def _search(
     def step(state: _Search) -> _Search:
         moved = back(state.directions)
         image = product(moved)
-        inverse = _inverse(moved.T @ image)
+        inverse = _inverse_on_range(moved.T @ image)
         solution = state.solution + moved @ (inverse @ state.coordinates)
         basis, change = jnp.linalg.qr(state.basis - there(image) @ inverse)
         directions = basis + state.directions @ change.T
@@ -136,7 +136,7 @@ def _norms(columns: ColumnBlock) -> Float[Array, " columns"]:
     return jnp.linalg.norm(columns, axis=0)
 
 
-def _inverse(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:
+def _inverse_on_range(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:
     """The inverse of a positive matrix, on the space where rounding leaves it that."""
     matrix = (matrix + matrix.T) / 2
     diagonal = jnp.diagonal(matrix)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
 
-from eqtangents._types import NonNegative, Numbers
+from eqtangents._types import NonNegative, ScalarOrBatch
 from eqtangents.theory._modes import KernelModes
 
 
@@ -68,7 +68,7 @@ class LearningCurve(eqx.Module):
         self.modes, self.target_power = modes, target_power
         self.ridge, self.noise = ridge, noise
 
-    def kappa(self, n: Numbers) -> Float[Array, "*batch"]:
+    def kappa(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The resolution: modes with eigenvalues well above it are learned.
 
         It falls from infinity to zero, and is zero if there are fewer modes than
@@ -81,7 +81,7 @@ class LearningCurve(eqx.Module):
         n = jnp.asarray(n, self.modes.eigenvalues.dtype)
         return _resolutions(self.modes, self._ridge, n)
 
-    def learnability(self, n: Numbers) -> Float[Array, "*batch modes"]:
+    def learnability(self, n: ScalarOrBatch) -> Float[Array, "*batch modes"]:
         """The part of each mode's coefficient that is learned, from 0 to 1.
 
         **Arguments:** those of `kappa`.
@@ -93,7 +93,7 @@ class LearningCurve(eqx.Module):
         total = jnp.where(values > 0, values + kappa, 1)
         return values / total
 
-    def bias(self, n: Numbers) -> Float[Array, "*batch"]:
+    def bias(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The squared error of the mean prediction over training sets, and the noise.
 
         **Arguments:** those of `kappa`.
@@ -101,21 +101,21 @@ class LearningCurve(eqx.Module):
         missed = (1 - self.learnability(n)) ** 2
         return missed @ self.target_power + self.noise
 
-    def variance(self, n: Numbers) -> Float[Array, "*batch"]:
+    def variance(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The variance of predictions over training sets.
 
         **Arguments:** those of `kappa`.
         """
         return self.test_error(n) - self.bias(n)
 
-    def test_error(self, n: Numbers) -> Float[Array, "*batch"]:
+    def test_error(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The mean squared error on new examples with new noise.
 
         **Arguments:** those of `kappa`.
         """
         return self._overfitting(n) * self.bias(n)
 
-    def test_error_by_mode(self, n: Numbers) -> Float[Array, "*batch modes"]:
+    def test_error_by_mode(self, n: ScalarOrBatch) -> Float[Array, "*batch modes"]:
         """The parts of the error, without the part that is due to noise.
 
         **Arguments:** those of `kappa`.
@@ -124,7 +124,7 @@ class LearningCurve(eqx.Module):
         power = jnp.expand_dims(self.target_power, range(missed.ndim - 1))
         return self._overfitting(n)[..., None] * missed * power
 
-    def train_error(self, n: Numbers) -> Float[Array, "*batch"]:
+    def train_error(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The mean squared error on the training examples themselves.
 
         It is $(\delta / n \kappa)^2$ times that on new ones.
@@ -140,7 +140,7 @@ class LearningCurve(eqx.Module):
         """The ridge with the modes that are left out, none of which is learned."""
         return self.ridge + self.modes.tail
 
-    def _overfitting(self, n: Numbers) -> Float[Array, "*batch"]:
+    def _overfitting(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """By what factor the error exceeds that of the mean prediction."""
         squares = self.learnability(n) ** 2 @ self.modes.multiplicities
         return n / (n - squares)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents._types import Numbers
+from eqtangents._types import ScalarOrBatch
 
 
 class ParameterFlow(eqx.Module):
@@ -51,7 +51,7 @@ class ParameterFlow(eqx.Module):
         self.targets = vectors.T @ targets
         self.initial = None if nngp is None else vectors.T @ nngp @ vectors
 
-    def distance(self, t: Numbers) -> Float[Array, "*batch"]:
+    def distance(self, t: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The mean of $|\theta_t - \theta_0|^2$ over initialisations.
 
         $$\sum_i \frac{(1 - e^{-\lambda_i t})^2}{\lambda_i} \big((u_i \cdot Y)^2 +
@@ -68,7 +68,7 @@ class ParameterFlow(eqx.Module):
             squares += self.targets.shape[1] * jnp.diagonal(self.initial)
         return self._moved(t) @ squares
 
-    def information(self, t: Numbers) -> Float[Array, "*batch"]:
+    def information(self, t: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""What the parameters learned: $\mathrm{KL}(p(\theta_t | D) \| p(\theta_0))$.
 
         For a standard normal prior of the parameters and a network that is zero at
@@ -90,7 +90,7 @@ class ParameterFlow(eqx.Module):
     def _squares(self) -> Float[Array, " n"]:
         return jnp.sum(self.targets**2, 1)
 
-    def _moved(self, t: Numbers) -> Float[Array, "*batch n"]:
+    def _moved(self, t: ScalarOrBatch) -> Float[Array, "*batch n"]:
         """By mode, the squared distance for a unit error; zero where nothing moves."""
         moves = self.eigenvalues > 0
         values = jnp.where(moves, self.eigenvalues, 1)
@@ -99,6 +99,6 @@ class ParameterFlow(eqx.Module):
         return gained**2 * limits
 
 
-def _products(t: Numbers, values: Float[Array, " n"]) -> Float[Array, "*batch n"]:
+def _products(t: ScalarOrBatch, values: Float[Array, " n"]) -> Float[Array, "*batch n"]:
     """Each time with each value, for times of any shape."""
     return jnp.multiply.outer(jnp.asarray(t, values.dtype), values)
