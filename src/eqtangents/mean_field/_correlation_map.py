@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from eqtangents._arguments import checked_integer
 from eqtangents._types import ScalarOrBatch
-from eqtangents.mean_field._block import SecondMoments, checked_block, after_block
+from eqtangents.mean_field._block import SecondMoments, after_block, checked_block
 from eqtangents.mean_field._fixed_point import FixedPoint, fixed_point
 from eqtangents.nn import AbstractLayer
 from eqtangents.predict._arguments import refuse

@@ -54,10 +54,12 @@ def spatial_modes(correlation_map: CorrelationMap, q0: Scalar = 1.0) -> SpatialM
     of_covariance = lambda k: (
         after_block(block, eqx.tree_at(lambda s: s.covariance, state, k)).covariance
     )
-    return SpatialModes(_factors(of_variance, q), _factors(of_covariance, q * (1 - z)))
+    return SpatialModes(
+        _multipliers(of_variance, q), _multipliers(of_covariance, q * (1 - z))
+    )
 
 
-def _factors(
+def _multipliers(
     function: Callable[[Float[Array, "*size"]], Float[Array, "*size"]],
     at: Float[Array, "*size"],
 ) -> Float[Array, "*size"]:
