@@ -160,7 +160,8 @@ def test_a_normalisation_is_recognised_however_it_is_written():
     embed, head = arrays((4, 8), (8, 2))
     params = {"embed": embed, "head": head}
     params |= {"scale": jnp.ones(8), "offset": jnp.zeros(8)}
-    net = eqt.from_function(flax_like, params, jnp.zeros((5, 4)))
+    with jax.numpy_rank_promotion("allow"):
+        net = eqt.from_function(flax_like, params, jnp.zeros((5, 4)))
     assert names_of(net) == "Prepare Linear LayerNorm Linear GlobalAvgPool"
     norm = net.layers[2]
     assert (norm.axes, norm.eps) == ((0,), 1e-6)

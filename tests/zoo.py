@@ -190,7 +190,7 @@ def gated_by_halves(key):
     return Called((nn.Linear(6, 16, key=key), nn.Linear(8, 1, key=key)), call)
 
 
-@model(6, layers="", refusal="multiplies branches that are correlated")
+@model(6, layers="Linear Linear Sigmoid FanInProd Linear")
 def gated_by_itself(key):
     def call(parts, x):
         h = parts[0](x)

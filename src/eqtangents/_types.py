@@ -109,6 +109,13 @@ def _integers(value: str, least: int) -> Rule:
     return Rule(value, of_kind, value, of_value)
 
 
+def _several(value: str, least: int) -> Rule:
+    """The rule of a tuple of integers, of any number of them."""
+    rule = _integers(value, least)
+    of_kind = lambda x: not is_integer(x) and rule.of_kind(x)
+    return dataclasses.replace(rule, of_kind=of_kind)
+
+
 def _is_padding(x: Any) -> bool:
     if isinstance(x, str):
         return x.upper() in ("VALID", "SAME", "CIRCULAR")
@@ -155,6 +162,48 @@ CountOrZero: TypeAlias = Annotated[int, integer(0)]
 Counts: TypeAlias = Annotated[
     int | tuple[int, ...],
     _integers("be a positive integer, or a tuple of them, one for each axis", 1),
+]
+# For each of any number of axes, none included.
+Sizes: TypeAlias = Annotated[
+    tuple[int, ...], _several("be a tuple of positive integers", 1)
+]
+Order: TypeAlias = Annotated[
+    tuple[int, ...], _several("be a tuple of axes, counted from 0", 0)
+]
+SomeAxes: TypeAlias = Annotated[
+    int | tuple[int, ...],
+    _integers("be a spatial axis, or a tuple of any number, counted from 1", 1),
+]
+Reads: TypeAlias = Annotated[
+    Sequence[Sequence[int]],
+    Rule(
+        "be a list of lists of integers",
+        lambda x: (
+            isinstance(x, Sequence)
+            and all(
+                isinstance(one, Sequence) and all(map(is_integer, one)) for one in x
+            )
+        ),
+    ),
+]
+Lines: TypeAlias = Annotated[
+    Sequence[str],
+    Rule(
+        "be a list of strings",
+        lambda x: isinstance(x, Sequence) and all(isinstance(one, str) for one in x),
+    ),
+]
+Widths: TypeAlias = Annotated[
+    tuple[tuple[int, int, int], ...],
+    Rule(
+        "be three integers for each axis: zeros before, after and between",
+        lambda x: isinstance(x, Sequence) and not isinstance(x, str),
+        "be three integers for each axis: zeros before, after and between",
+        lambda x: all(
+            isinstance(one, Sequence) and len(one) == 3 and all(map(is_integer, one))
+            for one in x
+        ),
+    ),
 ]
 Axes: TypeAlias = Annotated[
     int | tuple[int, ...],

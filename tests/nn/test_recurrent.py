@@ -14,14 +14,14 @@ from precision import by_precision
 from work import work
 
 
-ACTIVATIONS = {"erf": nn.Erf(), "relu": nn.Relu(), "tanh": nn.Tanh()}
+ACTIVATIONS = {"erf": nn.Erf, "relu": nn.Relu, "tanh": nn.Tanh}
 
 
-def elman(width=16, activation=ACTIVATIONS["erf"], **options):
+def elman(width=16, activation="erf", **options):
     return nn.Recurrent(
         nn.Linear(width, weight_std=1.2, bias_std=0.3),
         nn.Linear(width, weight_std=0.8, bias_std=0.4),
-        activation,
+        ACTIVATIONS[activation](),
         **options,
     )
 
@@ -61,9 +61,9 @@ def written_out(activation, x1, x2):
 @pytest.mark.quick(1)
 def test_kernels_are_the_recursion_over_all_pairs_of_times(name):
     x = jr.normal(jr.key(0), (2, 3, 4))
-    found = eqt.kernel(elman(activation=ACTIVATIONS[name]), x)
+    found = eqt.kernel(elman(activation=name), x)
     for i, j in np.ndindex(2, 2):
-        nngp, ntk = written_out(ACTIVATIONS[name], x[i], x[j])
+        nngp, ntk = written_out(ACTIVATIONS[name](), x[i], x[j])
         rtol = by_precision(float64=1e-7, float32=1e-3)
         assert_close(found.nngp[i, j], nngp, rtol)
         assert_close(found.ntk[i, j], ntk, rtol)
@@ -133,9 +133,9 @@ def test_parts_add_up():
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("name", ["erf", "relu"])
 def test_the_laws_of_layers(name, reverse):
-    net = elman(48, ACTIVATIONS[name], reverse=reverse)
+    net = elman(48, name, reverse=reverse)
     check_layer(net, (48, 3))
-    check_layer(nn.Sequential([elman(48, ACTIVATIONS[name]), nn.Last()]), (48, 3))
+    check_layer(nn.Sequential([elman(48, name), nn.Last()]), (48, 3))
 
 
 @pytest.mark.slow
@@ -164,7 +164,7 @@ def test_wide_networks_approach_the_kernel_at_the_rate_of_their_width(readout, g
 
 def test_gradients_are_finite_and_those_of_differences():
     x = jr.normal(jr.key(0), (2, 2, 3))
-    net = nn.Sequential([elman(activation=nn.Relu()), nn.GlobalAvgPool()])
+    net = nn.Sequential([elman(activation="relu"), nn.GlobalAvgPool()])
     total = lambda s: eqt.ntk(net, s * x)[0, 1]
     slope, step = jax.grad(total)(1.0), by_precision(float64=1e-5, float32=1e-2)
     difference = (total(1 + step) - total(1 - step)) / (2 * step)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 LinearMap: TypeAlias = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -46,14 +46,16 @@ def _within(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "...
 
 
 def broadcast_along(
-    x: Float[Array, "..."], axis: int, size: int
-) -> Float[Array, "..."]:
+    x: Shaped[Array, "..."], axis: int, size: int
+) -> Shaped[Array, "..."]:
     """Repeat what an axis of size one holds; backwards, add up without reductions.
 
     On CPUs, a product is many times slower to reduce than to add up.
     """
     shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
     repeat = lambda x: jnp.broadcast_to(x, shape)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return repeat(x)
     return with_transpose(repeat, lambda total: _added_up(total, axis), x)
 
 

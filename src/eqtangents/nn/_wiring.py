@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
-from eqtangents._types import Count
+from eqtangents._types import Count, Lines, Reads
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._containers import checked_layers, split_keys
 from eqtangents.nn._inputs import is_signal
@@ -42,10 +42,10 @@ class Wiring(AbstractLayer):
     def __init__(
         self,
         layers: Sequence[AbstractLayer],
-        reads: Sequence[Sequence[int]],
+        reads: Reads,
         *,
         inputs: Count = 1,
-        lines: Sequence[str] | None = None,
+        lines: Lines | None = None,
     ):
         """Wire layers.
 

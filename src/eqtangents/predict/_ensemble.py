@@ -10,19 +10,19 @@ from jaxtyping import Array, Float
 
 from eqtangents._arguments import checked_choice
 from eqtangents._kernel import Kernel
-from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import described, is_both, number
 from eqtangents.predict._definiteness import refuse_beyond_rounding
 from eqtangents.predict._ensemble_moments import ensemble_moments
 from eqtangents.predict._gradient_descent_mse import GradientDescentMSE
-from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
+from eqtangents.predict._habits import habits_told
 from eqtangents.predict._kernel_matrix import checked_kernel
 from eqtangents.predict._noisy_kernel import NoisyKernel
 from eqtangents.predict._training_rules import FLOW, AbstractRule
 
 
-class Ensemble(AbstractPredictor):
+@habits_told
+class Ensemble(eqx.Module):
     r"""Mean and covariance of networks that differ in their initial parameters.
 
     Before training, the outputs of infinitely wide networks are Gaussian, with the NNGP
@@ -51,7 +51,6 @@ class Ensemble(AbstractPredictor):
     target_noise: Float[Array, ""]
     diagonal: bool = eqx.field(static=True)  # whether the start is, for eigenvectors
 
-    @names_checked(PREDICT_HABITS)
     def __init__(
         self,
         k_train_train: Kernel,

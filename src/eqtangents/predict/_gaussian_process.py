@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
-from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
+from eqtangents.predict._habits import habits_told
 from eqtangents.predict._inverse import AbstractInverse, CholeskyInverse, inverse_of
 from eqtangents.predict._posterior import draws, extended_cholesky
 from eqtangents.predict._training_set import NO_MATRIX, TrainingSet, TrainOutputs
 from eqtangents.solvers import BlockCG, GramOperator
 
 
-class GaussianProcess(AbstractPredictor):
+@habits_told
+class GaussianProcess(eqx.Module):
     r"""Posterior of a zero-mean Gaussian process after seeing training targets.
 
     Which posterior depends on the kernel it is given:
@@ -47,7 +47,6 @@ class GaussianProcess(AbstractPredictor):
     inverse: AbstractInverse
     solution: Float[Array, "rows columns"]
 
-    @names_checked(PREDICT_HABITS)
     def __init__(
         self,
         k_train_train: Float[Array, "n_train n_train *positions_twice"] | GramOperator,

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
-from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
     array_argument,
@@ -19,7 +18,7 @@ from eqtangents.predict._arguments import (
     one_number,
 )
 from eqtangents.predict._definiteness import refuse_and_mend
-from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
+from eqtangents.predict._habits import habits_told
 from eqtangents.predict._targets import shape_of_outputs
 from eqtangents.predict._training_equation import Loss, TrainingEquation
 from eqtangents.predict._training_set import TrainingSet
@@ -41,7 +40,8 @@ _TSIT5 = diffrax.Tsit5()
 _SILENT = diffrax.NoProgressMeter()
 
 
-class GradientDescent(AbstractPredictor):
+@habits_told
+class GradientDescent(eqx.Module):
     r"""Outputs of an infinitely wide network while it is trained on any loss.
 
     Gradient descent with infinitely small steps on a differentiable loss $L$ moves the
@@ -72,7 +72,6 @@ class GradientDescent(AbstractPredictor):
     atol: float
     max_steps: int = eqx.field(static=True)
 
-    @names_checked(PREDICT_HABITS)
     def __init__(
         self,
         loss: Loss,

@@ -6,11 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqtangents._signatures import names_checked
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
-from eqtangents.predict._habits import PREDICT_HABITS, AbstractPredictor
+from eqtangents.predict._habits import habits_told
 from eqtangents.predict._inverse import NEEDLESS
 from eqtangents.predict._noisy_kernel import NoisyKernel
 from eqtangents.predict._noisy_operator import NoisyOperator
@@ -53,7 +52,8 @@ class _LearnedAndGain(eqx.Module):
         return jnp.concatenate([jnp.einsum("i,ti->ti", values, gains), gains])
 
 
-class GradientDescentMSE(AbstractPredictor):
+@habits_told
+class GradientDescentMSE(eqx.Module):
     r"""Outputs of an infinitely wide network while it is trained on the squared error.
 
     The loss is $L = \frac{1}{2N} \sum (f - y)^2$ over all $N$ target values (examples
@@ -87,7 +87,6 @@ class GradientDescentMSE(AbstractPredictor):
     noisy_kernel: NoisyKernel | NoisyOperator
     rule: AbstractRule
 
-    @names_checked(PREDICT_HABITS)
     def __init__(
         self,
         k_train_train: Float[Array, "n_train n_train *positions_twice"] | GramOperator,

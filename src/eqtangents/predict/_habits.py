@@ -1,10 +1,8 @@
 """What users of other libraries write for predictors, and what to write here."""
 
-from typing import Any
+from typing import Any, TypeVar
 
-import equinox as eqx
-
-from eqtangents._signatures import Habits
+from eqtangents._signatures import Habits, names_checked
 
 
 _FITTED = (
@@ -31,35 +29,7 @@ _METHODS = {
 }
 
 
-class AbstractPredictor(eqx.Module):
-    """A predictor that says what takes the place of methods of other libraries."""
-
-    def __getattr__(self, name: str) -> Any:
-        """Only called for what there is not."""
-        has = [method for method in _ANSWERS if hasattr(type(self), method)]
-        said = _METHODS.get(name, "")
-        listed = f" It has `{'`, `'.join(has)}`." if has and not said else ""
-        raise AttributeError(
-            f"`{type(self).__name__}` has no `{name}`. {said}{listed}".rstrip()
-        )
-
-
-_ANSWERS = (
-    "mean",
-    "variance",
-    "covariance",
-    "sample",
-    "condition",
-    "train_outputs",
-    "test_outputs",
-    "states",
-    "trajectory",
-    "log_marginal_likelihood",
-    "leave_one_out",
-)
-
-
-PREDICT_HABITS = Habits(
+_HABITS = Habits(
     {
         "kernel": ("k_train_train",),
         "k": ("k_train_train",),
@@ -86,3 +56,20 @@ PREDICT_HABITS = Habits(
     },
     lambda owner, names, args: None,
 )
+
+
+_Predictor = TypeVar("_Predictor", bound=type)
+
+
+def habits_told(cls: _Predictor) -> _Predictor:
+    """Have a class say what takes the place of what other libraries have."""
+    answers = [name for name in vars(cls) if not name.startswith("_")]
+    listed = f"It has `{'`, `'.join(answers)}`."
+
+    def missing(self: Any, name: str) -> Any:
+        said = _METHODS.get(name, listed)
+        raise AttributeError(f"`{cls.__name__}` has no `{name}`. {said}")
+
+    cls.__init__ = names_checked(_HABITS)(cls.__init__)
+    cls.__getattr__ = missing
+    return cls
