@@ -113,6 +113,7 @@ def assert_parts(net, x):
 
 
 @each_network
+@pytest.mark.quick(1)
 def test_parts_add_up(net, shape):
     assert_parts(net, jr.normal(jr.key(0), (3, *shape)))
 
