@@ -156,7 +156,7 @@ Probability: TypeAlias = Annotated[
     ),
 ]
 
-# Sizes of networks, and numbers of copies.
+# AxisSizes of networks, and numbers of copies.
 Count: TypeAlias = Annotated[int, integer(1)]
 CountOrZero: TypeAlias = Annotated[int, integer(0)]
 Counts: TypeAlias = Annotated[
@@ -164,7 +164,7 @@ Counts: TypeAlias = Annotated[
     _integers("be a positive integer, or a tuple of them, one for each axis", 1),
 ]
 # For each of any number of axes, none included.
-Sizes: TypeAlias = Annotated[
+AxisSizes: TypeAlias = Annotated[
     tuple[int, ...], _several("be a tuple of positive integers", 1)
 ]
 Order: TypeAlias = Annotated[
@@ -174,7 +174,7 @@ SomeAxes: TypeAlias = Annotated[
     int | tuple[int, ...],
     _integers("be a spatial axis, or a tuple of any number, counted from 1", 1),
 ]
-Reads: TypeAlias = Annotated[
+ValuesRead: TypeAlias = Annotated[
     Sequence[Sequence[int]],
     Rule(
         "be a list of lists of integers",

@@ -63,7 +63,7 @@ def errors(net, x, kind, widths, repeats=12):
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
 @pytest.mark.parametrize(("make", "inputs"), CASES.values(), ids=CASES.keys())
 def test_errors_fall_as_the_root_of_the_width(make, inputs, kind):
-    widths = 2 ** np.arange(5, 11, 2)
+    widths = [2**5, 2**7, 2**9]
     found = errors(make(), inputs(5), kind, widths)
     if found[0] < 1e-4:  # nothing random follows weights
         assert np.all(found < 1e-4)

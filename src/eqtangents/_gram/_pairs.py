@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Int, PyTree
 
 from eqtangents._gram._plan import Plan
@@ -36,8 +37,10 @@ class AbstractPairs(eqx.Module):
 
     def square_tile(self, x: Examples) -> int:
         """How many examples a tile of a symmetric matrix has on a side, on a device."""
-        n = batch_size(x)
-        return min(self.tile(x, Plan(n, n, (n, n), symmetric=True))) if n else 1
+        if not (n := batch_size(x)):
+            return 1
+        one = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), x)
+        return min(self.tile(one, Plan(n, n, (n, n), symmetric=True)))
 
 
 class NetworkPairs(AbstractPairs):

@@ -51,7 +51,8 @@ class Plan:
     @property
     def sizes(self) -> tuple[int, int]:
         """How many examples of either batch a tile has."""
-        return evenly(self.rows, self.tile[0]), evenly(self.columns, self.tile[1])
+        rows, columns = max(1, self.rows), max(1, self.columns)
+        return evenly(rows, self.tile[0]), evenly(columns, self.tile[1])
 
     @property
     def mirrors_alone(self) -> bool:

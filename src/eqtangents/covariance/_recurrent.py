@@ -45,7 +45,7 @@ class States(AbstractCovariance):
         raise AssertionError("states are known to the recurrence alone")
 
 
-class _Ends(NamedTuple):
+class _SequenceEnds(NamedTuple):
     """What the recursion needs at each pair of positions, positions first."""
 
     starts: Bool[Array, "*canvas"]
@@ -115,8 +115,8 @@ class Recurrence(AbstractCovariance):
 
     def _step(
         self, rates: tuple[Scalar, ...], within: Float[Array, "..."] | None
-    ) -> Callable[[Block, tuple[Block, _Ends]], tuple[Block, Block]]:
-        def step(state: Block, one: tuple[Block, _Ends]) -> tuple[Block, Block]:
+    ) -> Callable[[Block, tuple[Block, _SequenceEnds]], tuple[Block, Block]]:
+        def step(state: Block, one: tuple[Block, _SequenceEnds]) -> tuple[Block, Block]:
             added, ends = one
             zero = jnp.zeros((), state.nngp.dtype)
             state = jax.tree.map(lambda s: jnp.where(ends.starts, zero, s), state)
@@ -175,7 +175,7 @@ class Recurrence(AbstractCovariance):
 
         return scope.memo.once(self, "variances", build)
 
-    def _ends(self, frame: Frame) -> Lookup[_Ends]:
+    def _ends(self, frame: Frame) -> Lookup[_SequenceEnds]:
         """Register what the recursion needs, but for its inputs."""
         before, _ = self._variances(frame.scope)
         prepared = frame.per_example(self.dual.prepare(before), 1, 1.0)
@@ -192,13 +192,13 @@ class Recurrence(AbstractCovariance):
         if frame.canvas is not None:
             starts = frame.mask(("first", first), starting)
 
-        def ends(at: Evaluation) -> _Ends:
+        def ends(at: Evaluation) -> _SequenceEnds:
             left, right = in_terms(prepared(at), len(frame.pairs))
             both = None
             if exist is not None:
                 one, other = exist(at)
                 both = one & other
             move = lambda leaf: jnp.moveaxis(leaf, -1, 0)
-            return jax.tree.map(move, _Ends(starts(at), both, left, right))
+            return jax.tree.map(move, _SequenceEnds(starts(at), both, left, right))
 
         return ends

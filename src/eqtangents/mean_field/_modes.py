@@ -55,11 +55,11 @@ def spatial_modes(correlation_map: CorrelationMap, q0: Scalar = 1.0) -> SpatialM
         after_block(block, eqx.tree_at(lambda s: s.covariance, state, k)).covariance
     )
     return SpatialModes(
-        _multipliers(of_variance, q), _multipliers(of_covariance, q * (1 - z))
+        _wave_factors(of_variance, q), _wave_factors(of_covariance, q * (1 - z))
     )
 
 
-def _multipliers(
+def _wave_factors(
     function: Callable[[Float[Array, "*size"]], Float[Array, "*size"]],
     at: Float[Array, "*size"],
 ) -> Float[Array, "*size"]:

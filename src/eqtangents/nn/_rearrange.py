@@ -8,7 +8,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Order, Sizes, Widths, plain
+from eqtangents._types import AxisSizes, Order, Widths, plain
 from eqtangents.covariance import AbstractCovariance, Gathered, Scaled, Stencil, picked
 from eqtangents.nn._inputs import SignalT, unwrap, window_mask
 from eqtangents.nn._layer import (
@@ -38,11 +38,11 @@ class Rearrange(AbstractParameterless):
 
     def __init__(
         self,
-        split: Sizes,
+        split: AxisSizes,
         order: Order,
-        size: Sizes,
+        size: AxisSizes,
         *,
-        repeats: Sizes = (),
+        repeats: AxisSizes = (),
     ):
         """Set the steps, over the spatial axes of one example."""
         self.split, self.order = plain(split), plain(order)
@@ -129,7 +129,7 @@ class Unfold(AbstractParameterless):
 
     kernel_size: tuple[int, ...] = eqx.field(static=True)
 
-    def __init__(self, kernel_size: Sizes):
+    def __init__(self, kernel_size: AxisSizes):
         """Set the size of windows along each spatial axis."""
         self.kernel_size = plain(kernel_size)
 

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import PRNGKeyArray
 
-from eqtangents._types import Count, Lines, Reads
+from eqtangents._types import Count, Lines, ValuesRead
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._containers import checked_layers, split_keys
 from eqtangents.nn._inputs import is_signal
@@ -42,7 +42,7 @@ class Wiring(AbstractLayer):
     def __init__(
         self,
         layers: Sequence[AbstractLayer],
-        reads: Reads,
+        reads: ValuesRead,
         *,
         inputs: Count = 1,
         lines: Lines | None = None,

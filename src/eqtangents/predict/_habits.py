@@ -29,7 +29,7 @@ _METHODS = {
 }
 
 
-_HABITS = Habits(
+_SAID_OF_PREDICTORS = Habits(
     {
         "kernel": ("k_train_train",),
         "k": ("k_train_train",),
@@ -70,6 +70,6 @@ def habits_told(cls: _Predictor) -> _Predictor:
         said = _METHODS.get(name, listed)
         raise AttributeError(f"`{cls.__name__}` has no `{name}`. {said}")
 
-    cls.__init__ = names_checked(_HABITS)(cls.__init__)
+    cls.__init__ = names_checked(_SAID_OF_PREDICTORS)(cls.__init__)
     cls.__getattr__ = missing
     return cls

@@ -1,6 +1,7 @@
 """Kernels larger than memory: operators, solvers, preconditioners, determinants."""
 
 from eqtangents.solvers._backing import HostMatrix as HostMatrix
+from eqtangents.solvers._block_cg import BlockResult as BlockResult
 from eqtangents.solvers._evidence import (
     Bounds as Bounds,
     log_density as log_density,

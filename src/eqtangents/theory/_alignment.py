@@ -33,10 +33,10 @@ def alignment(
             f"`k1` has shape {k1.shape} and `k2` {k2.shape}, but two square matrices "
             "of one size are needed, kernels of the same inputs."
         )
-    one, other = (_centred(k) if centred else k for k in (k1, k2))
+    one, other = (_without_means(k) if centred else k for k in (k1, k2))
     return jnp.sum(one * other) / (jnp.linalg.norm(one) * jnp.linalg.norm(other))
 
 
-def _centred(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
+def _without_means(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
     rows, columns = (kernel.mean(axis, keepdims=True) for axis in (1, 0))
     return kernel - rows - columns + kernel.mean()
