@@ -111,7 +111,7 @@ def gram(
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again. With a
     store, memory has the examples and a few tiles.
     """
-    pairs, x1, x2 = _checked(kernel, x1, x2, kind, trainable)
+    pairs, x1, x2 = checked_pairs(kernel, x1, x2, kind, trainable)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
     if store is not None:
