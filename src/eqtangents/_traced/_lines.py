@@ -14,6 +14,10 @@ from jax.extend import core
 _LIBRARIES = ("jax", "jaxlib", "equinox", "flax", "haiku", "numpy", "eqtangents")
 
 
+# Modules that wrap functions, `functools` and `contextlib` say, are right in here.
+_STANDARD = os.path.dirname(functools.__file__)
+
+
 @functools.cache
 def _folders() -> tuple[str, ...]:
     """The folders of these libraries, as far as they have been imported."""
@@ -30,7 +34,7 @@ def line_of(eqn: core.JaxprEqn) -> str:
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
         name = frame.file_name
-        if name.startswith(_folders()) or name.endswith(os.sep + "functools.py"):
+        if name.startswith(_folders()) or os.path.dirname(name) == _STANDARD:
             continue
         text = linecache.getline(name, frame.line_num).strip()
         text = f" `{text}`" if text else ""
