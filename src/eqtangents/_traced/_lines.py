@@ -15,7 +15,7 @@ _LIBRARIES = ("jax", "jaxlib", "equinox", "flax", "haiku", "numpy", "eqtangents"
 
 
 # Modules that wrap functions, `functools` and `contextlib` say, are right in here.
-_STANDARD = os.path.dirname(functools.__file__)
+_PYTHONS_OWN = os.path.dirname(functools.__file__)
 
 
 @functools.cache
@@ -34,7 +34,7 @@ def line_of(eqn: core.JaxprEqn) -> str:
     traceback = eqn.source_info.traceback
     for frame in traceback.frames if traceback else ():
         name = frame.file_name
-        if name.startswith(_folders()) or os.path.dirname(name) == _STANDARD:
+        if name.startswith(_folders()) or os.path.dirname(name) == _PYTHONS_OWN:
             continue
         text = linecache.getline(name, frame.line_num).strip()
         text = f" `{text}`" if text else ""
