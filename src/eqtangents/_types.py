@@ -170,10 +170,6 @@ AxisSizes: TypeAlias = Annotated[
 Order: TypeAlias = Annotated[
     tuple[int, ...], _several("be a tuple of axes, counted from 0", 0)
 ]
-SomeAxes: TypeAlias = Annotated[
-    int | tuple[int, ...],
-    _integers("be a spatial axis, or a tuple of any number, counted from 1", 1),
-]
 ValuesRead: TypeAlias = Annotated[
     Sequence[Sequence[int]],
     Rule(

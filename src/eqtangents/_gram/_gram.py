@@ -111,7 +111,7 @@ def gram(
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again. With a
     store, memory has the examples and a few tiles.
     """
-    pairs, x1, x2 = checked_pairs(kernel, x1, x2, kind, trainable)
+    pairs, x1, x2 = _checked_pairs(kernel, x1, x2, kind, trainable)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
     if store is not None:
@@ -162,8 +162,8 @@ def _divided(
     return _reported(task, Clock(plan.pairs, report))
 
 
-def checked_pairs(
-    kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable = None
+def _checked_pairs(
+    kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable
 ) -> tuple[AbstractPairs, Examples, Examples | None]:
     """A kernel and its batches, of arrays that lie where they did or on the host."""
     kind = cast(Kind, checked_choice("kind", kind, get_args(Kind)))

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,8 +18,9 @@ from eqtangents._traced._layout import Layout, output_array, shown_array
 from eqtangents._traced._numpy import in_numpy
 
 
-# Inputs of these sizes tell the constant that is added to variances.
-_TEST_SCALES = (1e3, 1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+# Inputs so large that no constant matters which is added to variances, and inputs of
+# sizes of which one tells that constant.
+_LARGE, _TEST_SCALES = 1e3, (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
 def recognised_normalisation(
@@ -31,17 +32,19 @@ def recognised_normalisation(
     """The layer whose values an expression has on random inputs."""
     random = np.random.default_rng(0)
     x = random.normal(size=shape) * random.uniform(0.5, 2, size=shape) + 0.3
-    values = []
-    for size in _TEST_SCALES:
+
+    def values_at(size: float) -> np.ndarray:
         given = {hole: shown_array(size * x, one) for hole, one in holes.items()}
         value = value_of_expression(expression, given, _in_double_precision)
-        values.append(output_array(np.asarray(value, float), layout))
+        return output_array(np.asarray(value, float), layout)
+
+    values = values_at(_LARGE)
     for layer, expected in _normalisations(x):
-        ratio = values[0] / np.where(expected == 0, 1, expected)
+        ratio = values / np.where(expected == 0, 1, expected)
         factor = float(np.median(ratio))
-        if not np.allclose(values[0], factor * expected, rtol=2e-3, atol=2e-3):
+        if not np.allclose(values, factor * expected, rtol=2e-3, atol=2e-3):
             continue
-        eps = _added_to_variance(values, expected, factor, x, layer, expression)
+        eps = _added_to_variance(values_at, expected, factor, x, layer, expression)
         if eps is None:
             continue
         nice = 1.0 if math.isclose(factor, 1, rel_tol=1e-4) else factor
@@ -77,7 +80,7 @@ def _in_double_precision(eqn: core.JaxprEqn, args: Sequence[Any]) -> Sequence[An
 
 
 def _added_to_variance(
-    values: Sequence[np.ndarray],
+    values_at: Callable[[float], np.ndarray],
     expected: np.ndarray,
     factor: float,
     x: np.ndarray,
@@ -86,13 +89,14 @@ def _added_to_variance(
 ) -> float | None:
     """The constant that is added to variances; `None` if it is something else.
 
-    The values are `expected` times the root of `v / (v + eps)`, for the variance `v`.
+    The values are `factor * expected` times the root of `v / (v + eps)`, for the
+    variance `v`.
     """
     variance = _divisor(layer, x) ** 2
     sure = np.abs(expected) > 0.1
     eps = 0.0
-    for size, value in zip(_TEST_SCALES[1:], values[1:], strict=True):
-        share = (value[sure] / (factor * expected[sure])) ** 2
+    for size in _TEST_SCALES:
+        share = (values_at(size)[sure] / (factor * expected[sure])) ** 2
         v = size * size * variance[sure]
         if np.all(share < 0.9) and np.all(share > 0.02):
             found = v * (1 / share - 1)

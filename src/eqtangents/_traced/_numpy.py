@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from eqtangents._jaxpr import bind, dtype_of, jaxpr_and_consts
+from eqtangents._jaxpr import Environment, bind, dtype_of, jaxpr_and_consts
 from eqtangents._types import is_concrete
 
 
@@ -134,15 +134,13 @@ def _is_plain(value: Any) -> bool:
 
 def _program_in_numpy(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any] | None:
     jaxpr, consts = jaxpr_and_consts(eqn.params["jaxpr"])
-    values: dict[Any, Any] = dict(zip(jaxpr.constvars, consts, strict=True))
-    values.update(zip(jaxpr.invars, args, strict=True))
-    read = lambda atom: atom.val if isinstance(atom, core.Literal) else values[atom]
+    env, literal = Environment(jaxpr, consts, args), lambda value: value
     for inner in jaxpr.eqns:
-        found = in_numpy(inner, [read(atom) for atom in inner.invars])
+        found = in_numpy(inner, env.read(inner.invars, literal))
         if found is None:
             return None
-        values.update(zip(inner.outvars, found, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+        env.write(inner.outvars, found)
+    return env.read(jaxpr.outvars, literal)
 
 
 def result_values(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:

@@ -83,7 +83,7 @@ class Walk:
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
         jaxpr, consts = jaxpr_and_consts(inner)
         if str(eqn.params.get("name", "")).startswith("eqtangents_dropout"):
-            return self._marked(eqn, args)
+            return SIGNAL_RULES["eqtangents_dropout"](self.builder, eqn, args)
         before = self._fixed_line
         if calls_library(eqn):
             self._fixed_line = before or self.builder.line
@@ -91,9 +91,6 @@ class Walk:
             return self.run(jaxpr, consts, args)
         finally:
             self._fixed_line = before
-
-    def _marked(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-        return SIGNAL_RULES["eqtangents_dropout"](self.builder, eqn, args)
 
     def _ruled(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         name, builder = eqn.primitive.name, self.builder
@@ -103,33 +100,35 @@ class Walk:
         if name in _CUSTOM and not _is_entrywise(eqn):
             inner = eqn.params.get("call_jaxpr", eqn.params.get("fun_jaxpr"))
             return self.run(*jaxpr_and_consts(inner), args)
-        if name in ("cond", "while"):
+        if name == "cond" and not isinstance(args[0], ReadValue):
             return self._branch(eqn, args)
         if all(isinstance(arg, InputFunction) for arg in traced):
             given = [a.expression if isinstance(a, InputFunction) else a for a in args]
             return [InputFunction(one) for one in results_of(eqn, given)]
+        if name in ("cond", "while"):
+            raise Unreadable(
+                "decides by what it computes, which networks of layers do not. Decide "
+                "by Python values, or loop by `jax.lax.scan`."
+            )
         if isinstance(args[0], Parameter) and len(traced) == 1 and name in _OF_NUMBERS:
             return _moved_parameter(eqn, args)
         if isinstance(args[0], Parameter) and name == "stop_gradient":
-            parameter = args[0]
-            values = builder.parameters.values(parameter)
-            return [parameter.factor * values]
+            return [args[0].factor * builder.parameters.values(args[0])]
         if any(isinstance(arg, Statistic) for arg in args) or begins_statistic(
             builder, eqn, args
         ):
             return with_statistics(builder, eqn, args)
-        if name in SIGNAL_RULES and not all(isinstance(t, Parameter) for t in traced):
+        alone = all(isinstance(one, Parameter) for one in traced)
+        if name in SIGNAL_RULES and (name == "dot_general" or not alone):
             args = [
                 resolved(builder, a) if isinstance(a, Statistic) else a for a in args
             ]
-            return SIGNAL_RULES[name](builder, eqn, args)
-        if name in SIGNAL_RULES and name in ("dot_general",):
             return SIGNAL_RULES[name](builder, eqn, args)
         if name in OF_ENTRIES:
             return entrywise(builder, eqn, args)
         raise Unreadable(
             f"applies `{name}`, which is not known of layers."
-            if not all(isinstance(t, Parameter) for t in traced)
+            if not alone
             else f"applies `{name}` to parameters alone, so that weights are no longer "
             "drawn independently."
         )
@@ -177,19 +176,10 @@ class Walk:
         return out
 
     def _branch(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-        if eqn.primitive.name == "cond" and not isinstance(args[0], ReadValue):
-            index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
-            jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
-            return self.run(jaxpr, consts, args[1:])
-        if all(
-            isinstance(a, InputFunction) or not isinstance(a, ReadValue) for a in args
-        ):
-            given = [a.expression if isinstance(a, InputFunction) else a for a in args]
-            return [InputFunction(one) for one in results_of(eqn, given)]
-        raise Unreadable(
-            "decides by what it computes, which networks of layers do not. Decide by "
-            "Python values, or loop by `jax.lax.scan`."
-        )
+        """The branch that is known to be taken."""
+        index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
+        jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
+        return self.run(jaxpr, consts, args[1:])
 
 
 def _moved_parameter(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Parameter]:

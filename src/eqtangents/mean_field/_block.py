@@ -51,6 +51,10 @@ class SecondMoments(eqx.Module):
         gap = lax.stop_gradient(scale * deficit)
         return cls(q1, q2, scale * (1 - deficit), gap)
 
+    def with_covariance(self, covariance: Float[Array, "*size"]) -> "SecondMoments":
+        """The moments with another covariance, as its derivatives are taken of."""
+        return eqx.tree_at(lambda moments: moments.covariance, self, covariance)
+
     @property
     def deficit(self) -> Float[Array, "*size"]:
         """One less the correlation; a signal of zero is correlated with none."""

@@ -126,8 +126,7 @@ def _chi(
 ) -> Float[Array, ""]:
     """The slope of the covariance in the covariance, which is that of correlations."""
     state = SecondMoments.correlated(q, q, z)
-    with_covariance = lambda k: eqx.tree_at(lambda s: s.covariance, state, k)
-    of_covariance = lambda k: after(with_covariance(k)).covariance
+    of_covariance = lambda k: after(state.with_covariance(k)).covariance
     return derivative_at(of_covariance, state.covariance)
 
 

@@ -51,9 +51,7 @@ def spatial_modes(correlation_map: CorrelationMap, q0: Scalar = 1.0) -> SpatialM
     q, z = (jnp.broadcast_to(x, size) for x in (end.q, 1 - end.c))
     state = SecondMoments.correlated(q, q, z)
     of_variance = lambda v: after_block(block, SecondMoments.equal(v)).variance1
-    of_covariance = lambda k: (
-        after_block(block, eqx.tree_at(lambda s: s.covariance, state, k)).covariance
-    )
+    of_covariance = lambda k: after_block(block, state.with_covariance(k)).covariance
     return SpatialModes(
         _wave_factors(of_variance, q), _wave_factors(of_covariance, q * (1 - z))
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import NonNegative, Scalar, SomeAxes, plain
+from eqtangents._types import NonNegative, Scalar, SpatialAxes, plain
 from eqtangents.covariance import (
     AbstractCovariance,
     PositionValues,
@@ -99,7 +99,7 @@ class Learned(AbstractLayer):
         self,
         *,
         std: NonNegative = 1.0,
-        axes: SomeAxes = (),
+        axes: SpatialAxes = (),
         parameterization: Parameterization = "ntk",
     ):
         r"""Describe the values.

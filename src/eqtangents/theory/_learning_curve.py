@@ -3,7 +3,6 @@
 from functools import partial
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
@@ -150,10 +149,7 @@ class LearningCurve(eqx.Module):
 def _resolutions(
     modes: KernelModes, ridge: Float[Array, ""], n: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    solve = partial(_resolution, modes, ridge)
-    for _ in range(n.ndim):
-        solve = jax.vmap(solve)
-    return solve(n)
+    return jnp.vectorize(partial(_resolution, modes, ridge))(n)
 
 
 def _resolution(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._types import ScalarOrBatch
+from eqtangents.predict import flow_gain
 
 
 class ParameterFlow(eqx.Module):
@@ -82,7 +83,9 @@ class ParameterFlow(eqx.Module):
 
         **Arguments:** those of `distance`.
         """
-        time = _products(t, self.eigenvalues)
+        time = jnp.multiply.outer(
+            jnp.asarray(t, self.eigenvalues.dtype), self.eigenvalues
+        )
         # Two terms cancel at small times.
         shrunk = jnp.sum(jnp.expm1(-2 * time) + 2 * time, -1)
         return 0.5 * (self.targets.shape[1] * shrunk + self._moved(t) @ self._squares())
@@ -92,13 +95,7 @@ class ParameterFlow(eqx.Module):
 
     def _moved(self, t: ScalarOrBatch) -> Float[Array, "*batch n"]:
         """By mode, the squared distance for a unit error; zero where nothing moves."""
-        moves = self.eigenvalues > 0
-        values = jnp.where(moves, self.eigenvalues, 1)
-        gained = -jnp.expm1(-_products(t, values))
-        limits = jnp.expand_dims(jnp.where(moves, 1 / values, 0), range(jnp.ndim(t)))
-        return gained**2 * limits
-
-
-def _products(t: ScalarOrBatch, values: Float[Array, " n"]) -> Float[Array, "*batch n"]:
-    """Each time with each value, for times of any shape."""
-    return jnp.multiply.outer(jnp.asarray(t, values.dtype), values)
+        values = self.eigenvalues
+        of_one_time = lambda time: values * flow_gain(values, time) ** 2
+        times = jnp.asarray(t, values.dtype)
+        return jnp.vectorize(of_one_time, signature="()->(n)")(times)
