@@ -468,6 +468,8 @@ MISTAKES = {
     "negative degree": (lambda: nn.Hermite(-1), ValueError, ["`degree`", "-1"]),
     "copies": (lambda: nn.FanOut(2.5), TypeError, ["`n`", "2.5", "integer"]),
     "repeats": (lambda: nn.Repeat(nn.Relu(), "3"), TypeError, ["`n`", "'3'"]),
+    "repeats first": (lambda: nn.Repeat(3, nn.Relu()), TypeError, ["swapped"]),
+    "window first": (lambda: nn.Conv((3, 3), 4), TypeError, ["swapped"]),
     "axis": (lambda: nn.FanInConcat("channels"), TypeError, ["`axis`", "'channels'"]),
     "axes": (lambda: nn.LayerNorm(-1), ValueError, ["`axes`", "-1", "from 0"]),
     "channels of a graph": (lambda: nn.Aggregate(0), ValueError, ["0", "from 1"]),

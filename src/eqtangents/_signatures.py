@@ -38,7 +38,19 @@ def check_call(
         raise TypeError(said or f"{owner}: {error}.") from None
     for name, value in bound.arguments.items():
         if name in rules:
-            check(owner, name, value, rules[name])
+            hint = _swapped(name, bound.arguments, rules)
+            check(owner, name, value, rules[name], hint)
+
+
+def _swapped(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule]) -> str:
+    """What to say if another argument has what this one needs, and could have its."""
+    value, fits = given[name], rules[name].of_kind
+    if fits(value):
+        return ""
+    for other, theirs in given.items():
+        if fits(theirs) and (other not in rules or rules[other].of_kind(value)):
+            return f"It and `{other}` seem to be swapped."
+    return ""
 
 
 def _misfit(
