@@ -43,7 +43,7 @@ def check_call(
 
 
 def _swapped(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule]) -> str:
-    """What to say if another argument has what this one needs, and could have its."""
+    """What to say if this argument and another would fit in each other's place."""
     value, fits = given[name], rules[name].of_kind
     if fits(value):
         return ""

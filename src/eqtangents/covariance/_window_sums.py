@@ -4,6 +4,7 @@ import functools
 import operator
 from typing import Literal, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -38,6 +39,10 @@ class Counted(NamedTuple):
 _Taps: TypeAlias = list[Bool[Array, "..."] | None]
 
 
+# Layers with equal windows are traced once.
+@functools.partial(
+    jax.jit, static_argnames=("windows", "sizes", "by_rows"), inline=True
+)
 def sums_under(
     block: Float[Array, "..."],
     windows: tuple[Window, ...],
