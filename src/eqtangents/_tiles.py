@@ -123,17 +123,18 @@ def _on_one_device(
     offset = jnp.zeros((), jnp.int32) if symmetric else first_row
     sizes = tile_sizes(net, x1, n1, n2, symmetric)
 
-    @jax.checkpoint
-    def tile(
-        x1: Examples, x2: Examples, identical: Bool[Array, "t1 t2"] | None
-    ) -> PyTree[Entries]:
-        return _tile(net, x1, x2, identical, wants_ntk=wants_ntk)
+    @jax.checkpoint  # Of a tile, gradients keep nothing but its place.
+    def tile(start: Int[Array, " 2"]) -> PyTree[Entries]:
+        one, other = (
+            examples_from(x, start[i], sizes[i]) for i, x in enumerate((x1, x2))
+        )
+        identical = _identical(offset, sizes, start)
+        return _tile(net, one, other, identical, wants_ntk=wants_ntk)
 
     def step(
         result: PyTree[Array], start: Int[Array, " 2"]
     ) -> tuple[PyTree[Array], None]:
-        tiles = (examples_from(x, start[i], sizes[i]) for i, x in enumerate((x1, x2)))
-        block = tile(*tiles, _identical(offset, sizes, *start))
+        block = tile(start)
         put = lambda r, b: lax.dynamic_update_slice(r, b, _origin(b.ndim, start))
         result = jax.tree.map(put, result, block)
         return mirror(result, start) if symmetric else result, None
@@ -145,7 +146,7 @@ def _on_one_device(
     if starts.shape[0] > 1:
         result = _zeros(net, x1, x2, (n1, n2), wants_ntk=wants_ntk)
         return lax.scan(step, result, starts)[0]
-    result = tile(x1, x2, _identical(offset, sizes, 0, 0))
+    result = tile(starts[0])
     if not symmetric:
         return result
     # Both sides of the diagonal would be computed apart. The index does not depend on
@@ -155,16 +156,13 @@ def _on_one_device(
 
 
 def _identical(
-    offset: Int[Array, ""] | None,
-    sizes: tuple[int, int],
-    row: Int[Array, ""] | int,
-    column: Int[Array, ""] | int,
+    offset: Int[Array, ""] | None, sizes: tuple[int, int], start: Int[Array, " 2"]
 ) -> Bool[Array, "t1 t2"] | None:
     """Which pairs of a tile are one example, if the batches have any in common."""
     if offset is None:
         return None
     first, second = (jnp.arange(size, dtype=jnp.int32) for size in sizes)
-    return (offset + row + first)[:, None] == (column + second)[None]
+    return (offset + start[0] + first)[:, None] == (start[1] + second)[None]
 
 
 def tiled_diagonal(
