@@ -94,6 +94,7 @@ def networks():
         yield [*body, (k.FLATTEN, k.GLOBAL_AVG_POOL)[i % 2], k.linear()]
 
 
+@pytest.mark.slow
 def test_demand_is_what_a_readout_depends_on():
     for network in networks():
         layers, traced_layers = [], []

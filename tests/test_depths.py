@@ -40,8 +40,8 @@ def network(parts, n, depth=None):
     return nn.Sequential([*first, nn.Repeat(block, n, depth=depth), *readout])
 
 
+@pytest.mark.slow
 @each_block
-@pytest.mark.quick(1)
 def test_every_depth_in_one_pass(parts):
     x = jr.normal(jr.key(0), (3, *parts[-1]))
     at_depth = lambda depth: eqt.kernel(network(parts, 3, depth), x)
@@ -54,8 +54,8 @@ def test_every_depth_in_one_pass(parts):
             np.testing.assert_allclose(a, b, rtol=rtol)
 
 
+@pytest.mark.slow
 @each_block
-@pytest.mark.quick(1)
 def test_all_depths_cost_what_the_deepest_does(parts):
     x, n = jr.normal(jr.key(0), (3, *parts[-1])), 12
     at_depth = lambda depth: eqt.ntk(network(parts, n, depth), x)
@@ -82,8 +82,8 @@ def test_no_depth_compiles_anew():
     assert len({float(kernel[0, 1]) for kernel in kernels}) == 3
 
 
+@pytest.mark.slow
 @each_block
-@pytest.mark.quick(1)
 def test_networks_of_finite_width_stop_at_their_depth(parts):
     x = jr.normal(jr.key(0), parts[-1])
     model = network(parts, 3, jnp.asarray(2)).init(x.shape, key=jr.key(1))

@@ -70,7 +70,7 @@ def assert_derivatives(orders, v, rtol=2e-6):
         np.testing.assert_allclose(exact[order], found, rtol=0, atol=rtol * scale)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each
 def test_derivatives_are_differences(name):
     def entry(v):
@@ -141,8 +141,8 @@ BENT_AT_ZERO = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in ACTIVATIONS if n not in BENT_AT_ZERO])
-@pytest.mark.quick(6)
 def test_inputs_of_zero_without_biases(name):
     """They have slopes in the covariance and in their variance, and no correlation.
 

@@ -37,7 +37,7 @@ def errors(net, *inputs):
     return [np.max(np.abs(a - b)) / np.max(np.abs(b)) for a, b in pairs]
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CRITICAL)
 @pytest.mark.parametrize(("depth", "limit"), [(1_000, 1e-4), (10_000, 1e-3)])
 def test_deep_networks(name, depth, limit):
@@ -46,6 +46,7 @@ def test_deep_networks(name, depth, limit):
     assert max(errors(CRITICAL[name](depth), x[:3], x[2:])) < limit
 
 
+@pytest.mark.slow
 def test_nearly_collinear_inputs():
     x = jnp.linspace(-31.4, 31.4, 40, dtype=DTYPE)[:, None]
     linear = nn.Linear(1, weight_std=1.5, bias_std=0.05)
@@ -56,7 +57,7 @@ def test_nearly_collinear_inputs():
     assert values[0] > -4 * 40 * np.finfo(np.float32).eps * values[-1]
 
 
-@pytest.mark.quick(8)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e4, 1e9])
 @pytest.mark.parametrize(
     "activation", [nn.Erf(), nn.Gelu(), nn.Relu(), nn.Gaussian(1.0, -0.5)], ids=str
@@ -67,12 +68,12 @@ def test_variances_of_any_size(activation, scale):
     assert max(errors(net, x)) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("activation", "largest"),
     [(nn.Erf, 1e2), (nn.Gelu, 1e2), (nn.Relu, 1e2), (nn.Tanh, 1.0)],
 )
 @pytest.mark.parametrize("bias_std", [None, 0.3])
-@pytest.mark.quick(1)
 def test_inputs_of_very_different_norms(activation, largest, bias_std):
     """Each entry, relative to what it may be at most, whatever is beside it."""
     norms = jnp.geomspace(1e-3, largest, 6, dtype=DTYPE)[:, None]
@@ -87,6 +88,7 @@ def test_inputs_of_very_different_norms(activation, largest, bias_std):
         assert jnp.max(error / (size[:4, None] * size[None, 2:])) < 1e-5
 
 
+@pytest.mark.slow
 def test_one_example_is_itself():
     x = 5 * jr.normal(jr.key(0), (6, 10), DTYPE)
     linear = nn.Linear(8, weight_std=1.5, bias_std=0.3)

@@ -114,7 +114,7 @@ ZOO = {
 }
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ZOO)
 def test_same_function(name):
     model, shape = ZOO[name]()
@@ -184,6 +184,7 @@ FUNCTIONS = {
 }
 
 
+@pytest.mark.quick(14)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_are_told_by_their_values(name):
     fn, layer = FUNCTIONS[name]()
@@ -217,6 +218,7 @@ def test_derivatives_tell_functions_too():
     )
 
 
+@pytest.mark.slow
 def test_a_mean_is_over_all_positions_that_there_are():
     mean = lambda x: x.mean((1, 2))
     conv = eqx.nn.Conv2d(2, 4, 1, key=KEY)
@@ -359,6 +361,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.quick(11)
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_and_says_what_and_where(name):
     model, message = REFUSED[name]()

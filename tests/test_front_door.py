@@ -961,7 +961,7 @@ PICKS = {
 }
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("index", PICKS.values(), ids=PICKS.keys())
 def test_positions_are_picked_as_numpy_does(index):
     x = jr.normal(KEY, (2, 3, 4, 5))

@@ -37,7 +37,7 @@ from mesh_cases import (
 from precision import DTYPE, by_precision
 
 
-@pytest.mark.quick(6)
+@pytest.mark.slow
 @over_shapes
 @over_meshes
 @over_rings
@@ -51,7 +51,7 @@ def test_values_are_those_of_the_plain_call(name, ring, kind, mesh):
     np.testing.assert_array_equal(flat, flat.T)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @over_shapes
 @over_meshes
 @over_rings
@@ -73,7 +73,7 @@ def slopes(kernel, net, x):
     return eqx.filter_jit(eqx.filter_grad(loss))((net, x))
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @over_meshes
 @over_rings
 @pytest.mark.parametrize("name", ["fully-connected", "pooled", "tanh", "repeated"])
@@ -92,7 +92,7 @@ def test_gradients(name, ring, kind):
     )
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @over_rings
 @pytest.mark.parametrize("n", [8, 9])
 def test_the_result_is_split_where_it_can_be(ring, n):
@@ -122,7 +122,7 @@ def laplace(a, b):
     return jnp.exp(-jnp.sum(jnp.abs(a[:, None] - b[None]), -1))
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @over_rings
 @pytest.mark.parametrize("tile", [None, 2])
 def test_functions_of_two_batches(ring, tile):
@@ -139,7 +139,7 @@ def test_functions_of_two_batches(ring, tile):
     assert_same(eqt.gram(lopsided, x, **options), lopsided(x, x))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @over_meshes
 @pytest.mark.parametrize("implementation", ["auto", "jacobian", "structured"])
 def test_empirical_kernels(implementation, kind):
@@ -161,6 +161,7 @@ def test_averages_over_random_networks():
     assert_same(eqt.gram(sampled, x, x[:5], mesh=line()), sampled(x, x[:5]))
 
 
+@pytest.mark.slow
 def test_graphs_and_tuples():
     x = jr.normal(jr.key(0), (6, 2, 4), DTYPE)
     edges = nn.Edges(
@@ -177,6 +178,7 @@ def test_graphs_and_tuples():
     assert_same(found, eqt.nngp(net, pair))
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("n1", [0, 3])
 def test_no_examples(n1):
     x = inputs("tanh", 3)
@@ -185,6 +187,7 @@ def test_no_examples(n1):
     assert eqt.gram(connected(), x[:n1], mesh=line()).shape == (n1, n1)
 
 
+@pytest.mark.slow
 @hyp.given(
     n1=st.integers(1, 70),
     n2=st.integers(1, 70),
@@ -218,9 +221,9 @@ def test_each_pair_is_in_a_plan(n1, n2, tile, devices, symmetric, ring):
         np.testing.assert_array_equal(owned + owned.T, 1 + np.eye(rows, dtype=int))
 
 
+@pytest.mark.slow
 @over_rings
 @pytest.mark.parametrize("mutation", ["dropped", "shifted"])
-@pytest.mark.quick(2)
 def test_a_wrong_tile_is_seen(ring, mutation, monkeypatch):
     table = Plan.table
 
@@ -261,6 +264,7 @@ def test_the_compiled_program_divides_the_work(ring, n, tile, monkeypatch):
     assert ("collective-permute" in text) == ring
 
 
+@pytest.mark.slow
 def test_progress(capsys, monkeypatch):
     net, x = connected(), inputs("tanh", 9)
     reports = []

@@ -92,7 +92,7 @@ def test_one_batch_is_two_equal_ones(net, shape, getkey):
     assert_close(one.ntk, two.ntk, 1e-8 if is_double() else 1e-3)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_network
 def test_symmetric_to_the_last_bit_and_positive(net, shape, getkey):
     x = jr.normal(getkey(), (5, *shape))
@@ -159,7 +159,7 @@ def test_tiles_change_nothing(net, shape, pairs, getkey):
     assert_close(tiled[1].nngp, whole[1].nngp)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_network
 def test_each_function_gives_its_part_in_the_type_of_the_inputs(net, shape, getkey):
     x = jr.normal(getkey(), (3, *shape), jnp.float32)

@@ -72,7 +72,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.quick(12)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("order", [0, 1, pytest.param(4, marks=pytest.mark.slow)])
 def test_polynomial_is_that_of_nested_derivatives(name, order, getkey):
@@ -129,6 +129,7 @@ def test_errors_shrink_with_the_order(getkey):
     assert all(b < max(0.6 * a, floor) for a, b in itertools.pairwise(errors))
 
 
+@pytest.mark.slow
 @hyp.given(order=st.integers(0, 3), seed=st.integers(0, 2**31 - 1))
 @hyp.settings(max_examples=5)
 def test_value_at_the_center_is_that_of_the_network(order, seed):
@@ -137,6 +138,7 @@ def test_value_at_the_center_is_that_of_the_network(order, seed):
     np.testing.assert_allclose(eqt.taylorize(model, order)(x), model(x), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_is_that_of_the_network_at_the_center(getkey):
     model, x = mlp().init((3,), key=getkey()), jr.normal(getkey(), (3,))
     gradient = lambda net: jax.tree.leaves(
@@ -148,6 +150,7 @@ def test_gradient_is_that_of_the_network_at_the_center(getkey):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_moves_the_parameters_alone(getkey):
     model, xs = mlp().init((3,), key=getkey()), jr.normal(getkey(), (8, 3))
     tangent = eqt.linearize(model)

@@ -52,6 +52,7 @@ def fixed_point(function, weight_variance, bias_variance):
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=6)
 @given(functions, variances, variances, variances, correlations, st.booleans())
 def test_trajectory_is_the_kernel_of_a_deep_network(
@@ -74,6 +75,7 @@ def test_trajectory_is_the_kernel_of_a_deep_network(
     np.testing.assert_allclose(states.deficit, 1 - states.c, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_deficit_keeps_digits_that_the_correlation_has_not():
     """Near a correlation of one it is multiplied by chi_1 in each block."""
     one = block(nn.Erf(), 1.3, 0.1)
@@ -85,6 +87,7 @@ def test_deficit_keeps_digits_that_the_correlation_has_not():
     np.testing.assert_allclose(rates, end.chi_1, rtol=1e-6)
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(st.sampled_from((nn.Erf(), nn.Sin())), variances, st.floats(0.01, 1.0))
 def test_fixed_points_are_fixed(function, weight_variance, bias_variance):
@@ -122,6 +125,7 @@ def test_signals_forget_at_the_rates_of_the_fixed_point(weight_variance):
     np.testing.assert_allclose((q[2] - end.q) / (q[1] - end.q), end.chi_q, rtol=1e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["q", "c", "chi_q", "chi_1", "chi_c"])
 def test_fixed_points_are_differentiable(field):
     def of(weight_variance):
@@ -146,6 +150,7 @@ def test_where_signals_grow_for_ever_or_stay_as_they_are():
     )
 
 
+@pytest.mark.slow
 def test_critical_is_where_chi_1_is_one():
     critical = lambda b: mean_field.critical(
         lambda w: block(nn.Erf(), w, b), (jnp.asarray(1.0), 3.0)

@@ -149,6 +149,7 @@ def test_the_readout_alone_is_the_covariance_of_what_it_reads():
     np.testing.assert_allclose(tiled, readout.ntk, rtol=rtol)
 
 
+@pytest.mark.slow
 def test_copies_have_rates_of_their_own():
     block = nn.Sequential([nn.Relu(), linear()])
     repeated = nn.Sequential([linear(), nn.Repeat(block, 3)])
@@ -167,6 +168,7 @@ def test_copies_have_rates_of_their_own():
     np.testing.assert_allclose(*kernels, rtol=rtol)
 
 
+@pytest.mark.slow
 def test_learning_rates_are_differentiated_in():
     net, shape = NETWORKS["mlp"]
     x = jr.normal(jr.key(0), (3, *shape))
@@ -182,6 +184,7 @@ def test_learning_rates_are_differentiated_in():
     )
 
 
+@pytest.mark.slow
 def test_rates_of_networks_of_finite_width():
     net, shape = NETWORKS["mlp"]
     x = jr.normal(jr.key(0), (3, *shape))

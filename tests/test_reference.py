@@ -200,7 +200,7 @@ def test_every_supported_case_is_compared():
             assert {"nngp", "ntk"} <= names or not finite, case.name
 
 
-@pytest.mark.quick(6)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", _marked(NAMED), ids=_name)
 def test_kernel_is_the_reference_one(case):
     _assert_blocks_agree(case)

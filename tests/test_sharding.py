@@ -44,7 +44,7 @@ def images(n=4):
     return jr.normal(jr.key(0), (n, 2, 6), DTYPE)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each
 def test_shard_map_changes_nothing(name):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
@@ -56,7 +56,7 @@ def test_shard_map_changes_nothing(name):
     np.testing.assert_allclose(sharded(x, x[:2]), eqt.ntk(net, x, x[:2]), rtol=1e-5)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @each
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_examples_on_explicit_meshes(name, symmetric):

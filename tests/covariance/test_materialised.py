@@ -33,6 +33,7 @@ def test_look_ups_do_not_multiply_with_depth():
     assert look_ups(depth=4, n=4) == look_ups(depth=2, n=4)
 
 
+@pytest.mark.slow
 def test_that_they_would_is_seen(monkeypatch):
     for name, module in list(sys.modules.items()):
         if name.startswith("eqtangents") and "materialised" in vars(module):

@@ -64,7 +64,7 @@ def test_chunks_and_ways_do_not_change_the_kernel(case, way, chunk_size):
     )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("trace_axes", "diagonal_axes", "equation", "size"),
     [

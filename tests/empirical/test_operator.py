@@ -158,6 +158,7 @@ def test_values_of_masked_outputs(getkey):
     assert eqt.empirical_ntk(model, masked).shape == (2, 2, 4, 4)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("kind", ["nngp", "ntk"])
 def test_one_kernel_alone_is_that_of_both(kind, getkey):
     x, key = jr.normal(getkey(), (3, 4)), getkey()

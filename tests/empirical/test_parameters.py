@@ -101,6 +101,7 @@ USES = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("expand", [eqt.linearize, eqt.taylorize])
 def test_hyperparameters_do_not_move(expand):
     order = () if expand is eqt.linearize else (2,)

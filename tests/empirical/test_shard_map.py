@@ -39,7 +39,7 @@ def problem():
     return params, jr.normal(keys[2], (8, 5)), jr.normal(keys[3], (3, 5))
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("way", ["structured", "jacobian", "vector_products"])
 @pytest.mark.parametrize("chunk_size", [None, 3])
@@ -62,7 +62,7 @@ def test_rows_of_kernels_on_four_devices(name, way, chunk_size, trace_axes):
     np.testing.assert_allclose(found, truth, rtol=0, atol=tolerance)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("way", ["structured", "jacobian", "vector_products"])
 def test_blocks_of_one_batch_and_their_gradients(name, way):

@@ -70,6 +70,7 @@ def widths(explanation):
     return tuple(int(line.split()[-2]) for line in lines)
 
 
+@pytest.mark.quick(1)
 @each
 def test_waists_are_found_where_nothing_goes_around(name):
     params, x1, x2 = problem()
@@ -81,7 +82,7 @@ def test_waists_are_found_where_nothing_goes_around(name):
     assert all(2 * width <= 5 for width in widths(few))
 
 
-@pytest.mark.quick(3)
+@pytest.mark.slow
 @each
 @pytest.mark.parametrize(
     "options",

@@ -267,7 +267,7 @@ def _by_quadrature(layer: nn.AbstractActivation, variances, breaks, double: bool
     return results
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(3)
 @each
 def test_dual_is_the_expectation(case):
     value, derivative = case.layer.dual(*moments(case))
@@ -480,6 +480,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.quick(6)
 @pytest.mark.parametrize(("make", "match"), BROKEN.values(), ids=BROKEN.keys())
 def test_broken_duals_are_seen(make, match):
     with pytest.raises(AssertionError, match=match):
@@ -574,7 +575,7 @@ def test_parameters_are_differentiated_and_do_not_compile_again(getkey):
     assert jax.grad(total)(beta) == pytest.approx(float(difference), rel=1e-3)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["Tanh", "Silu", "Selu"])
 @pytest.mark.parametrize("std", [3.0, 8.0, 20.0, 100.0])
 def test_expansions_are_right_or_no_number(name, std):

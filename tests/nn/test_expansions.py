@@ -131,6 +131,7 @@ def test_polynomials_between_breakpoints_have_a_closed_form(build, fn):
         assert abs(value[0] - exact) < 3e-3 * scale
 
 
+@pytest.mark.quick(10)
 @each_of_pieces
 def test_pieces_are_those_of_the_function(fn):
     """Base and breakpoints add up to it, from very small to very large inputs."""

@@ -66,8 +66,8 @@ each = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @each
-@pytest.mark.quick(1)
 def test_maximal_updates_have_the_tangent_kernel_of_ntk_and_only_biases_else(
     network, shape, getkey
 ):

@@ -57,8 +57,8 @@ def written_out(activation, x1, x2):
     return nngp, ntk
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTIVATIONS)
-@pytest.mark.quick(1)
 def test_kernels_are_the_recursion_over_all_pairs_of_times(name):
     x = jr.normal(jr.key(0), (2, 3, 4))
     found = eqt.kernel(elman(activation=name), x)
@@ -69,6 +69,7 @@ def test_kernels_are_the_recursion_over_all_pairs_of_times(name):
         assert_close(found.ntk[i, j], ntk, rtol)
 
 
+@pytest.mark.slow
 def test_what_follows_picks_the_pairs_of_times():
     x = jr.normal(jr.key(0), (3, 2, 5))
     whole = eqt.kernel(elman(), x)
@@ -90,6 +91,7 @@ def test_what_follows_picks_the_pairs_of_times():
     assert_close(eqt.ntk(both, x), (whole.ntk + reverse.ntk) / 2)
 
 
+@pytest.mark.slow
 def test_sequences_of_unequal_lengths():
     x, lengths = jr.normal(jr.key(0), (3, 2, 4)), np.array([2, 4, 3])
     mask = jnp.arange(4)[None] < lengths[:, None]
@@ -111,6 +113,7 @@ def test_sequences_of_unequal_lengths():
         assert_close(out.value, model(x[i, :, :n]), 1e-5)
 
 
+@pytest.mark.slow
 def test_layers_are_stacked_and_repeated():
     x = jr.normal(jr.key(0), (2, 3, 4))
     block = nn.Sequential([elman(), nn.Conv(16, 3, padding="SAME")])
@@ -119,6 +122,7 @@ def test_layers_are_stacked_and_repeated():
     assert_close(eqt.ntk(repeated, x), eqt.ntk(written, x))
 
 
+@pytest.mark.slow
 def test_parts_add_up():
     x = jr.normal(jr.key(0), (2, 3, 3))
     net = nn.Sequential([elman(), nn.GlobalAvgPool(), nn.Linear(1)])
@@ -162,6 +166,7 @@ def test_wide_networks_approach_the_kernel_at_the_rate_of_their_width(readout, g
     assert -0.65 < slope < -0.35
 
 
+@pytest.mark.slow
 def test_gradients_are_finite_and_those_of_differences():
     x = jr.normal(jr.key(0), (2, 2, 3))
     net = nn.Sequential([elman(activation="relu"), nn.GlobalAvgPool()])

@@ -46,6 +46,7 @@ def test_kernels_are_multiplied_by_the_square(layer, x):
     np.testing.assert_allclose(layer(x[0]), -3 * x[0], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_nonlinearities_take_what_is_scaled(x):
     """After weights, and after the input of the network, which is not random."""
     linear = lambda std=1.0: nn.Linear(8, weight_std=std, bias_std=0.0)
@@ -88,6 +89,7 @@ FACTORS = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(("fn", "factor"), FACTORS.values(), ids=FACTORS.keys())
 def test_functions_that_are_factors_become_this_layer(fn, factor, x):
     assert eqt.from_equinox(L(fn)) == nn.Scale(factor)

@@ -36,6 +36,7 @@ def test_two_classes_are_a_probit(getkey):
     np.testing.assert_allclose(jnp.sum(found, axis=1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("each", [False, True], ids=["one variance", "one each"])
 def test_probabilities_are_frequencies(getkey, each):
     mean, draws = jr.normal(getkey(), (3, 5), DTYPE), 100_000

@@ -55,7 +55,7 @@ def _brute_force(k, star, star_star, gain, noise, target_noise, trained):
     return linear @ joint @ linear.T
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["all", "last"])
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 @pytest.mark.parametrize("target_noise", [0.0, 0.3])

@@ -438,6 +438,7 @@ VALUE_ERRORS = {
 }  # fmt: skip
 
 
+@pytest.mark.quick(9)
 @pytest.mark.parametrize(
     "transform", [lambda f: f, eqx.filter_jit], ids=["eager", "jit"]
 )

@@ -183,6 +183,7 @@ def test_says_when_it_does_not_converge(getkey):
         training.trajectory(1e6, max_steps=10)
 
 
+@pytest.mark.quick(3)
 @pytest.mark.parametrize(
     "times", [[1.0, 0.0], [-1.0, 0.0], [1.0, np.inf], [np.nan]], ids=str
 )

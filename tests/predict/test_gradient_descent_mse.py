@@ -94,6 +94,7 @@ def test_steps_are_those_of_optax(getkey, name):
         assert_close(training.train_outputs(steps), features @ params, 10 * tolerance())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", [name for name in RULES if "flow" in name])
 def test_flow_solves_its_equation(getkey, name):
     k, y, k_star, _ = problem(getkey())
@@ -110,6 +111,7 @@ def test_flow_solves_its_equation(getkey, name):
         assert_close(output, k_star @ weights)
 
 
+@pytest.mark.quick(8)
 @each_rule
 def test_gain_at_zero_curvature_is_its_limit(rule):
     gain = eqx.filter_jit(lambda curvature, t: rule.gain(curvature, t))
@@ -148,6 +150,7 @@ def test_steps_diverge_exactly_above_the_largest_learning_rate(getkey):
 # ------------------------------------------------------------------------------------
 
 
+@pytest.mark.quick(1)
 @few_rules
 def test_starts_at_the_initial_outputs(getkey, rule):
     k, y, k_star, _ = problem(getkey())
@@ -159,7 +162,7 @@ def test_starts_at_the_initial_outputs(getkey, rule):
     np.testing.assert_array_equal(outputs, start_star)
 
 
-@pytest.mark.quick(4)
+@pytest.mark.quick(3)
 @each_rule
 def test_ends_at_kernel_ridge_regression(getkey, rule):
     k, y, k_star, _ = problem(getkey())
@@ -200,6 +203,7 @@ def test_noise_is_weight_decay(getkey):
         )
 
 
+@pytest.mark.slow
 def test_steps_approach_the_flow(getkey):
     k, y, k_star, _ = problem(getkey())
     flow = GradientDescentMSE(k, y).test_outputs(16.0, k_star)
@@ -226,6 +230,7 @@ def test_the_order_and_shape_of_times_do_not_matter(getkey):
     assert training.train_outputs(t).shape == (2, 3, 6)
 
 
+@pytest.mark.slow
 def test_a_singular_kernel_is_learned_where_it_can_be(getkey):
     # Two pairs of equal examples: targets are learned on average, and nothing blows up.
     k, y, k_star, _ = problem(getkey(), n_train=4)
@@ -330,6 +335,7 @@ def test_gradient_of_steps_is_that_of_finite_differences(getkey, index):
     assert_gradient(eqx.Partial(_outputs, make=make), arguments, index, direction)
 
 
+@pytest.mark.slow
 def test_jit_and_vmap(getkey):
     problems = [problem(getkey())[:3] for _ in range(2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *problems)

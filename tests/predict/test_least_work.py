@@ -45,6 +45,7 @@ CASES = {
 TIMES = (0.0, 0.1, 3.0, 30.0, 3e3, 1e7, jnp.inf)  # in units of the fastest direction
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
 def test_all_ways_agree(name, compiled):
@@ -111,6 +112,7 @@ def _outside_of_branches(program):
     return "\n".join(found.values())
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", ["mse", "ensemble"])
 def test_the_end_needs_eigenvectors_in_a_branch_at_most(name):
     k, y, k_star = _kernel(0, 0.1)
@@ -141,6 +143,7 @@ def test_eigenvectors_are_computed_once():
     assert_close(compiled(70.0 * y.size), training.test_outputs(70.0 * y.size, k_star))
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")  # finite differences need it
 @pytest.mark.parametrize("t", [0.3, 70.0, jnp.inf])
 @pytest.mark.parametrize("compiled", [False, True], ids=["", "compiled"])
@@ -162,6 +165,7 @@ def test_gradients_are_those_of_finite_differences(t, compiled):
     np.testing.assert_allclose(gradient, difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")
 def test_the_end_has_a_derivative_in_weight_decay():
     # It is the inverse to rounding without any, but moves with it.
@@ -178,6 +182,7 @@ def test_the_end_has_a_derivative_in_weight_decay():
     np.testing.assert_allclose(gradient, difference, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_batches_of_kernels_take_all_ways():
     # One of them is singular: what is not used of it must not spoil its gradient.
     good, y, k_star = _kernel(0, 0.1)

@@ -78,6 +78,7 @@ def test_what_is_not_finite_is_refused(name, bad, where):
     assert "debug" not in str(caught.value)
 
 
+@pytest.mark.quick(1)
 @each
 def test_compiled_it_is_refused_too(name):
     def outputs(k, y):
@@ -265,6 +266,7 @@ SCALARS = {
 }
 
 
+@pytest.mark.quick(3)
 @plain
 @pytest.mark.parametrize("case", SCALARS)
 def test_one_number_has_no_axes(case):
@@ -340,6 +342,7 @@ def _refuses(make):
     return "not\npositive definite" in message
 
 
+@pytest.mark.slow
 @hyp.given(
     seed=st.integers(0, 2**31 - 1),
     n=st.just(12),
@@ -492,6 +495,7 @@ def test_a_posterior_without_noise_does_not_invert_rounding(getkey):
     np.testing.assert_allclose(mean, y, atol=2e-2)
 
 
+@pytest.mark.slow
 def test_equations_are_not_solved_with_what_is_no_kernel(getkey):
     k, y, _, _ = problem(getkey())
     with pytest.raises(RuntimeError, match=r"(?s)not positive semi-definite.*smallest"):

@@ -30,6 +30,7 @@ class Fade(nn.AbstractUnary):
         return Scaled(covariance, self.factors(*covariance.outline.size))
 
 
+@pytest.mark.slow
 def test_a_sound_layer_passes():
     check_layer(Fade(0.8), (40, 5), laws=DETERMINISTIC)
 
@@ -115,6 +116,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize(
     ("layer", "law", "message"), BROKEN.values(), ids=BROKEN.keys()
 )
