@@ -49,9 +49,9 @@ def test_what_has_no_kernel_is_refused_at_its_line(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in READ if name != "dropout"])
-def test_same_function_and_its_kernel_is_finite(name):
+def test_same_function_of_parameters_of_the_same_size(name):
     one = READ[name]
-    model, x = one.built(), one.example()
+    model, x = one.make(jr.key(0)), one.example()
     net = eqt.from_equinox(model, x)
     ours, theirs = eqx.filter_jit(lambda net, model, x: (net(x), model(x)))(
         net, model, x
@@ -59,10 +59,12 @@ def test_same_function_and_its_kernel_is_finite(name):
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     drawn = net.init(x.shape, key=jr.key(1))
-    shapes = lambda net: [leaf.shape for leaf in jax.tree.leaves(net)]
-    assert shapes(drawn) == shapes(net)
-    kernel = eqt.kernel(net, x[None])
-    assert jnp.all(jnp.isfinite(kernel.ntk))
+    # Each is of many numbers, whose size is known as well as there are numbers.
+    arrays = lambda net: jax.tree.leaves(eqx.filter(net, eqx.is_array))
+    for mine, read in zip(arrays(drawn), arrays(net), strict=True):
+        assert mine.shape == read.shape
+        sizes = [jnp.sqrt(jnp.mean(a**2)) for a in (mine, read)]
+        assert abs(sizes[0] - sizes[1]) <= 5 * read.size**-0.5 * max(sizes)
 
 
 def linear(out, fan_in, **options):

@@ -167,6 +167,11 @@ def test_information_is_the_divergence_of_gaussians(outputs):
         np.testing.assert_allclose(flow.distance(t), jnp.sum(mean**2), rtol=1e-10)
     growth = jax.grad(flow.information)(100.0)
     np.testing.assert_allclose(growth, outputs * values.sum(), rtol=1e-6)
+    # What has no eigenvalue is not learned, ever.
+    one = theory.ParameterFlow(jnp.diag(jnp.array([0.5, 0.0])), jnp.ones((2, 1)))
+    ends = one.information(jnp.asarray([3.0, jnp.inf]))
+    known = theory.ParameterFlow(jnp.array([[0.5]]), jnp.ones((1, 1))).information(3.0)
+    np.testing.assert_allclose(ends, [known, jnp.inf])
 
 
 def test_distance_is_that_of_trained_parameters():

@@ -42,7 +42,7 @@ def with_rates(
     _check_rated(rated)
     if not any(eqx.is_array(r.value) or r.value for r in rates_in(rated)):
         raise ValueError(
-            f"`trainable` is {described(trainable)}, which picks no parameter of the "
+            f"`trainable` is {described(trainable)}, which picks no parameter of this "
             f"{described(net)}, but must pick at least one: make a tree of booleans by "
             "`jax.tree.map(lambda _: False, ...)` of `net.init(...)` and `eqx.tree_at`."
         )

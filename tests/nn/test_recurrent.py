@@ -161,7 +161,7 @@ def test_wide_networks_approach_the_kernel_at_the_rate_of_their_width(readout, g
         error = ntk.std(0, ddof=1) / draws**0.5
         bias = 6 / width * np.abs(expected.ntk).max()
         assert (np.abs(ntk.mean(0) - expected.ntk) < 5 * error + bias).all()
-        errors.append(float(jnp.sqrt(((ntk - expected.ntk) ** 2).mean())))
+        errors.append(float(jnp.sqrt(((ntk - expected.ntk[None]) ** 2).mean())))
     slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
     assert -0.65 < slope < -0.35
 

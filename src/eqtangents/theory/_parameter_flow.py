@@ -83,9 +83,10 @@ class ParameterFlow(eqx.Module):
 
         **Arguments:** those of `distance`.
         """
-        time = jnp.multiply.outer(
-            jnp.asarray(t, self.eigenvalues.dtype), self.eigenvalues
-        )
+        values = self.eigenvalues
+        rates = jnp.where(values > 0, values, 1)
+        time = jnp.multiply.outer(jnp.asarray(t, values.dtype), rates)
+        time = jnp.where(values > 0, time, 0)  # Nothing is learned there, ever.
         # Two terms cancel at small times.
         shrunk = jnp.sum(jnp.expm1(-2 * time) + 2 * time, -1)
         return 0.5 * (self.targets.shape[1] * shrunk + self._moved(t) @ self._squares())
