@@ -111,7 +111,7 @@ def gram(
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again. With a
     store, memory has the examples and a few tiles.
     """
-    pairs, x1, x2 = _checked_pairs(kernel, x1, x2, kind, trainable)
+    pairs, x1, x2 = checked_pairs(kernel, x1, x2, kind, trainable)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
     if store is not None:
@@ -249,7 +249,7 @@ def _laid_on_mesh(
     """The task with its arrays on the mesh."""
     with _on_host():
         first, second = (
-            jax.tree.map(lambda a, n=n: _lengthened(a, n), x)
+            jax.tree.map(lambda a, n=n: lengthened(a, n), x)
             for x, n in zip((x1, x2), plan.padded, strict=True)
         )
     rows = placement.put(first, placement.rows)
@@ -259,7 +259,7 @@ def _laid_on_mesh(
     return Task(placement.put(pairs, PartitionSpec()), rows, columns, plan, placement)
 
 
-def _lengthened(
+def lengthened(
     leaf: Shaped[Array | np.ndarray, "n *rest"], size: int
 ) -> Shaped[Array | np.ndarray, "size *rest"]:
     """So many examples, the last one over and over: values of no new kind."""
