@@ -162,7 +162,7 @@ def _divided(
     return _reported(task, Clock(plan.pairs, report))
 
 
-def _checked_pairs(
+def checked_pairs(
     kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable
 ) -> tuple[AbstractPairs, Examples, Examples | None]:
     """A kernel and its batches, of arrays that lie where they did or on the host."""
