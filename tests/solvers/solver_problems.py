@@ -1,8 +1,10 @@
 """Kernels of every kind of backing, and systems of equations."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 import eqtangents as eqt
 from eqtangents import nn
@@ -19,15 +21,16 @@ def batch(n, seed=0, d=4):
     return jr.normal(jr.key(seed), (n, d), DTYPE)
 
 
-def laplace(a, b):
-    return jnp.exp(-jnp.sum(jnp.abs(a[:, None] - b[None]), -1))
+def laplace(a, b, rate=1.0):
+    return jnp.exp(-rate * jnp.sum(jnp.abs(a[:, None] - b[None]), -1))
 
 
 def held(make):
-    """An operator of the matrix that `make` makes of an array of NumPy."""
+    """An operator of the matrix that `make` makes of an array of JAX."""
 
     def operator(path, x1, x2=None, **noise):
-        return eqt.GramOperator(make(path, eqt.ntk(network(), x1, x2)), **noise)
+        matrix = laplace(x1, x1 if x2 is None else x2)
+        return eqt.GramOperator(make(path, matrix), **noise)
 
     return operator
 
@@ -38,9 +41,22 @@ def on_disk(path, matrix):
     return mapped
 
 
-def never_formed(**options):
+def on_square(kind):
+    """Split over both axes of a mesh, where sizes allow that."""
+
+    def placed(_, matrix):
+        axes = [
+            None if n % 2 else name for n, name in zip(matrix.shape, "ab", strict=True)
+        ]
+        sharding = NamedSharding(square(kind), PartitionSpec(*axes))
+        return jax.device_put(matrix, sharding)
+
+    return placed
+
+
+def never_formed(kernel=laplace, mesh=None, **options):
     return lambda _, x1, x2=None, **noise: eqt.GramOperator(
-        network(), x1, x2, **options, **noise
+        kernel, x1, x2, mesh=mesh and mesh(), **options, **noise
     )
 
 
@@ -54,22 +70,23 @@ class Slices:
         return self.matrix[index]
 
 
-# Operators of the NTK of `network()`: from a folder, batches and noise.
+def in_store(path, x1, x2=None, **noise):
+    stored = eqt.gram(laplace, x1, x2, store=path / "store", tile=4)
+    return eqt.GramOperator(stored, **noise)
+
+
+# Operators of `laplace`: from a folder, batches and noise.
 OPERATORS = {
-    "in tiles": never_formed(tile=3),
     "in slices": held(lambda _, matrix: Slices(np.asarray(matrix))),
-    "on an explicit square": lambda *args, **noise: never_formed(
-        tile=2, mesh=square("explicit")
-    )(*args, **noise),
+    "formed on an explicit square": held(on_square("explicit")),
+    "in tiles": never_formed(tile=3),
+    "on an explicit square": never_formed(tile=2, mesh=lambda: square("explicit")),
+    "formed on a square": held(on_square("auto")),
+    "in a store": in_store,
     "on disk": held(on_disk),
     "formed": held(lambda _, matrix: matrix),
     "never formed": never_formed(),
-    "a function": lambda _, x1, x2=None, **noise: eqt.GramOperator(
-        lambda a, b: eqt.ntk(network(), a, b), x1, x2, tile=4, **noise
-    ),
-    "on a line": lambda *args, **noise: never_formed(tile=2, mesh=line())(
-        *args, **noise
-    ),
+    "on a line": never_formed(tile=2, mesh=line),
 }
 
 
@@ -85,3 +102,10 @@ def targets(n, columns, rank, seed=1):
     """Right-hand sides of this rank."""
     key1, key2 = jr.split(jr.key(seed))
     return jr.normal(key1, (n, rank), DTYPE) @ jr.normal(key2, (rank, columns), DTYPE)
+
+
+def condition_number(preconditioner, operator):
+    """Of a matrix once it is preconditioned."""
+    there = preconditioner.root_inverse_transposed
+    values = jnp.linalg.eigvalsh(there(there(operator.as_matrix()).T))
+    return values[-1] / values[0]

@@ -25,16 +25,17 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(2)
 @over_backings
 def test_it_is_the_matrix(make, tmp_path, monkeypatch):
     monkeypatch.setattr(_backing, "STRIP_BYTES", 300)  # a few rows
     x, noise = batch(10), jnp.linspace(0.1, 1, 10, dtype=DTYPE)
     operator = make(tmp_path, x, noise=noise, relative_noise=0.1)
-    kernel = eqt.ntk(network(), x)
+    kernel = laplace(x, x)
     matrix = kernel + jnp.diag(noise + 0.1 * jnp.mean(jnp.diagonal(kernel)))
     v = jr.normal(jr.key(1), (10, 3), DTYPE)
-    assert_close(jax.jit(lambda v: operator.multiply(v))(v), matrix @ v)
+    product = eqx.filter_jit(lambda operator, v: operator.multiply(v))
+    assert_close(product(operator, v), matrix @ v)
     assert_close(jax.vmap(operator.mv, 1, 1)(v), matrix @ v)
     assert_close(lx.materialise(operator).as_matrix(), matrix)
     assert_close(lx.diagonal(operator), jnp.diagonal(matrix))
@@ -45,13 +46,13 @@ def test_it_is_the_matrix(make, tmp_path, monkeypatch):
     assert operator.T is operator
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(2)
 @over_backings
 def test_it_is_the_matrix_of_two_batches(make, tmp_path, monkeypatch):
     monkeypatch.setattr(_backing, "STRIP_BYTES", 300)
     x1, x2 = batch(7), batch(9, 1)
     operator = make(tmp_path, x1, x2)
-    matrix = eqt.ntk(network(), x1, x2)
+    matrix = laplace(x1, x2)
     v, w = jr.normal(jr.key(1), (9, 2), DTYPE), jr.normal(jr.key(2), (7,), DTYPE)
     assert operator.shape == (7, 9)
     assert_close(operator.multiply(v), matrix @ v)
@@ -65,37 +66,53 @@ def test_it_is_the_matrix_of_two_batches(make, tmp_path, monkeypatch):
     assert not lx.is_symmetric(operator)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(2)
 @over_backings
 def test_lineax_solves_with_it(make, tmp_path):
     operator = make(tmp_path, batch(10), noise=1.0)
     y = jr.normal(jr.key(1), (10,), DTYPE)
-    expected = jnp.linalg.solve(operator.as_matrix(), y)
+    expected = np.linalg.solve(operator.as_matrix(), y)
     small = by_precision(float64=1e-12, float32=1e-6)
     preconditioner = eqt.rp_cholesky(operator, 4, jr.key(0))
     options = {"preconditioner": preconditioner.inverse_operator()}
-    found = lx.linear_solve(operator, y, lx.CG(small, small), options).value
+    found = lx.linear_solve(operator, y, lx.CG(small, small), options=options).value
     assert_close(found, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "trainable",
+    [None, lambda path, _: "bias" not in path],
+)
+def test_it_is_that_of_a_network(trainable):
+    """Of a tile it is told which pairs are one example."""
+    x, v = batch(7), jr.normal(jr.key(1), (7, 2), DTYPE)
+    operator = eqt.GramOperator(network(), x, tile=3, trainable=trainable, noise=0.0)
+    matrix = eqt.ntk(network(), x, trainable=trainable)
+    assert_close(operator.multiply(v), matrix @ v)
+    assert_close(lx.diagonal(operator), jnp.diagonal(matrix))
 
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("mesh", [False, True])
-def test_derivatives_are_those_of_the_matrix(mesh):
+@pytest.mark.parametrize("of_network", [False, True])
+def test_derivatives_are_those_of_the_matrix(of_network, mesh):
     x, v = batch(7), jr.normal(jr.key(1), (7, 2), DTYPE)
     options = {"mesh": jax.make_mesh((4,), ("d",))} if mesh else {}
+    kernel = network() if of_network else eqx.Partial(laplace, rate=jnp.ones(()))
 
-    def value(net_and_columns, product):
-        net, v = net_and_columns
-        return jnp.sum(jnp.sin(product(net, v)))
+    def value(kernel_and_columns, product):
+        kernel, v = kernel_and_columns
+        return jnp.sum(jnp.sin(product(kernel, v)))
 
-    def by_tiles(net, v):
-        return eqt.GramOperator(net, x, tile=3, noise=0.5, **options).multiply(v)
+    def by_tiles(kernel, v):
+        return eqt.GramOperator(kernel, x, tile=3, noise=0.5, **options).multiply(v)
 
-    def by_matrix(net, v):
-        return eqt.ntk(net, x) @ v + 0.5 * v
+    def by_matrix(kernel, v):
+        return eqt.gram(kernel, x) @ v + 0.5 * v
 
     slope = eqx.filter_jit(eqx.filter_grad(value))
-    found, expected = (slope((network(), v), f) for f in (by_tiles, by_matrix))
+    found, expected = (slope((kernel, v), f) for f in (by_tiles, by_matrix))
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         assert_close(a, b)
 
@@ -135,8 +152,8 @@ def test_refusals(make, error, match, without_jaxtyping):
 def test_a_square_matrix_of_two_batches_is_not_symmetric():
     x1, x2 = batch(5), batch(5, 1)
     for operator in (
-        eqt.GramOperator(network(), x1, x2),
-        eqt.GramOperator(eqt.ntk(network(), x1, x2)),
+        eqt.GramOperator(laplace, x1, x2),
+        eqt.GramOperator(laplace(x1, x2)),
     ):
         assert not lx.is_symmetric(operator)
         assert_close(operator.T.as_matrix(), operator.as_matrix().T)

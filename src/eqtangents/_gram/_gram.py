@@ -128,7 +128,19 @@ def gram(
             f"`executor` is {described(executor)}, whose workers write to a `store`: "
             'name a place for it, `store="gram.zarr"` say.'
         )
-    mesh = made_mesh(mesh)
+    return gram_of_pairs(pairs, x1, x2, made_mesh(mesh), most, ring, report)
+
+
+def gram_of_pairs(
+    pairs: AbstractPairs,
+    x1: Examples,
+    x2: Examples | None,
+    mesh: Mesh | None,
+    most: int | None = None,
+    ring: bool | None = None,
+    report: Report | None = None,
+) -> PyTree[Array]:
+    """The matrix in tiles of at most so many examples on a side, over a mesh."""
     with suiting((x1, x2, pairs) if mesh is None else mesh):
         return _divided(pairs, x1, x2, mesh, most, ring, report)
 
@@ -142,7 +154,6 @@ def _divided(
     ring: bool | None,
     report: Report | None,
 ) -> PyTree[Array]:
-    """The matrix in tiles of at most so many examples on a side, over a mesh."""
     devices = 1 if mesh is None else mesh.size
     n1, n2 = batch_size(x1), batch_size(x1 if x2 is None else x2)
     if (devices == 1 and most is None and report is None) or not (n1 and n2):

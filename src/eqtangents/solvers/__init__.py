@@ -8,6 +8,9 @@ from eqtangents.solvers._evidence import (
     log_determinant as log_determinant,
     posterior_variance as posterior_variance,
 )
+from eqtangents.solvers._feature_preconditioner import (
+    feature_preconditioner as feature_preconditioner,
+)
 from eqtangents.solvers._features import random_features as random_features
 from eqtangents.solvers._low_rank import LowRank as LowRank
 from eqtangents.solvers._operator import GramOperator as GramOperator

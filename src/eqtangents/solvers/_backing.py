@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from eqtangents._gram._placement import whole_of
+
 
 ColumnBlock: TypeAlias = Float[Array, "rows columns"]
 WholeMatrix: TypeAlias = Float[Array, "n1 n2"]
@@ -24,15 +26,12 @@ BLOCK_ROWS = 256
 class AbstractBacking(eqx.Module):
     """The entries of a matrix, without any noise."""
 
+    dtype: eqx.AbstractVar[np.dtype]  # of vectors, too
+
     @property
     @abc.abstractmethod
     def shape(self) -> tuple[int, int]:
         """Numbers of rows and columns."""
-
-    @property
-    @abc.abstractmethod
-    def dtype(self) -> np.dtype:
-        """Of the entries, and of vectors that they are multiplied with."""
 
     @abc.abstractmethod
     def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
@@ -72,7 +71,7 @@ class Formed(AbstractBacking):
 
     def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """Devices multiply the rows that they have."""
-        return self.matrix @ columns
+        return whole_of(jnp.matmul, self.matrix, columns)
 
     def transposed(self) -> "Formed":
         """Another array."""
@@ -80,11 +79,11 @@ class Formed(AbstractBacking):
 
     def diagonal(self) -> Float[Array, " least"]:
         """As of the array."""
-        return jnp.diagonal(self.matrix)
+        return whole_of(jnp.diagonal, self.matrix)
 
     def columns(self, chosen: Int[Array, " columns"]) -> ColumnBlock:
         """As of the array."""
-        return self.matrix[:, chosen]
+        return whole_of(lambda matrix, chosen: matrix[:, chosen], self.matrix, chosen)
 
     def formed(self) -> WholeMatrix:
         """The array."""
@@ -93,7 +92,7 @@ class Formed(AbstractBacking):
 
 @runtime_checkable
 class HostMatrix(Protocol):
-    """What lies outside of JAX's memory, on disk say, and is read by slices."""
+    """What lies outside of JAX's memory, on disk say, and is read in parts."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +105,7 @@ class HostMatrix(Protocol):
         ...
 
     def __getitem__(self, index: Any, /) -> Any:
-        """Some rows and columns, as NumPy takes them."""
+        """Some rows and columns: slices, or one slice and a list in rising order."""
         ...
 
 
@@ -168,16 +167,11 @@ class Source:
         return np.concatenate([np.zeros(0, self.dtype), *map(np.diagonal, blocks)])
 
     def columns(self, chosen: np.ndarray | Array) -> np.ndarray:
-        """Some columns, from one reading of the whole."""
-        chosen = np.asarray(chosen)
-        found = np.zeros((self.shape[0], len(chosen)), self.dtype)
-        for part, strip in self.strips():
-            if self.mirrored:
-                inside = (chosen >= part.start) & (chosen < part.stop)
-                found[:, inside] = strip[chosen[inside] - part.start].T
-            else:
-                found[part] = strip[:, chosen]
-        return found
+        """Some columns, each read once."""
+        each, place = np.unique(np.asarray(chosen), return_inverse=True)
+        if self.mirrored:
+            return np.asarray(self.matrix[each, :], self.dtype)[place].T
+        return np.asarray(self.matrix[:, each], self.dtype)[:, place]
 
 
 class HostBacking(AbstractBacking):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
@@ -12,8 +13,11 @@ from eqtangents.solvers._low_rank import LowRank
 
 
 Product: TypeAlias = Callable[[ColumnBlock], ColumnBlock]
-# From one check of the true residuals to the next these have to become so much less.
-LESS_AT_LEAST_BY = 0.5
+# The true residuals are computed after at most so many steps.
+UNSEEN = 30
+# Rounding may be so much of them; and where it is more, they have to become so much
+# less from one new start to the next.
+LEFT_AT_MOST = 0.5
 
 
 class BlockResult(NamedTuple):
@@ -24,14 +28,6 @@ class BlockResult(NamedTuple):
         Array, " columns"
     ]  # norms, relative to those of the right-hand side
     steps: Int[Array, ""]
-
-
-class _Attempt(NamedTuple):
-    solution: ColumnBlock
-    residual: ColumnBlock  # the true one
-    steps: Int[Array, ""]
-    worst: Float[Array, ""]
-    stalled: Bool[Array, ""]
 
 
 class _Search(NamedTuple):
@@ -48,6 +44,14 @@ class _Search(NamedTuple):
     steps: Int[Array, ""]
 
 
+class _Attempt(NamedTuple):
+    search: _Search
+    solution: ColumnBlock  # the best one so far
+    residual: ColumnBlock  # its true one
+    goal: Float[Array, ""]  # of the next new start
+    stalled: Bool[Array, ""]
+
+
 def solved_in_block(
     product: Product,
     preconditioner: LowRank | None,
@@ -55,85 +59,104 @@ def solved_in_block(
     tolerance: float,
     max_steps: int,
 ) -> BlockResult:
-    """Solve for all columns at once, in the space that they span together.
+    r"""Solve for all columns at once, in the space that they span together.
 
-    When the residuals of the recursion are small enough, the true ones are computed; if
-    they are not, the search starts again from there, for as long as that gains
-    something.
+    With a preconditioner $S S^T$ it searches for $S^T x$, by the operator
+    $S^{-1} A S^{-T}$. Now and then the true residuals are computed. Where those of the
+    recursion are no more like them, by rounding, the search starts anew from the best
+    solution; where that gained nothing, this is as good as rounding lets it be.
 
-    **Source:** O'Leary 1980; Dubrulle 2001, for the factors of the residual.
+    **Source:** O'Leary 1980; Dubrulle 2001, for the factors of the residual; van der
+    Vorst & Ye 2000, for replacing it.
     """
     sizes = _norms(targets)
     scale = jnp.where(sizes > 0, sizes, 1)[None]
     targets = targets / scale
+    steps = _Recursion(product, preconditioner, tolerance)
 
     def attempt(state: _Attempt) -> _Attempt:
-        found = _search(product, preconditioner, state, tolerance, max_steps)
-        residual = targets - product(found.solution)
-        worst = jnp.max(_norms(residual), initial=0)
-        better = worst <= state.worst
-        solution = jnp.where(better, found.solution, state.solution)
+        most = jnp.minimum(state.search.steps + UNSEEN, max_steps)
+        search = steps.taken(state.search, most)
+        recursive = steps.residual_of(search)
+        residual = targets - product(search.solution)
+        now = _norm_of_worst(residual)
+        better = now < _norm_of_worst(state.residual)
+        solution = jnp.where(better, search.solution, state.solution)
+        rounding = _norm_of_worst(residual - recursive)
         residual = jnp.where(better, residual, state.residual)
-        stalled = ~(worst <= LESS_AT_LEAST_BY * state.worst)
-        worst = jnp.where(better, worst, state.worst)
-        return _Attempt(solution, residual, found.steps, worst, stalled)
+        faithful = (rounding <= LEFT_AT_MOST * now) & (
+            _norm_of_worst(recursive) > tolerance
+        )
+        worst = _norm_of_worst(residual)
+        anew = steps.begun(solution, residual, search.steps)
+        search = jax.tree.map(lambda a, b: jnp.where(faithful, a, b), search, anew)
+        # Not a number is no reason to go on.
+        stalled = ~(faithful | (worst <= state.goal))
+        goal = jnp.where(faithful, state.goal, LEFT_AT_MOST * worst)
+        return _Attempt(search, solution, residual, goal, stalled)
 
     def unfinished(state: _Attempt) -> Bool[Array, ""]:
-        enough = state.worst <= tolerance
-        return ~(enough | state.stalled) & (state.steps < max_steps)
+        enough = _norm_of_worst(state.residual) <= tolerance
+        return ~(enough | state.stalled) & (state.search.steps < max_steps)
 
-    start = _Attempt(
-        jnp.zeros_like(targets),
-        targets,
-        jnp.zeros((), jnp.int32),
-        jnp.max(_norms(targets), initial=0),
-        jnp.zeros((), bool),
-    )
+    zeros = jnp.zeros_like(targets)
+    search = steps.begun(zeros, targets, jnp.zeros((), jnp.int32))
+    goal = LEFT_AT_MOST * _norm_of_worst(targets)
+    start = _Attempt(search, zeros, targets, goal, jnp.zeros((), bool))
     end = lax.while_loop(unfinished, attempt, start)
-    return BlockResult(end.solution * scale, _norms(end.residual), end.steps)
+    return BlockResult(end.solution * scale, _norms(end.residual), end.search.steps)
 
 
-def _search(
-    product: Product,
-    preconditioner: LowRank | None,
-    start: _Attempt,
-    tolerance: float,
-    max_steps: int,
-) -> _Search:
-    """Steps until the recursion says that it is enough.
+class _Recursion(NamedTuple):
+    """How to get from one search to the next."""
 
-    With a preconditioner $S S^T$ it searches for $S^T x$, by the operator
-    $S^{-1} A S^{-T}$.
-    """
-    same: Product = lambda v: v
-    there, back, root = same, same, same
-    if preconditioner is not None:
-        there = preconditioner.root_inverse_transposed
-        back, root = preconditioner.root_inverse, preconditioner.root
+    product: Product
+    preconditioner: LowRank | None
+    tolerance: float
 
-    def step(state: _Search) -> _Search:
-        moved = back(state.directions)
-        image = product(moved)
+    def begun(
+        self, solution: ColumnBlock, residual: ColumnBlock, steps: Int[Array, ""]
+    ) -> _Search:
+        """A search from a solution."""
+        basis, coordinates = jnp.linalg.qr(self._there(residual))
+        return _Search(solution, basis, coordinates, basis, steps)
+
+    def residual_of(self, search: _Search) -> ColumnBlock:
+        """As the recursion has it."""
+        basis, by = search.basis, self.preconditioner
+        return (basis if by is None else by.root(basis)) @ search.coordinates
+
+    def taken(self, search: _Search, most: Int[Array, ""]) -> _Search:
+        """Until the recursion says that it is enough, or there are so many."""
+
+        def unfinished(state: _Search) -> Bool[Array, ""]:
+            worst = _norm_of_worst(self.residual_of(state))
+            return (worst > self.tolerance) & (state.steps < most)
+
+        return lax.while_loop(unfinished, self._one, search)
+
+    def _one(self, state: _Search) -> _Search:
+        directions, by = state.directions, self.preconditioner
+        moved = directions if by is None else by.root_inverse(directions)
+        image = self.product(moved)
         inverse = _inverse_on_range(moved.T @ image)
         solution = state.solution + moved @ (inverse @ state.coordinates)
-        basis, change = jnp.linalg.qr(state.basis - there(image) @ inverse)
-        directions = basis + state.directions @ change.T
+        basis, change = jnp.linalg.qr(state.basis - self._there(image) @ inverse)
+        directions = basis + directions @ change.T
         coordinates = change @ state.coordinates
         return _Search(solution, basis, coordinates, directions, state.steps + 1)
 
-    def unfinished(state: _Search) -> Bool[Array, ""]:
-        residual = root(state.basis) @ state.coordinates
-        # Not a number is no reason to go on.
-        worst = jnp.max(_norms(residual), initial=0)
-        return (worst > tolerance) & (state.steps < max_steps)
-
-    basis, coordinates = jnp.linalg.qr(there(start.residual))
-    begun = _Search(start.solution, basis, coordinates, basis, start.steps)
-    return lax.while_loop(unfinished, step, begun)
+    def _there(self, columns: ColumnBlock) -> ColumnBlock:
+        by = self.preconditioner
+        return columns if by is None else by.root_inverse_transposed(columns)
 
 
 def _norms(columns: ColumnBlock) -> Float[Array, " columns"]:
     return jnp.linalg.norm(columns, axis=0)
+
+
+def _norm_of_worst(columns: ColumnBlock) -> Float[Array, ""]:
+    return jnp.max(_norms(columns), initial=0)
 
 
 def _inverse_on_range(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank rank"]:

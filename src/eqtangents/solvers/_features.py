@@ -46,8 +46,8 @@ def random_features(
     normal $W$ and random signs $G$; weights scale both, and append the first to the
     second. The relative error falls as $m^{-1/2}$, so that these are no substitute for
     the kernel where it has to be exact. They are a baseline that takes time and memory
-    proportional to the number of examples, and a preconditioner:
-    `LowRank(random_features(net, x, 500, key), noise)`.
+    proportional to the number of examples, and what
+    `eqtangents.solvers.feature_preconditioner` makes a preconditioner of.
 
     **Arguments:**
 

@@ -15,8 +15,8 @@ class LowRank(eqx.Module):
 
     Conjugate gradients need few steps where $P^{-1} (K + \sigma^2 I)$ has few
     eigenvalues that are far from one. `eqtangents.rp_cholesky` and
-    `eqtangents.solvers.nystroem` choose $F$ from the columns of a kernel; features of a
-    network may be one as well, `LowRank(features, noise)`.
+    `eqtangents.solvers.nystroem` choose $F$ from the columns of a kernel;
+    `eqtangents.solvers.feature_preconditioner` has features of a network in its place.
 
     Inverse and square roots come of the singular values of $D^{-1/2} F$, without
     differences of large numbers, so that they are good in float32, too.
@@ -24,20 +24,21 @@ class LowRank(eqx.Module):
 
     factor: Float[Array, "n rank"]
     diagonal: Float[Array, " n"]
-    basis: Float[Array, "n rank"]  # the left singular vectors
-    values: Float[Array, " rank"]  # the squares of the singular values
+    basis: Float[Array, "n least"]  # the left singular vectors
+    values: Float[Array, " least"]  # the squares of the singular values
 
     def __init__(
         self,
         factor: Float[Array, "n rank"],
         diagonal: Scalar | Float[Array, " n"],
     ):
-        """Decompose.
+        r"""Decompose.
 
         **Arguments:**
 
         - `factor`: $F$.
-        - `diagonal`: of $D$, positive: the noise of the kernel.
+        - `diagonal`: of $D$, positive: the noise of the kernel, and about as much as
+            $F F^\top$ is wrong by.
 
         **Raises:** `RuntimeError` if a number of the diagonal is not positive.
 
@@ -108,7 +109,7 @@ class LowRank(eqx.Module):
 @jax.jit
 def _decomposed(
     factor: Float[Array, "n rank"], diagonal: Float[Array, " n"]
-) -> tuple[Float[Array, "n rank"], Float[Array, " rank"]]:
+) -> tuple[Float[Array, "n least"], Float[Array, " least"]]:
     q, r = jnp.linalg.qr(factor / jnp.sqrt(diagonal)[:, None])
     u, s, _ = jnp.linalg.svd(r, full_matrices=False)
     return q @ u, s**2

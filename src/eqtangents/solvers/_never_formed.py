@@ -1,7 +1,6 @@
 """A matrix of kernels that is computed anew, tile by tile, in each product."""
 
 import math
-from collections.abc import Callable
 from typing import Any, cast
 
 import equinox as eqx
@@ -13,12 +12,16 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int, PyTree
 
 from eqtangents._arguments import described
-from eqtangents._gram._gram import gram, lengthened
-from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
-from eqtangents._gram._placement import Placement
-from eqtangents._kernel import Kind
-from eqtangents._tile_plan import Examples, batch_size, evenly, examples_from
-from eqtangents.nn import AbstractLayer
+from eqtangents._gram._gram import gram_of_pairs, lengthened
+from eqtangents._gram._pairs import AbstractPairs
+from eqtangents._gram._placement import Placement, whole_of
+from eqtangents._tile_plan import (
+    Examples,
+    batch_size,
+    evenly,
+    examples_from,
+    like_one,
+)
 from eqtangents.solvers._backing import AbstractBacking, ColumnBlock, WholeMatrix
 
 
@@ -29,12 +32,34 @@ class NeverFormed(AbstractBacking):
     twice. Tiles are dealt to the devices of a mesh, which have all examples each.
     """
 
-    kernel: AbstractLayer | Callable[[Any, Any], Any]
+    pairs: AbstractPairs
     x1: Examples
     x2: Examples | None
-    kind: Kind = eqx.field(static=True)
+    dtype: np.dtype = eqx.field(static=True)
     tile: int = eqx.field(static=True)  # at most so many examples on a side
     mesh: Mesh | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        pairs: AbstractPairs,
+        x1: Examples,
+        x2: Examples | None,
+        tile: int,
+        mesh: Mesh | None,
+    ):
+        """Raise unless the kernel of two examples is a floating number."""
+        self.pairs, self.x1, self.x2, self.tile, self.mesh = pairs, x1, x2, tile, mesh
+        one, other = like_one(x1), like_one(self._second)
+        entry = eqx.filter_eval_shape(pairs, one, other, None)
+        is_one = isinstance(entry, jax.ShapeDtypeStruct) and entry.shape == (1, 1)
+        if not (is_one and jnp.issubdtype(entry.dtype, jnp.floating)):
+            raise ValueError(
+                f"`kernel` gives {described(entry)} for one pair of examples, but one "
+                'matrix of numbers is needed: `kind="ntk"` or `kind="nngp"` of a '
+                "network with one output that ends in a readout, `nn.Flatten` or "
+                "`nn.GlobalAvgPool`."
+            )
+        self.dtype = np.dtype(entry.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -42,39 +67,8 @@ class NeverFormed(AbstractBacking):
         return batch_size(self.x1), batch_size(self._second)
 
     @property
-    def dtype(self) -> np.dtype:
-        """As of one tile."""
-        return np.dtype(self._entry().dtype)
-
-    @property
-    def _pairs(self) -> AbstractPairs:
-        if isinstance(self.kernel, AbstractLayer):
-            return NetworkPairs(self.kernel, self.kind)
-        return FunctionPairs(self.kernel)
-
-    @property
     def _second(self) -> Examples:
         return self.x1 if self.x2 is None else self.x2
-
-    def _entry(self) -> jax.ShapeDtypeStruct:
-        """The kernel of two examples."""
-        one, other = (
-            jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), x)
-            for x in (self.x1, self._second)
-        )
-        return eqx.filter_eval_shape(self._pairs, one, other, None)
-
-    def check(self) -> None:
-        """Raise unless the kernel of two examples is a floating number."""
-        entry = self._entry()
-        one = isinstance(entry, jax.ShapeDtypeStruct) and entry.shape == (1, 1)
-        if not (one and jnp.issubdtype(entry.dtype, jnp.floating)):
-            raise ValueError(
-                f"`kernel` gives {described(entry)} for one pair of examples, but one "
-                'matrix of numbers is needed: `kind="ntk"` or `kind="nngp"` of a '
-                "network with one output that ends in a readout, `nn.Flatten` or "
-                "`nn.GlobalAvgPool`."
-            )
 
     def transposed(self) -> "NeverFormed":
         """The kernels of the batches exchanged."""
@@ -96,7 +90,7 @@ class NeverFormed(AbstractBacking):
         ]
         lacking = work.padded[1] - self.shape[1]
         columns = jnp.pad(columns, ((0, lacking), (0, 0)))
-        arrays, rest = eqx.partition(self._pairs, eqx.is_array)
+        arrays, rest = eqx.partition(self.pairs, eqx.is_array)
 
         def of_device(
             table: Int[Array, "length 4"], arrays: PyTree, *batches: Any
@@ -125,7 +119,7 @@ class NeverFormed(AbstractBacking):
         def part(start: Int[Array, ""]) -> Float[Array, " size"]:
             one = examples_from(self.x1, start, size)
             other = None if self.x2 is None else examples_from(self.x2, start, size)
-            return jnp.diagonal(self._pairs(one, other, None))
+            return jnp.diagonal(self.pairs(one, other, None))
 
         found = lax.map(part, jnp.asarray(starts, jnp.int32))
         place = starts[:, None] + np.arange(size)
@@ -134,14 +128,14 @@ class NeverFormed(AbstractBacking):
     def columns(self, chosen: Int[Array, " columns"]) -> ColumnBlock:
         """The kernels with some examples."""
         picked = jax.tree.map(lambda a: a[chosen], self._second)
-        return self._gram(picked)
+        return whole_of(lambda found: found, self._gram(picked))
 
     def formed(self) -> WholeMatrix:
         """As `eqtangents.gram` does."""
         return self._gram(self.x2)
 
     def _gram(self, x2: Examples | None) -> WholeMatrix:
-        found = gram(self.kernel, self.x1, x2, kind=self.kind, mesh=self.mesh)
+        found = gram_of_pairs(self.pairs, self.x1, x2, self.mesh)
         return cast(WholeMatrix, found)
 
 
@@ -182,7 +176,7 @@ class _TileSums(eqx.Module):
         """The sum of what some tiles contribute to the product."""
         size1, size2 = self.sizes
 
-        @jax.checkpoint
+        @eqx.filter_checkpoint
         def contribution(
             place: Int[Array, " 4"],
             pairs: AbstractPairs,

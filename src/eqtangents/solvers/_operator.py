@@ -13,9 +13,11 @@ from jaxtyping import Array, Float
 
 from eqtangents._arguments import checked_integer, described
 from eqtangents._gram._gram import checked_pairs
-from eqtangents._gram._pairs import NetworkPairs
+from eqtangents._gram._pairs import AbstractPairs, NetworkPairs
+from eqtangents._gram._placement import made_mesh
 from eqtangents._kernel import Kernel, Kind
-from eqtangents._tile_plan import batch_size
+from eqtangents._parameters import Trainable
+from eqtangents._tile_plan import Examples
 from eqtangents._trees import Batch
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
@@ -72,21 +74,23 @@ class GramOperator(lx.AbstractLinearOperator):
         x2: Batch | None = None,
         *,
         kind: Kind = "ntk",
+        trainable: Trainable = None,
         noise: Scalar | Float[Array, " n"] | None = None,
         relative_noise: Scalar = 0.0,
         tile: int | None = None,
-        mesh: Mesh | None = None,
+        mesh: Mesh | Callable[[], Mesh] | None = None,
     ):
         r"""Hold a matrix, or what computes its entries.
 
         **Arguments:**
 
         - `kernel`: a matrix of kernels, as an array of JAX or NumPy; or any object with
-            `shape`, `dtype` and slices, a `numpy.memmap` or an array of Zarr say, which
-            is read part by part in each product; or, with `x1`, a network or a function
-            of two batches as for `eqtangents.gram`, whose kernels are never stored.
+            `shape`, `dtype` and slices, an `eqtangents.StoredGram` or a `numpy.memmap`
+            say, which is read part by part in each product; or, with `x1`, a network or
+            a function of two batches as for `eqtangents.gram`: nothing is stored then.
         - `x1`, `x2`: batches of a network or function. Without `x2` both are `x1`.
-        - `kind`: which kernel of a network.
+        - `kind`, `trainable`: which kernel of a network, and of which parameters, as
+            for `eqtangents.gram`.
         - `noise`: variance $\sigma^2$ on the diagonal, one for all or one each row.
             A matrix that comes alone is of one batch if it has noise, be that 0, and
             else of two, which have none.
@@ -100,9 +104,12 @@ class GramOperator(lx.AbstractLinearOperator):
         arguments do not fit each other. `RuntimeError` if a noise is negative.
         """
         if x1 is None:
-            self.backing = _backing_of_matrix(kernel, x2, tile, mesh)
+            needless = {"x2": x2, "trainable": trainable, "tile": tile, "mesh": mesh}
+            self.backing = _backing_of_matrix(kernel, needless)
         else:
-            self.backing = _backing_of_function(kernel, x1, x2, kind, tile, mesh)
+            found = checked_pairs(_checked_function(kernel), x1, x2, kind, trainable)
+            tile = _checked_tile(tile, *found[:2])
+            self.backing = NeverFormed(*found, tile, made_mesh(mesh))
         noisy = noise is not None or not _is_no_noise(relative_noise)
         rows, columns = self.backing.shape
         alone = x2 is None and (x1 is not None or noisy) and rows == columns
@@ -165,8 +172,8 @@ def noise_of(operator: GramOperator) -> Float[Array, " n"]:
     return operator.noise
 
 
-def _backing_of_matrix(kernel: Any, x2: Any, tile: Any, mesh: Any) -> AbstractBacking:
-    """The entries of a matrix."""
+def _backing_of_matrix(kernel: Any, needless: dict[str, Any]) -> AbstractBacking:
+    """The entries of a matrix, beside which nothing is given."""
     if isinstance(kernel, Kernel):
         raise ValueError(
             "`kernel` is a `Kernel`, both kernels: pass its `.ntk` or `.nngp`."
@@ -176,14 +183,12 @@ def _backing_of_matrix(kernel: Any, x2: Any, tile: Any, mesh: Any) -> AbstractBa
             f"`kernel` is {described(kernel)}, without `x1`: a matrix is needed, or a "
             "network or function together with the examples `x1`."
         )
-    needless = [
-        n for n, v in (("x2", x2), ("tile", tile), ("mesh", mesh)) if v is not None
-    ]
-    if needless:
-        raise ValueError(
-            f"`{needless[0]}` is given beside a matrix, whose entries are known: leave "
-            "it out."
-        )
+    for name, value in needless.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is given beside a matrix, whose entries are known: leave it "
+                "out."
+            )
     if len(kernel.shape) != 2 or not jnp.issubdtype(kernel.dtype, jnp.floating):
         raise ValueError(
             f"`kernel` is {described(kernel)}, but a matrix of a floating dtype is "
@@ -193,31 +198,21 @@ def _backing_of_matrix(kernel: Any, x2: Any, tile: Any, mesh: Any) -> AbstractBa
     return Formed(jnp.asarray(kernel)) if in_memory else HostBacking(Source(kernel))
 
 
-def _backing_of_function(
-    kernel: Any, x1: Any, x2: Any, kind: Any, tile: Any, mesh: Any
-) -> AbstractBacking:
-    """The entries of a network or a function."""
-    if not callable(kernel):
-        raise TypeError(
-            f"`kernel` is {described(kernel)}, with `x1`: a network or a function of "
-            "two batches is needed; a matrix comes alone."
-        )
-    pairs, x1, x2 = checked_pairs(kernel, x1, x2, kind)
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
-            "`jax.make_mesh((jax.device_count(),), ('rows',))` say."
-        )
-    network = isinstance(pairs, NetworkPairs)
-    if tile is None:
-        n = batch_size(x1)
-        tile = pairs.square_tile(x1) if network else min(n, FUNCTION_TILE)
-    else:
-        tile = checked_integer("tile", tile, 1)
-    function = pairs.net if network else kernel
-    backing = NeverFormed(function, x1, x2, kind, max(tile, 1), mesh)
-    backing.check()
-    return backing
+def _checked_function(kernel: Any) -> Any:
+    """What computes entries."""
+    if callable(kernel):
+        return kernel
+    raise TypeError(
+        f"`kernel` is {described(kernel)}, with `x1`: a network or a function of two "
+        "batches is needed; a matrix comes alone."
+    )
+
+
+def _checked_tile(tile: Any, pairs: AbstractPairs, x1: Examples) -> int:
+    """How many examples a tile has on a side at most."""
+    if tile is not None:
+        return checked_integer("tile", tile, 1)
+    return pairs.square_tile(x1) if isinstance(pairs, NetworkPairs) else FUNCTION_TILE
 
 
 def _is_no_noise(number: Any) -> bool:
