@@ -153,7 +153,8 @@ def _by_random_pivots(
         count = state.chosen + jnp.sum(kept, dtype=state.chosen.dtype)
         return _Partial(factor, left, count, key)
 
-    empty = jnp.zeros((n, rank + block), dtype)
+    # On the mesh of the diagonal, if that is on one.
+    empty = jnp.broadcast_to(jnp.zeros_like(whole)[:, None], (n, rank + block))
     start = _Partial(empty, jnp.maximum(whole, 0), jnp.zeros((), jnp.int32), key)
     end = lax.while_loop(goes_on, step, start)
     return end.factor[:, :rank], end.left
