@@ -99,7 +99,8 @@ def whole_of(
     if AxisType.Explicit not in mesh.axis_types:
         return function(x, *more)
     whole = NamedSharding(mesh, PartitionSpec())
-    return jax.sharding.auto_axes(function, out_sharding=whole)(x, *more)
+    gathered: Any = jax.sharding.auto_axes(function, out_sharding=whole)
+    return gathered(x, *more)
 
 
 def made_mesh(mesh: Any) -> Mesh | None:

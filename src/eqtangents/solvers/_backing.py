@@ -26,7 +26,10 @@ BLOCK_ROWS = 256
 class AbstractBacking(eqx.Module):
     """The entries of a matrix, without any noise."""
 
-    dtype: eqx.AbstractVar[np.dtype]  # of vectors, too
+    @property
+    @abc.abstractmethod
+    def dtype(self) -> np.dtype:
+        """Of the entries, and of vectors."""
 
     @property
     @abc.abstractmethod

@@ -35,7 +35,7 @@ class NeverFormed(AbstractBacking):
     pairs: AbstractPairs
     x1: Examples
     x2: Examples | None
-    dtype: np.dtype = eqx.field(static=True)
+    entry: np.dtype = eqx.field(static=True)
     tile: int = eqx.field(static=True)  # at most so many examples on a side
     mesh: Mesh | None = eqx.field(static=True)
 
@@ -59,7 +59,12 @@ class NeverFormed(AbstractBacking):
                 "network with one output that ends in a readout, `nn.Flatten` or "
                 "`nn.GlobalAvgPool`."
             )
-        self.dtype = np.dtype(entry.dtype)
+        self.entry = np.dtype(entry.dtype)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """As of the kernel of two examples."""
+        return self.entry
 
     @property
     def shape(self) -> tuple[int, int]:
