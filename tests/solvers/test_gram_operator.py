@@ -83,7 +83,7 @@ def test_lineax_solves_with_it(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "trainable",
-    [None, lambda path, _: "bias" not in path],
+    [None, lambda parameter: parameter.ndim > 1],
 )
 def test_it_is_that_of_a_network(trainable):
     """Of a tile it is told which pairs are one example."""

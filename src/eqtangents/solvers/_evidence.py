@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_integer
+from eqtangents._trees import without_derivative
 from eqtangents.empirical import Estimate
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._lanczos import lanczos
@@ -57,7 +58,7 @@ def log_determinant(
     check_key("`key`", key)
     probes = checked_integer("probes", probes, 2)
     signs = jr.rademacher(key, (operator.shape[0], probes), operator.dtype)
-    return _log_determinant(lax.stop_gradient(operator), checked_solver(solver), signs)
+    return _log_determinant(without_derivative(operator), checked_solver(solver), signs)
 
 
 @eqx.filter_jit
@@ -127,7 +128,7 @@ def log_density(
     the preconditioner.
     """
     solver = checked_solver(solver)
-    fixed = lax.stop_gradient(operator)
+    fixed = without_derivative(operator)
     determinant = log_determinant(fixed, solver, key=key, probes=probes)
     n = operator.shape[0]
     columns = jnp.asarray(y, operator.dtype).reshape(n, -1)

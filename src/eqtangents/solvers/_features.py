@@ -199,7 +199,9 @@ def _after_convolution(layer: Conv, x: _Features, draw: _Draw) -> _Features:
     covered = layer._windows(x.value.shape[1:])
     dilation, rank = layer.dilation, len(covered)
 
-    def patches(value: Float[Array, "features *size"]) -> Float[Array, "more *size"]:
+    def patches(
+        value: Float[Array, "features *size"],
+    ) -> Float[Array, "more *size_out"]:
         return lax.conv_general_dilated_patches(
             padded(value, covered)[None],
             filter_shape=[window.count for window in covered],
@@ -210,9 +212,13 @@ def _after_convolution(layer: Conv, x: _Features, draw: _Draw) -> _Features:
 
     if layer.groups > 1:
         raise LayerError(layer, "has random features only with `groups=1`.")
-    tangent = None if x.tangent is None else patches(x.tangent)
     taps = math.prod(window.count for window in covered)
-    x = _Features(patches(x.value), tangent, x.channels)
+    if x.tangent is None:
+        x = x._replace(value=patches(x.value))
+    else:  # At once, for there may be no features of the tangent kernel.
+        both = patches(jnp.concatenate([x.value, x.tangent]))
+        value, tangent = jnp.split(both, [x.value.shape[0] * taps])
+        x = x._replace(value=value, tangent=tangent)
     return _after_weights(layer, x, taps, layer.out_channels, draw)
 
 
