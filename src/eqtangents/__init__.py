@@ -8,6 +8,7 @@ from eqtangents import (
     mean_field as mean_field,
     nn as nn,
     predict as predict,
+    solvers as solvers,
     theory as theory,
 )
 from eqtangents._gram import (
@@ -51,6 +52,11 @@ from eqtangents.empirical import (
     estimate_effective_rank as estimate_effective_rank,
     estimate_trace as estimate_trace,
     explain_empirical_ntk as explain_empirical_ntk,
+)
+from eqtangents.solvers import (
+    GramOperator as GramOperator,
+    rp_cholesky as rp_cholesky,
+    solve as solve,
 )
 
 

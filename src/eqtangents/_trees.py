@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, PyTree, Shaped
 
 
@@ -40,6 +41,12 @@ def varying_zero(tree: PyTree, dtype: jnp.dtype) -> Float[Array, ""]:
     arrays = [leaf for leaf in jax.tree.leaves(tree) if eqx.is_array(leaf)]
     zeros = (jnp.zeros_like(leaf, dtype=dtype, shape=()) for leaf in arrays)
     return sum(zeros, jnp.zeros((), dtype))
+
+
+def without_derivative(tree: Leaf) -> Leaf:
+    """The same tree, in whose arrays nothing is differentiated."""
+    fixed = lambda leaf: lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf
+    return jax.tree.map(fixed, tree)
 
 
 def difference(here: PyTree, there: PyTree) -> str:

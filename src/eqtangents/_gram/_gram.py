@@ -111,7 +111,7 @@ def gram(
     `O(n1 n2 / devices)` numbers. Differentiation computes each tile again. With a
     store, memory has the examples and a few tiles.
     """
-    pairs, x1, x2 = _checked_pairs(kernel, x1, x2, kind, trainable)
+    pairs, x1, x2 = checked_pairs(kernel, x1, x2, kind, trainable)
     most = None if tile is None else checked_integer("tile", tile, 1)
     report = _checked_progress(progress)
     if store is not None:
@@ -128,7 +128,19 @@ def gram(
             f"`executor` is {described(executor)}, whose workers write to a `store`: "
             'name a place for it, `store="gram.zarr"` say.'
         )
-    mesh = made_mesh(mesh)
+    return gram_of_pairs(pairs, x1, x2, made_mesh(mesh), most, ring, report)
+
+
+def gram_of_pairs(
+    pairs: AbstractPairs,
+    x1: Examples,
+    x2: Examples | None,
+    mesh: Mesh | None,
+    most: int | None = None,
+    ring: bool | None = None,
+    report: Report | None = None,
+) -> PyTree[Array]:
+    """The matrix in tiles of at most so many examples on a side, over a mesh."""
     with suiting((x1, x2, pairs) if mesh is None else mesh):
         return _divided(pairs, x1, x2, mesh, most, ring, report)
 
@@ -142,7 +154,6 @@ def _divided(
     ring: bool | None,
     report: Report | None,
 ) -> PyTree[Array]:
-    """The matrix in tiles of at most so many examples on a side, over a mesh."""
     devices = 1 if mesh is None else mesh.size
     n1, n2 = batch_size(x1), batch_size(x1 if x2 is None else x2)
     if (devices == 1 and most is None and report is None) or not (n1 and n2):
@@ -162,7 +173,7 @@ def _divided(
     return _reported(task, Clock(plan.pairs, report))
 
 
-def _checked_pairs(
+def checked_pairs(
     kernel: Any, x1: Any, x2: Any, kind: Any, trainable: Trainable
 ) -> tuple[AbstractPairs, Examples, Examples | None]:
     """A kernel and its batches, of arrays that lie where they did or on the host."""
@@ -249,7 +260,7 @@ def _laid_on_mesh(
     """The task with its arrays on the mesh."""
     with _on_host():
         first, second = (
-            jax.tree.map(lambda a, n=n: _lengthened(a, n), x)
+            jax.tree.map(lambda a, n=n: lengthened(a, n), x)
             for x, n in zip((x1, x2), plan.padded, strict=True)
         )
     rows = placement.put(first, placement.rows)
@@ -259,7 +270,7 @@ def _laid_on_mesh(
     return Task(placement.put(pairs, PartitionSpec()), rows, columns, plan, placement)
 
 
-def _lengthened(
+def lengthened(
     leaf: Shaped[Array | np.ndarray, "n *rest"], size: int
 ) -> Shaped[Array | np.ndarray, "size *rest"]:
     """So many examples, the last one over and over: values of no new kind."""

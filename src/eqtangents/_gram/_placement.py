@@ -88,6 +88,21 @@ class Placement(NamedTuple):
         )
 
 
+def whole_of(
+    function: Callable[..., Array], x: Shaped[Array, "..."], *more: Any
+) -> Array:
+    """A function of an array that may be split over a mesh: its result is not.
+
+    Axes that are explicit are left to the compiler meanwhile.
+    """
+    mesh = jax.typeof(x).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return function(x, *more)
+    whole = NamedSharding(mesh, PartitionSpec())
+    gathered: Any = jax.sharding.auto_axes(function, out_sharding=whole)
+    return gathered(x, *more)
+
+
 def made_mesh(mesh: Any) -> Mesh | None:
     """A mesh, or what a function makes that is given in the place of one."""
     came = "`mesh` is"

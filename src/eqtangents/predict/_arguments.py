@@ -15,6 +15,7 @@ from eqtangents._arguments import described as described
 from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
+from eqtangents.solvers import GramOperator
 
 
 T = TypeVar("T")
@@ -104,8 +105,8 @@ def array_argument(
 ) -> Array:
     """The argument as an array; what has no dtype of JAX's is converted to `dtype`.
 
-    **Raises:** `ValueError` if it is both kernels where one is needed, `TypeError` if
-    it is no array at all.
+    **Raises:** `ValueError` if it is both kernels where one is needed, or an
+    operator; `TypeError` if it is no array at all.
     """
     if isinstance(value, jax.Array):
         return value
@@ -113,6 +114,11 @@ def array_argument(
         raise ValueError(
             f"`{name}` is a `{type(value).__name__}`, both kernels: pass its `.ntk` or "
             f"`.nngp`.{hint}"
+        )
+    if isinstance(value, GramOperator):
+        raise ValueError(
+            f"`{name}` is a `GramOperator`, but a matrix is needed here: pass "
+            f"`operator.backing.formed()`, if that fits into memory.{hint}"
         )
     if isinstance(value, AbstractLayer):
         raise TypeError(

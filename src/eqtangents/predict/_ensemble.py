@@ -17,6 +17,7 @@ from eqtangents.predict._ensemble_moments import ensemble_moments
 from eqtangents.predict._gradient_descent_mse import GradientDescentMSE
 from eqtangents.predict._habits import habits_told
 from eqtangents.predict._kernel_matrix import checked_kernel
+from eqtangents.predict._noisy_kernel import NoisyKernel
 from eqtangents.predict._training_rules import FLOW, AbstractRule
 
 
@@ -186,7 +187,7 @@ class Ensemble(eqx.Module):
         **Returns:** an array `(*t, n_train, n_train, *positions, *positions)`.
         """
         data = self.training.data
-        covariance = self._moments_at(t, data.kernel, self.nngp, self.nngp)
+        covariance = self._moments_at(t, data.matrix, self.nngp, self.nngp)
         covariance = data.as_kernel(covariance)
         return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
@@ -230,9 +231,10 @@ def check_both(name: str, kernel: Kernel) -> None:
 def _ensemble_at(
     ensemble: Ensemble, times: Float[Array, " times"], kernels: tuple[Array, ...]
 ) -> Float[Array, "times *test"]:
-    training = ensemble.training
+    training, noisy = ensemble.training, ensemble.training.noisy_kernel
+    assert isinstance(noisy, NoisyKernel), "ensembles are made of matrices"
     return ensemble_moments(
-        training.noisy_kernel,
+        noisy,
         ensemble._start_covariance(),
         training.gain(times),
         kernels,

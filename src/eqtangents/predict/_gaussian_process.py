@@ -6,20 +6,11 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._types import Scalar
-from eqtangents.predict._definiteness import cholesky_of
 from eqtangents.predict._habits import habits_told
-from eqtangents.predict._posterior import (
-    draws,
-    extended_cholesky,
-    left_out,
-    left_out_log_density,
-    log_density,
-    posterior_covariance,
-    posterior_variance,
-    solve_columns,
-    trained_covariance,
-)
-from eqtangents.predict._training_set import TrainingSet, TrainOutputs
+from eqtangents.predict._inverse import AbstractInverse, CholeskyInverse, inverse_of
+from eqtangents.predict._posterior import draws, extended_cholesky
+from eqtangents.predict._training_set import NO_MATRIX, TrainingSet, TrainOutputs
+from eqtangents.solvers import BlockCG, GramOperator
 
 
 @habits_told
@@ -34,31 +25,36 @@ class GaussianProcess(eqx.Module):
       networks, trained by gradient descent on the squared error for an infinite time.
       `covariance` belongs to the Gaussian process *with the NTK as prior*.
 
-    The matrix is factorised once, when the object is made; each call of a method only
-    solves. Outputs are independent and share the kernel. Everything is differentiable
-    and works under `jax.jit` and `jax.vmap`.
+    The matrix is factorised when the object is made; each method only solves. Outputs
+    are independent and share the kernel. Everything is differentiable and works under
+    `jax.jit` and `jax.vmap`.
+
+    Of an `eqtangents.GramOperator` all answers are iterative, to the `rtol` of the
+    `solver`: the mean by one solve, covariances by one for each test example, and the
+    likelihood as an estimate from fixed random signs; `eqtangents.solvers` has the
+    latter two with errors. `condition` and leaving one out need a matrix.
 
     ```python
     posterior = GaussianProcess(eqt.nngp(net, x_train), y_train, relative_noise=1e-4)
     mean = posterior.mean(eqt.nngp(net, x_test, x_train))
     ```
 
-    Where outputs at several positions are correlated, kernels have axes for
-    the positions of both examples, `(n1, n2, *positions, *positions)`, and targets and
-    outputs are `(n, *positions, *outputs)`.
+    Where outputs at several positions are correlated, kernels have the axes
+    `(n1, n2, *positions, *positions)`, targets and outputs `(n, *positions, *outputs)`.
     """
 
     data: TrainingSet
-    cholesky: Float[Array, "groups rows rows"]  # a group of outputs has one noise
+    inverse: AbstractInverse
     solution: Float[Array, "rows columns"]
 
     def __init__(
         self,
-        k_train_train: Float[Array, "n_train n_train *positions_twice"],
+        k_train_train: Float[Array, "n_train n_train *positions_twice"] | GramOperator,
         y_train: TrainOutputs,
         *,
         noise: Scalar | Float[Array, "..."] = 0.0,
         relative_noise: Scalar = 0.0,
+        solver: BlockCG | None = None,
     ):
         r"""Condition on the training targets, by a Cholesky factorisation.
 
@@ -66,15 +62,16 @@ class GaussianProcess(eqx.Module):
 
         **Arguments:**
 
-        - `k_train_train`: covariance $K$ of the training examples with each other.
+        - `k_train_train`: covariance $K$ of the training examples, or an
+            `eqtangents.GramOperator` with noise of its own.
         - `y_train`: their targets; subtract the mean of the targets first, since the
             prior has none. They are converted to the dtype of the kernel.
         - `noise`: variance $\sigma^2$ of the observations: one for all, one each
             example, or an array that broadcasts to the targets, `(1, n_outputs)` for
             one each output.
-        - `relative_noise`: $r$, more noise in units of the mean variance of the
-            training examples, so that one value suits kernels of any scale. The two
-            are added: use `noise` for what the data say and this one for rounding.
+        - `relative_noise`: $r$, more noise in units of the mean variance of training
+            examples, for kernels of any scale: for rounding, not for what data say.
+        - `solver`: how to solve with an operator.
 
         **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating,
         `TypeError` for what is no array. `RuntimeError` if the kernel or the targets
@@ -88,8 +85,8 @@ class GaussianProcess(eqx.Module):
         al. 2019, arXiv:1902.06720, corollary 1, for the NTK's mean.
         """
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
-        self.cholesky = cholesky_of(self.data.kernel, self.data.noise)
-        self.solution = solve_columns(self.cholesky, self.data.targets)
+        self.inverse = inverse_of(self.data, solver)
+        self.solution = self.inverse.times(self.data.targets)
 
     def condition(
         self,
@@ -106,7 +103,7 @@ class GaussianProcess(eqx.Module):
         L = \begin{pmatrix} L_0 & 0 \\ K_+ L_0^{-\top} & L_+ \end{pmatrix}$$
 
         It is the posterior given all observations at once, in the order in which they
-        came: kernels of test examples have columns for the old and then for the new.
+        came: kernels of test examples have columns for the old, then for the new.
 
         **Arguments:**
 
@@ -117,15 +114,18 @@ class GaussianProcess(eqx.Module):
             given, the variance of the first ones, where `relative_noise` counts as what
             it came to then.
 
-        **Raises:** as the constructor does; `ValueError` if the noise has to be given,
-        since it differed between examples.
+        **Raises:** as the constructor does; `ValueError` if the noise differed between
+        examples and is not given.
 
         **Cost:** $n^2 m$ multiply-adds for $m$ new among $n$ examples.
         """
+        if not isinstance(self.inverse, CholeskyInverse):
+            raise ValueError(NO_MATRIX)
         data = self.data.extended(k_new_train, k_new_new, y_new, noise)
-        cholesky = extended_cholesky(self.cholesky, data.kernel, data.noise)
-        parts = (data, cholesky, solve_columns(cholesky, data.targets))
-        return eqx.tree_at(lambda gp: (gp.data, gp.cholesky, gp.solution), self, parts)
+        old = self.inverse.cholesky
+        inverse = CholeskyInverse(extended_cholesky(old, data.matrix, data.noise))
+        parts = (data, inverse, inverse.times(data.targets))
+        return eqx.tree_at(lambda gp: (gp.data, gp.inverse, gp.solution), self, parts)
 
     @property
     def weights(self) -> TrainOutputs:
@@ -133,17 +133,19 @@ class GaussianProcess(eqx.Module):
         return self.data.restored(self.solution)
 
     def mean(
-        self, k_test_train: Float[Array, "n_test n_train *positions_twice"]
+        self,
+        k_test_train: Float[Array, "n_test n_train *positions_twice"] | GramOperator,
     ) -> Float[Array, " n_test *positions_and_outputs"]:
         r"""Expected output of each test example, $K_* (K + \sigma^2 I)^{-1} y$.
 
         **Arguments:**
 
-        - `k_test_train`: covariance $K_*$ of the test with the training examples.
+        - `k_test_train`: covariance $K_*$ of the test with the training examples, as a
+            matrix or an operator.
 
         **Raises:** `ValueError` if its columns are not the training examples.
         """
-        return self.data.restored(self.data.test_train(k_test_train) @ self.solution)
+        return self.data.restored(self.data.test_times(k_test_train, self.solution))
 
     def covariance(
         self,
@@ -166,7 +168,7 @@ class GaussianProcess(eqx.Module):
         **Raises:** `ValueError` if the shapes do not fit.
         """
         blocks = self._test_blocks(k_test_train, k_test_test)
-        covariance = posterior_covariance(self.cholesky, *blocks)
+        covariance = self.inverse.covariance(*blocks)
         return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def variance(
@@ -174,9 +176,7 @@ class GaussianProcess(eqx.Module):
         k_test_train: Float[Array, "n_test n_train *positions_twice"],
         k_test_diagonal: Float[Array, " n_test *positions"],
     ) -> Float[Array, "..."]:
-        """Variance of each test output: the diagonal of `covariance`, computed alone.
-
-        Rounding cannot make it negative, so its square root is always finite.
+        """Variance of each test output: the diagonal of `covariance`, never negative.
 
         **Arguments:**
 
@@ -188,7 +188,7 @@ class GaussianProcess(eqx.Module):
         k_test_train = self.data.test_train(k_test_train)
         rows = k_test_train.shape[0]
         prior = self.data.test_diagonal(k_test_diagonal, rows)
-        variance = posterior_variance(self.cholesky, k_test_train, prior)
+        variance = self.inverse.variance(k_test_train, prior)
         shape = variance.shape[:1] + np.shape(k_test_diagonal)
         return self._first_or_outputs(jnp.reshape(variance, shape))
 
@@ -217,7 +217,7 @@ class GaussianProcess(eqx.Module):
         """
         k_test_train, k_test_test = self._test_blocks(k_test_train, k_test_test)
         mean = k_test_train @ self.solution
-        covariance = posterior_covariance(self.cholesky, k_test_train, k_test_test)
+        covariance = self.inverse.covariance(k_test_train, k_test_test)
         scale = jnp.max(jnp.abs(k_test_test), initial=0)
         return self.data.restored(draws(mean, covariance, scale, shape, key))
 
@@ -245,7 +245,7 @@ class GaussianProcess(eqx.Module):
         nngp = self.data.test_train(nngp_test_train, "nngp_test_train")
         train = self.data.test_train(nngp_train_train, "nngp_train_train")
         test = self.data.test_test(nngp_test_test, ntk.shape[0], "nngp_test_test")
-        covariance = trained_covariance(self.cholesky, ntk, train, nngp, test)
+        covariance = self.inverse.trained_covariance(ntk, train, nngp, test)
         return self._first_or_outputs(self.data.as_kernel(covariance))
 
     def log_marginal_likelihood(self) -> Float[Array, ""]:
@@ -258,7 +258,7 @@ class GaussianProcess(eqx.Module):
 
         **Source:** Rasmussen & Williams 2006, equation 2.30.
         """
-        return log_density(self.cholesky, self.data.targets, self.solution)
+        return self.inverse.log_density(self.data.targets, self.solution)
 
     def leave_one_out(self) -> tuple[TrainOutputs, TrainOutputs]:
         r"""Mean and variance of each training target, given all other examples.
@@ -270,7 +270,7 @@ class GaussianProcess(eqx.Module):
 
         **Source:** Rasmussen & Williams 2006, equations 5.10 to 5.12.
         """
-        mean, variance = left_out(self.cholesky, self.data.targets, self.solution)
+        mean, variance = self.inverse.left_out(self.data.targets, self.solution)
         return self.data.restored(mean), self.data.restored(variance)
 
     def leave_one_out_log_density(self) -> Float[Array, ""]:
@@ -281,7 +281,7 @@ class GaussianProcess(eqx.Module):
 
         **Source:** Rasmussen & Williams 2006, equation 5.11.
         """
-        return left_out_log_density(self.cholesky, self.data.targets, self.solution)
+        return self.inverse.left_out_log_density(self.data.targets, self.solution)
 
     def _test_blocks(
         self,

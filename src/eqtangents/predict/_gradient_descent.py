@@ -123,7 +123,7 @@ class GradientDescent(eqx.Module):
         y = array_argument("y_train", y_train)
         shape = shape_of_outputs(y, kernel.shape, output_shape)
         data = TrainingSet(kernel, jnp.zeros((*y.shape[:1], *shape), kernel.dtype))
-        kernel = refuse_and_mend(data.kernel, "k_train_train")
+        kernel = refuse_and_mend(data.matrix, "k_train_train")
         self.data = eqx.tree_at(lambda data: data.kernel, data, kernel)
         self.y_train = finite("y_train", y)
         self.loss = loss

@@ -10,10 +10,14 @@ from eqtangents._types import Scalar
 from eqtangents.predict._arguments import checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
 from eqtangents.predict._habits import habits_told
+from eqtangents.predict._inverse import NEEDLESS
 from eqtangents.predict._noisy_kernel import NoisyKernel
+from eqtangents.predict._noisy_operator import NoisyOperator
 from eqtangents.predict._spectrum import Spectrum
 from eqtangents.predict._training_rules import FLOW, AbstractRule, check_is_rule
 from eqtangents.predict._training_set import TrainingSet
+from eqtangents.solvers import BlockCG, GramOperator
+from eqtangents.solvers._solve import checked_solver
 
 
 class Gain(eqx.Module):
@@ -64,9 +68,13 @@ class GradientDescentMSE(eqx.Module):
     Other times need its eigenvectors, which are computed at the first of them. Ask for
     all times in one call: they share most of the work.
 
-    Everything is differentiable and works under `jax.jit` and `jax.vmap`. The same is
-    true of any linear model, and of a finite network with its empirical NTK while that
-    hardly changes.
+    Of an `eqtangents.GramOperator` all answers are iterative, to the `rtol` of the
+    `solver`: those at the end by a preconditioned solve, and those at other times by
+    Lanczos' method, which has no preconditioner and no derivatives in reverse.
+
+    Everything else is differentiable and works under `jax.jit` and `jax.vmap`. The same
+    is true of any linear model, and of a finite network with its empirical NTK while
+    that hardly changes.
 
     ```python
     training = GradientDescentMSE(eqt.ntk(net, x_train), y_train)
@@ -76,17 +84,18 @@ class GradientDescentMSE(eqx.Module):
     """
 
     data: TrainingSet
-    noisy_kernel: NoisyKernel
+    noisy_kernel: NoisyKernel | NoisyOperator
     rule: AbstractRule
 
     def __init__(
         self,
-        k_train_train: Float[Array, "n_train n_train *positions_twice"],
+        k_train_train: Float[Array, "n_train n_train *positions_twice"] | GramOperator,
         y_train: Float[Array, " n_train *positions_and_outputs"],
         *,
         rule: AbstractRule = FLOW,
         noise: Scalar | Float[Array, "..."] = 0.0,
         relative_noise: Scalar = 0.0,
+        solver: BlockCG | None = None,
     ):
         r"""Factorise the kernel, by Cholesky.
 
@@ -94,7 +103,8 @@ class GradientDescentMSE(eqx.Module):
 
         - `k_train_train`: kernel $\Theta$ of the training examples with each other.
             Where outputs at several positions are correlated, the positions of both
-            examples follow: `(n_train, n_train, *positions, *positions)`.
+            examples follow: `(n_train, n_train, *positions, *positions)`. Or an
+            `eqtangents.GramOperator` with noise of its own.
         - `y_train`: targets, `(n_train, *positions, *outputs)`. Outputs are independent
             and share the kernel.
         - `rule`: how it is trained: `GradientFlow`, `GradientSteps`, or your own
@@ -102,6 +112,8 @@ class GradientDescentMSE(eqx.Module):
         - `noise`: $\sigma^2$ on the diagonal, one for all or one each example. The same
             for all is a weight decay of $\sigma^2 / N$.
         - `relative_noise`: more of it, in units of the kernel's mean diagonal.
+        - `solver`: how to solve with an operator; at finite times, how much outputs may
+            change at last, and after how many products.
 
         **Raises:** `ValueError` if the shapes do not fit or a dtype is not floating,
         `TypeError` for what is no array. `RuntimeError` if the kernel or the targets
@@ -119,7 +131,7 @@ class GradientDescentMSE(eqx.Module):
         """
         check_is_rule(rule)
         self.data = TrainingSet(k_train_train, y_train, noise, relative_noise)
-        self.noisy_kernel = _with_noise(self.data)
+        self.noisy_kernel = _with_noise(self.data, solver)
         self.rule = rule
 
     @property
@@ -152,7 +164,7 @@ class GradientDescentMSE(eqx.Module):
     def test_outputs(
         self,
         t: Scalar | Float[Array, "..."],
-        k_test_train: Float[Array, "n_test n_train *positions_twice"],
+        k_test_train: Float[Array, "n_test n_train *positions_twice"] | GramOperator,
         start_train: Scalar | Float[Array, "..."] = 0.0,
         start_test: Scalar | Float[Array, "..."] = 0.0,
     ) -> Float[Array, "..."]:
@@ -170,10 +182,13 @@ class GradientDescentMSE(eqx.Module):
         **Raises:** `ValueError` if shapes or dtypes do not fit; `RuntimeError` as
         `train_outputs` does.
         """
-        k_test_train = self.data.test_train(k_test_train)
-        start_test = self.data.start("start_test", start_test, k_test_train.shape[0])
-        start = self._start(start_train)
-        outputs = _test_columns(self, self.times(t), start, k_test_train)
+        weights = _weights(self, self.times(t), self._start(start_train))
+        # Side by side, as an operator may compute its entries for all of them.
+        columns = jnp.moveaxis(weights, 0, 1).reshape(weights.shape[1], -1)
+        moved = self.data.test_times(k_test_train, columns)
+        outputs = moved.reshape(moved.shape[0], -1, weights.shape[2])
+        outputs = jnp.moveaxis(outputs, 1, 0)
+        start_test = self.data.start("start_test", start_test, moved.shape[0])
         return self._restored(start_test[None] + outputs, t)
 
     def weights(
@@ -199,8 +214,10 @@ class GradientDescentMSE(eqx.Module):
     def times(self, t: Scalar | Float[Array, "..."]) -> Float[Array, " times"]:
         """Times as a vector, if nothing has been learned of rounding by then."""
         times = jnp.ravel(checked_times(t, self.data.kernel.dtype))
+        if isinstance(self.noisy_kernel, NoisyOperator):
+            return times  # it has noise
         learned = _learned_rounding(self, times)
-        return refuse_learned_rounding(times, learned, self.data.kernel)
+        return refuse_learned_rounding(times, learned, self.data.matrix)
 
     def _restored(
         self,
@@ -233,15 +250,6 @@ def _weights(
     return training.noisy_kernel.apply(training.gain(times), error)
 
 
-def _test_columns(
-    training: GradientDescentMSE,
-    times: Float[Array, " times"],
-    start: Float[Array, "rows columns"],
-    k_test_train: Float[Array, "rows_test rows"],
-) -> Float[Array, "times rows_test columns"]:
-    return jnp.einsum("ij,tjc->tic", k_test_train, _weights(training, times, start))
-
-
 def _train_columns(
     training: GradientDescentMSE,
     times: Float[Array, " times"],
@@ -256,11 +264,17 @@ def _train_columns(
     return start[None] + outputs - spurious
 
 
-def _with_noise(data: TrainingSet) -> NoisyKernel:
+def _with_noise(
+    data: TrainingSet, solver: BlockCG | None
+) -> NoisyKernel | NoisyOperator:
     """The kernel with its noise, factorised.
 
     **Raises:** `ValueError` if the noise differs between outputs.
     """
+    if isinstance(data.kernel, GramOperator):
+        return NoisyOperator(data.kernel, checked_solver(solver))
+    if solver is not None:
+        raise ValueError(NEEDLESS)
     if data.noise.shape[1] != 1:
         raise ValueError(
             "`noise` differs between outputs, but training dynamics have one "

@@ -25,6 +25,7 @@ _METHODS = {
     "posterior": _MEANS,
     "log_prob": "The evidence is `log_marginal_likelihood()`.",
     "log_likelihood": "The evidence is `log_marginal_likelihood()`.",
+    "cholesky": "The factors are `inverse.cholesky`.",
     "evidence": "The evidence is `log_marginal_likelihood()`.",
 }
 

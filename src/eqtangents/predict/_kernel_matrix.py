@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Shaped
 
 from eqtangents.predict._arguments import NONFINITE_KERNEL, not_finite, refuse
+from eqtangents.solvers import GramOperator
 
 
 _ASYMMETRIC = """
@@ -36,7 +37,7 @@ def as_matrix(
 
 
 def check_kernel(
-    k_train_train: Shaped[Array, "..."], targets_shape: tuple[int, ...]
+    k_train_train: Shaped[Array, "..."] | GramOperator, targets_shape: tuple[int, ...]
 ) -> None:
     """Everything that shapes and dtypes can tell."""
     shape = k_train_train.shape

@@ -78,7 +78,7 @@ def posterior_covariance(
     return k_test_test[None] - jnp.einsum("gij,gik->gjk", explained, explained)
 
 
-def posterior_variance(
+def exact_variance(
     cholesky: Float[Array, "groups rows rows"],
     k_test_train: Float[Array, "rows_test rows"],
     k_test_diagonal: Float[Array, " rows_test"],
@@ -142,7 +142,7 @@ def draws(
     return mean[(None,) * len(shape)] + correlated
 
 
-def log_density(
+def exact_log_density(
     cholesky: Float[Array, "groups rows rows"],
     targets: Float[Array, "rows columns"],
     solution: Float[Array, "rows columns"],
@@ -167,17 +167,6 @@ def left_out(
     repeats = targets.shape[1] // max(precision.shape[1], 1)
     precision = jnp.repeat(precision, repeats, axis=1)
     return targets - solution / precision, 1 / precision
-
-
-def left_out_log_density(
-    cholesky: Float[Array, "groups rows rows"],
-    targets: Float[Array, "rows columns"],
-    solution: Float[Array, "rows columns"],
-) -> Float[Array, ""]:
-    """Log density of each target given all other rows, summed."""
-    mean, variance = left_out(cholesky, targets, solution)
-    misfit = (targets - mean) ** 2 / variance
-    return -jnp.sum(misfit + jnp.log(2 * jnp.pi * variance)) / 2
 
 
 def _spectral_root(values: Float[Array, " n"]) -> Float[Array, " n"]:

@@ -58,7 +58,7 @@ class TrainingEquation(eqx.Module):
         del t, args
         (outputs, weights), velocities = motion
         force = self.force(outputs, weights)
-        pull = (self.data.kernel @ force, force)
+        pull = (self.data.matrix @ force, force)
         if velocities is None:
             return pull, None
         friction = 1 - jnp.asarray(self.momentum, outputs.dtype)
@@ -75,5 +75,5 @@ class TrainingEquation(eqx.Module):
 
     def parameter_norm(self, weights: Float[Array, "rows columns"]) -> Float[Array, ""]:
         """Norm of the parameters that have these weights."""
-        square = jnp.vdot(weights, self.data.kernel @ weights)
+        square = jnp.vdot(weights, self.data.matrix @ weights)
         return jnp.sqrt(jnp.maximum(square, 0))

@@ -13,11 +13,30 @@ from eqtangents.predict._arguments import (
     array_argument,
     finite,
     one_number,
+    refuse,
 )
 from eqtangents.predict._kernel_matrix import as_matrix, check_kernel, checked_kernel
 from eqtangents.predict._noise import checked_noise, noise_columns
 from eqtangents.predict._targets import check_targets
+from eqtangents.solvers import GramOperator
 
+
+NO_MATRIX = (
+    "This needs the kernel of the training examples as a matrix, but it was given as a "
+    "`GramOperator`. If the matrix fits into memory, pass `operator.backing.formed()` "
+    "and the noise."
+)
+
+_OPERATOR_WITHOUT_NOISE = (
+    "`k_train_train` is a `GramOperator` without noise: give it some, "
+    "`GramOperator(kernel, noise=1e-2)` say. Whether a kernel can be inverted without "
+    "noise is not told by products with it."
+)
+
+_NOISE_TWICE = (
+    "`noise` or `relative_noise` is given beside a `GramOperator`, which has its own: "
+    "give it to the operator, so that its preconditioner knows of it."
+)
 
 TrainOutputs: TypeAlias = Float[Array, " n_train *positions_and_outputs"]
 
@@ -30,7 +49,7 @@ class TrainingSet(eqx.Module):
     with the axes that users have.
     """
 
-    kernel: Float[Array, "rows rows"]
+    kernel: Float[Array, "rows rows"] | GramOperator  # the latter with its noise
     targets: Float[Array, "rows columns"]
     noise: Float[Array, "rows groups"]  # one group of outputs, or one for each output
     noise_each: Float[Array, "positions groups"] | None  # if the same for all examples
@@ -39,7 +58,7 @@ class TrainingSet(eqx.Module):
 
     def __init__(
         self,
-        k_train_train: Float[Array, "n_train n_train *positions_twice"],
+        k_train_train: Float[Array, "n_train n_train *positions_twice"] | GramOperator,
         y_train: TrainOutputs,
         noise: Scalar | Float[Array, "..."] = 0.0,
         relative_noise: Scalar = 0.0,
@@ -48,15 +67,22 @@ class TrainingSet(eqx.Module):
 
         **Raises:** `ValueError` for shapes and dtypes; `RuntimeError` for values.
         """
-        k_train_train = array_argument("k_train_train", k_train_train)
+        if not isinstance(k_train_train, GramOperator):
+            k_train_train = array_argument("k_train_train", k_train_train)
         dtype = k_train_train.dtype
         # Not in the kernel's dtype, so that labels are told from targets.
         y_train = array_argument("y_train", y_train)
         check_kernel(k_train_train, y_train.shape)
         check_targets("y_train", y_train)
-        rank = (k_train_train.ndim - 2) // 2
+        rank = (len(k_train_train.shape) - 2) // 2
         self.positions = y_train.shape[1 : 1 + rank]
         self.outputs = y_train.shape[1 + rank :]
+        y = finite("y_train", y_train.astype(dtype))
+        if isinstance(k_train_train, GramOperator):
+            self.kernel, self.noise_each = k_train_train, None
+            self.noise = _noise_of_operator(k_train_train, noise, relative_noise)
+            self.targets = self.columns(y)
+            return
         kernel = checked_kernel("k_train_train", as_matrix(k_train_train))
         relative = one_number("relative_noise", relative_noise)
         relative = checked_noise(jnp.asarray(relative, dtype))
@@ -67,7 +93,17 @@ class TrainingSet(eqx.Module):
         rows = math.prod(self.positions)
         self.noise_each = self.noise[:rows] if own else None
         self.kernel = kernel
-        self.targets = self.columns(finite("y_train", y_train.astype(dtype)))
+        self.targets = self.columns(y)
+
+    @property
+    def matrix(self) -> Float[Array, "rows rows"]:
+        """The kernel.
+
+        **Raises:** `ValueError` if it was given as an operator.
+        """
+        if isinstance(self.kernel, GramOperator):
+            raise ValueError(NO_MATRIX)
+        return self.kernel
 
     def extended(
         self,
@@ -77,6 +113,7 @@ class TrainingSet(eqx.Module):
         noise: Scalar | Float[Array, "..."] | None,
     ) -> "TrainingSet":
         """With more examples after those that there are."""
+        old = self.matrix
         cross = self.test_train(k_new_train, "k_new_train")
         new = self.test_test(k_new_new, cross.shape[0], "k_new_new")
         new = checked_kernel("k_new_new", new)
@@ -94,7 +131,7 @@ class TrainingSet(eqx.Module):
         groups = max(own.shape[1], self.noise.shape[1])
         noises = [jnp.broadcast_to(n, (n.shape[0], groups)) for n in (self.noise, own)]
         parts = (
-            jnp.block([[self.kernel, cross.T], [cross, new]]),
+            jnp.block([[old, cross.T], [cross, new]]),
             jnp.concatenate([self.targets, columns]),
             jnp.concatenate(noises),
         )
@@ -168,6 +205,22 @@ class TrainingSet(eqx.Module):
             )
         return self._checked(name, as_matrix(k_test_train))
 
+    def test_times(
+        self,
+        k_test_train: Float[Array, "..."] | GramOperator,
+        columns: Float[Array, "rows columns"],
+    ) -> Float[Array, "rows_test columns"]:
+        """A test-train kernel, which may be an operator, times columns."""
+        if not isinstance(k_test_train, GramOperator):
+            return self.test_train(k_test_train) @ columns
+        if k_test_train.shape[1] != columns.shape[0]:
+            raise ValueError(
+                f"`k_test_train` is an operator of shape {k_test_train.shape}, but "
+                f"there are {columns.shape[0]} training examples: one column for each "
+                "is needed."
+            )
+        return k_test_train.multiply(columns)
+
     def test_test(
         self,
         k_test_test: Float[Array, "..."],
@@ -221,3 +274,19 @@ class TrainingSet(eqx.Module):
                 f"{self.kernel.dtype}. Compute both from inputs of one dtype."
             )
         return finite(name, array, NONFINITE_KERNEL)
+
+
+def _noise_of_operator(
+    operator: GramOperator,
+    noise: Scalar | Float[Array, "..."],
+    relative_noise: Scalar,
+) -> Float[Array, "rows 1"]:
+    """Its own, which is all that there is."""
+    if not all(isinstance(n, float | int) and n == 0 for n in (noise, relative_noise)):
+        raise ValueError(_NOISE_TWICE)
+    if operator.noise is None:
+        raise ValueError(_OPERATOR_WITHOUT_NOISE)
+    own = refuse(
+        operator.noise, (~jnp.all(operator.noise > 0), _OPERATOR_WITHOUT_NOISE)
+    )
+    return own[:, None]
