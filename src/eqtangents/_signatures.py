@@ -38,11 +38,11 @@ def check_call(
         raise TypeError(said or f"{owner}: {error}.") from None
     for name, value in bound.arguments.items():
         if name in rules:
-            hint = _swapped(name, bound.arguments, rules)
+            hint = _exchange_hint(name, bound.arguments, rules)
             check(owner, name, value, rules[name], hint)
 
 
-def _swapped(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule]) -> str:
+def _exchange_hint(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule]) -> str:
     """What to say if this argument and another would fit in each other's place."""
     value, fits = given[name], rules[name].of_kind
     if fits(value):
