@@ -91,7 +91,8 @@ def drawn(net, shape):
 def rates_like(params, key):
     """Learning rates for each parameter, some of them zero."""
     leaves, structure = jax.tree.flatten(params)
-    rates = np.asarray(jr.uniform(key, (len(leaves),))) * (np.arange(1, len(leaves) + 1) % 3)
+    which = np.arange(1, len(leaves) + 1) % 3
+    rates = np.asarray(jr.uniform(key, which.shape)) * which
     return structure.unflatten([float(rate) for rate in rates])
 
 

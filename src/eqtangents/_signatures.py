@@ -42,7 +42,9 @@ def check_call(
             check(owner, name, value, rules[name], hint)
 
 
-def _exchange_hint(name: str, given: Mapping[str, Any], rules: Mapping[str, Rule]) -> str:
+def _exchange_hint(
+    name: str, given: Mapping[str, Any], rules: Mapping[str, Rule]
+) -> str:
     """What to say if this argument and another would fit in each other's place."""
     value, fits = given[name], rules[name].of_kind
     if fits(value):
