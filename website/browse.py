@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 ROOT = pathlib.Path(__file__).parents[1]
 BROWSERS = ["google-chrome", "chromium", "chromium-browser"]
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+TIMEOUT = 240_000  # ms, for machines that are busy
 SCREENS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
@@ -76,6 +77,7 @@ def look(
     """What is wrong with a page on this screen, and what is on it."""
     faults: list[str] = []
     context = browser.new_context(**SCREENS[screen])
+    context.set_default_timeout(TIMEOUT)
     page = context.new_page()
     page.on("pageerror", lambda error: faults.append(f"error: {error}"))
     page.on("requestfailed", lambda request: faults.append(f"failed: {request.url}"))
@@ -115,10 +117,15 @@ def dangling(
 def search(browser: Browser, root: str, word: str) -> bool:
     """Whether the search finds a word."""
     page = browser.new_page()
+    page.set_default_timeout(TIMEOUT)
     page.goto(root, wait_until="networkidle")
     page.fill(".md-search__input", word)
-    page.wait_for_timeout(3000)
-    return page.locator(".md-search-result__item").count() > 0
+    found = page.locator(".md-search-result__item")
+    for _ in range(30):  # an empty list is no error, and never ends
+        if found.count() > 0:
+            return True
+        page.wait_for_timeout(500)
+    return False
 
 
 def parse() -> argparse.Namespace:
