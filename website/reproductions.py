@@ -98,11 +98,19 @@ def description(path):
     """The parts of a page that the module states."""
     tree = ast.parse(path.read_text())
     constants = {
-        node.targets[0].id: ast.literal_eval(node.value)
+        name: ast.literal_eval(value)
         for node in tree.body
-        if isinstance(node, ast.Assign) and node.targets[0].id in {"CLAIM", "SOURCE"}
+        for name, value in assigned(node)
+        if name in {"CLAIM", "SOURCE"}
     }
     title, _, text = ast.get_docstring(tree).partition("\n\n")
     title = " ".join(title.split()).removesuffix(".")
     parts = {"title": title, "text": text}
     return parts | {"claim": constants["CLAIM"], "source": constants["SOURCE"]}
+
+
+def assigned(node):
+    """The name and the value, if a statement assigns one value to one name."""
+    match node:
+        case ast.Assign(targets=[ast.Name(name)], value=value):
+            yield name, value
