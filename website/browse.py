@@ -6,6 +6,7 @@ the search must find something. `--screenshots FOLDER` takes pictures.
 """
 
 import argparse
+import contextlib
 import functools
 import http.server
 import pathlib
@@ -14,13 +15,18 @@ import sys
 import threading
 from typing import Any
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    TimeoutError as PlaywrightTimeout,
+    sync_playwright,
+)
 
 
 ROOT = pathlib.Path(__file__).parents[1]
 BROWSERS = ["google-chrome", "chromium", "chromium-browser"]
 OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 TIMEOUT = 240_000  # ms, for machines that are busy
+TYPESET = 20_000  # ms, for the formulas of a page
 SCREENS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light"},
     "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark"},
@@ -86,6 +92,8 @@ def look(
         lambda said: said.type == "error" and faults.append(f"console: {said.text}"),
     )
     page.goto(url, wait_until="networkidle")
+    with contextlib.suppress(PlaywrightTimeout):  # what is left is counted below
+        page.wait_for_function(f"() => ({LOOK})().untypeset == 0", timeout=TYPESET)
     seen = page.evaluate(LOOK)
     if picture:
         picture.parent.mkdir(parents=True, exist_ok=True)
