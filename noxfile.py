@@ -54,9 +54,16 @@ def quick(session):
 
 @nox.session
 def docs(session):
-    """The pages, with every cross-reference resolved; they are left in `site/`."""
+    """The pages, with all of their code run, in `site/`; `-- serve` shows them."""
     session.install("-e", ".[docs]")
-    session.run("mkdocs", "build", "--strict", *session.posargs)
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]))
+
+
+@nox.session
+def browse(session):
+    """All pages in `site/`, each opened in a browser that this machine has."""
+    session.install("playwright")
+    session.run("python", "website/browse.py", *session.posargs)
 
 
 @nox.session(name="bench-smoke")

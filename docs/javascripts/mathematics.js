@@ -1,9 +1,8 @@
 // Typesets the formulas that `pymdownx.arithmatex` marks, on each page that is opened.
-window.MathJax = {
-  tex: { inlineMath: [["\\(", "\\)"]], displayMath: [["\\[", "\\]"]] },
-  options: { ignoreHtmlClass: ".*", processHtmlClass: "arithmatex" },
-};
-
 document$.subscribe(() => {
-  if (window.MathJax.typesetPromise) window.MathJax.typesetPromise();
+  for (const element of document.querySelectorAll(".arithmatex")) {
+    const source = element.textContent.trim();
+    const display = source.startsWith("\\[");
+    katex.render(source.slice(2, -2), element, { displayMode: display, throwOnError: false });
+  }
 });
