@@ -45,6 +45,7 @@ def assert_near(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=near * scale)
 
 
+@pytest.mark.slow
 def test_posteriors(precision):
     x, new, _ = examples(precision)
     net = network()
@@ -67,6 +68,7 @@ def test_posteriors(precision):
     assert jnp.abs(likelihood - expected) < 0.1 * jnp.abs(expected)
 
 
+@pytest.mark.slow
 def test_training(precision):
     x, new, _ = examples(precision)
     cross = eqt.ntk(network(), new, x)
