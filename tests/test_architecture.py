@@ -48,6 +48,7 @@ BELOW = {
     "predict": ["gram"],
     "mean_field": ["predict"],
     "theory": ["predict"],
+    "estimators": ["predict"],
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "trees"],

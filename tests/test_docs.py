@@ -17,7 +17,7 @@ pytestmark = pytest.mark.precision("float32")  # the default, which pages are ab
 ROOT = pathlib.Path(__file__).parents[1]
 LAYERS = ROOT / "docs" / "layers.md"
 PAGES = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-PACKAGES = ["", ".nn", ".predict", ".duals", ".testing", ".empirical"]
+PACKAGES = ["", ".nn", ".predict", ".duals", ".testing", ".empirical", ".estimators"]
 
 
 def unnamed(page):
