@@ -49,6 +49,7 @@ BELOW = {
     "predict": ["solvers"],
     "mean_field": ["predict"],
     "theory": ["predict"],
+    "estimators": ["predict"],
     "jaxpr": [],
     "series": ["jaxpr"],
     "parameters": ["nn", "trees"],

@@ -27,6 +27,7 @@ PACKAGES = [
     ".covariance",
     ".testing",
     ".empirical",
+    ".estimators",
 ]
 
 

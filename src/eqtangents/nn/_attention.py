@@ -1,12 +1,13 @@
-"""Self-attention over all positions."""
+"""Self-attention over all positions, or those within reach."""
 
 import math
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
@@ -23,6 +24,7 @@ from eqtangents.covariance import (
 )
 from eqtangents.nn._embedding import PositionalEmbedding
 from eqtangents.nn._inputs import SignalT, unwrap
+from eqtangents.nn._keys import Distances, Mechanism, attended, within_reach
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
@@ -35,11 +37,8 @@ from eqtangents.nn._layer import (
 from eqtangents.nn._rates import rate_of
 
 
-Mechanism: TypeAlias = Literal["softmax", "identity", "relu", "abs"]
-
-
 class GlobalSelfAttention(AbstractLayer):
-    r"""Self-attention over all positions, with infinitely many heads in the limit.
+    r"""Self-attention over positions, with infinitely many heads in the limit.
 
     With $\tilde{x}$ the input with its positional embedding, of $\tilde{C}$ channels,
     head $h$ weighs positions by
@@ -60,7 +59,8 @@ class GlobalSelfAttention(AbstractLayer):
     $$K' = c^2 \langle \tilde{K}, V \rangle \tilde{K} + \sigma_b^2, \qquad
     c = \sigma_Q \sigma_K \sigma_O \sigma_V.$$
 
-    Masked positions are no keys.
+    Masked positions are no keys, and neither are those out of `reach`: their weights
+    are zero, and left out of sums.
 
     **Cost:** the cube of the number of positions, for each pair of examples; keeps all
     pairs of positions in memory, for one tile of examples.
@@ -86,6 +86,7 @@ class GlobalSelfAttention(AbstractLayer):
     heads: Count = eqx.field(static=True)
     linear_scaling: bool = eqx.field(static=True)
     mechanism: Mechanism = eqx.field(static=True)
+    reach: Distances = eqx.field(static=True)
     rated: ClassVar[frozenset[str]] = frozenset(
         {"query", "key", "value", "output", "bias", "embedding"}
     )
@@ -99,6 +100,7 @@ class GlobalSelfAttention(AbstractLayer):
         heads: Count,
         linear_scaling: bool = True,
         mechanism: Mechanism = "softmax",
+        reach: Distances = None,
         positional: PositionalEmbedding | None = None,
         query_std: NonNegative = 1.0,
         key_std: NonNegative = 1.0,
@@ -115,6 +117,9 @@ class GlobalSelfAttention(AbstractLayer):
         - `linear_scaling`: divide by the number of key channels and tie queries to
             keys, or divide by its root.
         - `mechanism`: `"softmax"`, `"identity"`, `"relu"` or `"abs"`.
+        - `reach`: how many positions before and after a query its keys may be: one
+            number for all axes, or a pair for each, where `None` is any distance.
+            `((None, 0),)` is causal attention, `3` is local, and `((3, 0),)` is both.
         - `positional`: an embedding of positions.
         - `query_std`, `key_std`, `value_std`, `output_std`: $\sigma_Q$ to $\sigma_O$.
         - `bias_std`: $\sigma_b$, or `None` for no bias.
@@ -127,6 +132,7 @@ class GlobalSelfAttention(AbstractLayer):
         self.out_channels, self.key_channels = plain(out_channels), plain(key_channels)
         self.value_channels, self.heads = plain(value_channels), plain(heads)
         self.linear_scaling, self.mechanism = linear_scaling, lowered(mechanism)
+        self.reach = plain(reach)
 
     def init(
         self, input_shape: tuple[int, ...], *, key: PRNGKeyArray | None = None
@@ -172,8 +178,7 @@ class GlobalSelfAttention(AbstractLayer):
         scale = jnp.asarray(self.query_std * self.key_std, seen.dtype)
         scores = jnp.einsum("hkp,hkq->hpq", query @ seen, self.key @ seen)
         scores = scale / (seen.shape[0] * self.key_channels**power) * scores
-        mask = None if extras.mask is None else extras.mask.reshape(-1)
-        weights = _attended(scores, self.mechanism, mask)
+        weights = attended(scores, self.mechanism, self._keys(size, extras.mask))
         heads = jnp.einsum("hpq,hvq->hvp", weights, self.value @ inputs)
         scale = jnp.asarray(self.output_std * self.value_std, inputs.dtype)
         scale = scale / math.sqrt(self.heads * self.value_channels * inputs.shape[0])
@@ -200,7 +205,7 @@ class GlobalSelfAttention(AbstractLayer):
                 "kernel by `eqtangents.monte_carlo`.",
             )
         square = (self.query_std * self.key_std) ** 2 * self._output_variance
-        overlap = SpatialBroadcast(Total(BranchProduct([seen, valued])), seen)
+        overlap = self._summed(BranchProduct([seen, valued]))
         return Affine(
             BranchProduct([overlap, seen]),
             scale=square,
@@ -220,10 +225,8 @@ class GlobalSelfAttention(AbstractLayer):
             own = dense_block(scope, seen, self_pairs=True).nngp
             scores = own.reshape(own.shape[0], positions, positions)
             scores = jnp.asarray(self.query_std * self.key_std, own.dtype) * scores
-            mask = outline.mask
-            mask = None if mask is None else mask.reshape(-1, positions)
-            one = lambda s, m: _attended(s, self.mechanism, m)
-            return jax.vmap(one)(scores, mask)
+            one = lambda s, m: attended(s, self.mechanism, self._keys(size, m))
+            return jax.vmap(one)(scores, outline.mask)
 
         def attend(
             weights: Float[Array, "queries keys"], values: Float[Array, "*size"]
@@ -242,6 +245,32 @@ class GlobalSelfAttention(AbstractLayer):
             channels=self.out_channels,
         )
 
+    def _summed(self, products: AbstractCovariance) -> AbstractCovariance:
+        """Sums over the keys of both queries."""
+        outline = products.outline
+        near = self._keys(outline.size, None)
+        if near is None:
+            return SpatialBroadcast(Total(products), products)
+
+        def move(_: None, values: Float[Array, "*size"]) -> Float[Array, "*size"]:
+            flat = jnp.asarray(near, values.dtype) @ values.reshape(-1)
+            return flat.reshape(values.shape)
+
+        return Mapped(products, outline.size, move, mask=outline.mask)
+
+    def _keys(
+        self, size: tuple[int, ...], mask: Bool[Array, "*size"] | None
+    ) -> Bool[Array | np.ndarray, "#queries keys"] | None:
+        """Which keys each query has; `None` if all have all."""
+        try:
+            near = within_reach(size, self.reach)
+        except ValueError as error:
+            raise LayerError(self, str(error)) from None
+        if mask is None:
+            return near
+        there = mask.reshape(1, -1)
+        return there if near is None else there & near
+
     def _rate_of(self, *names: str) -> Scalar:
         return sum(rate_of(getattr(self, name)) for name in names)
 
@@ -252,23 +281,3 @@ class GlobalSelfAttention(AbstractLayer):
     @property
     def _bias_variance(self) -> Scalar:
         return 0.0 if self.bias_std is None else self.bias_std**2
-
-
-def _attended(
-    scores: Float[Array, "*heads queries keys"],
-    mechanism: Mechanism,
-    mask: Bool[Array, " keys"] | None,
-) -> Float[Array, "*heads queries keys"]:
-    """The weights of keys, which are zero for masked ones."""
-    lead = (1,) * (scores.ndim - 1)
-    if mechanism == "softmax":
-        if mask is not None:
-            least = jnp.finfo(scores.dtype).min
-            scores = jnp.where(mask.reshape(*lead, -1), scores, least)
-        weights = jax.nn.softmax(scores)
-    else:
-        functions = {"identity": lambda s: s, "relu": jax.nn.relu, "abs": jnp.abs}
-        weights = functions[mechanism](scores)
-    if mask is None:
-        return weights
-    return jnp.where(mask.reshape(*lead, -1), weights, jnp.zeros_like(weights))

@@ -95,6 +95,10 @@ _REMARKS = {
         "A nonlinearity by its dual is `nn.FromDual(dual)`, with `dual_derivative` and "
         "`fn` if there are any."
     ),
+    ("causal", "is_causal", "local_window_size"): (
+        "How far keys may be before and after queries is their `reach`: "
+        "`reach=((None, 0),)` is causal."
+    ),
     ("window_init", "w_init", "b_init"): (
         "Parameters are normally distributed, of standard deviations `weight_std` and "
         "`bias_std`."
