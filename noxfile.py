@@ -53,6 +53,13 @@ def quick(session):
 
 
 @nox.session
+def reproductions(session):
+    """The claims of papers, repeated at a small size."""
+    session.install("-e", ".[tests,reproductions]")
+    session.run("pytest", "-m", "reproduction", *session.posargs)
+
+
+@nox.session
 def docs(session):
     """The pages, with every cross-reference resolved; they are left in `site/`."""
     session.install("-e", ".[docs]")
