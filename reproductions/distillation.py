@@ -141,6 +141,7 @@ def draw(result: Result, axes: Axes) -> None:
     )
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
+    axes.figure.set_size_inches(9, 2.6)
 
 
 if __name__ == "__main__":
