@@ -6,7 +6,7 @@ import gzip
 import importlib.resources
 import inspect
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -180,13 +180,10 @@ def mnist(n_train: int, n_test: int, classes: Any = range(10), seed: int = 0) ->
     return Digits(x[:n_train], y[:n_train], x[n_train:], y[n_train:])
 
 
-def on_sphere(
-    key: Array, n: int, dim: int, square: float | None = None
-) -> Float[Array, "n dim"]:
-    """Random points of one norm, whose square is the dimension by default."""
+def on_sphere(key: Array, n: int, dim: int) -> Float[Array, "n dim"]:
+    """Random points whose squared norm is the dimension."""
     x = jax.random.normal(key, (n, dim))
-    square = dim if square is None else square
-    return x * (square**0.5 / jnp.linalg.norm(x, axis=1, keepdims=True))
+    return x * (dim**0.5 / jnp.linalg.norm(x, axis=1, keepdims=True))
 
 
 # ------------------------------------------------------------------------------------
@@ -194,8 +191,8 @@ def on_sphere(
 # ------------------------------------------------------------------------------------
 
 # From Okabe & Ito's palette: told apart by colour-blind readers, and in grey.
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#555555"
-COLOURS = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9"]
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#555555"
+COLOURS = [BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9"]
 _STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -243,11 +240,6 @@ def _readable_ticks(axis: Axis) -> None:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
         axis.set_minor_formatter(NullFormatter())
-
-
-def shades(count: int, *, map_name: str = "viridis") -> Iterator[Any]:
-    """Colours from dark to bright, for lines in order."""
-    yield from matplotlib.colormaps[map_name](np.linspace(0.05, 0.85, count))
 
 
 def title(axes: Axes, text: str, x: str, y: str, *, log: str = "") -> None:

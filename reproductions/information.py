@@ -104,12 +104,8 @@ def run(size: str = "small", *, time: float = 0.3, noise: float = 0.3) -> Result
     def at(t) -> tuple[Array, Array]:
         left = jnp.exp(-values * t)
         weights = (j_test @ j.T @ vectors) * ((1 - left) / values)[None] @ vectors.T
-        # The rest of the features starts, and stays, at its first value.
-        shrunk = (
-            j_test
-            - (j_test @ j.T @ vectors) * ((1 - left) / values)[None] @ vectors.T @ j
-        )
-        variance = jnp.sum(shrunk**2, 1)
+        # What was not learned of the start is the variance that is left.
+        variance = jnp.sum((j_test - weights @ j) ** 2, 1)
         known = jnp.sum((weights @ prior) * weights, 1)
         error = jnp.mean((weights @ y - y_test) ** 2 + variance)
         return 0.5 * jnp.mean(jnp.log1p(known / variance)), error
