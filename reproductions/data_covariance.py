@@ -14,7 +14,9 @@ Nothing is trained and no kernel matrix is diagonalised for the prediction.
 **Setting.** The NTK of a hidden layer of `Erf`; Gaussian inputs in 60 dimensions of
 variances $1 / \sqrt{i}$, put on a sphere, and digits of MNIST; up to 600 examples. The
 target's coefficients for the digits are measured on 1,500 of them, for the 500 largest
-eigenvalues; what is left counts as noise. The source has CIFAR-5m, SVHN and ImageNet.
+eigenvalues; what is left counts as noise. Small eigenvalues of a sample are larger than
+those of the distribution, by what it does not resolve. The source has CIFAR-5m, SVHN
+and ImageNet.
 """
 
 import math
@@ -257,8 +259,20 @@ def draw(result: Result, left: Axes, right: Axes) -> None:
         right.errorbar(
             r.examples, curve.mean, curve.standard_error, fmt="o", color=colour
         )
-    title(left, "Eigenvalues of the NTK", "rank", "eigenvalue", log="xy")
-    title(right, "Errors of regression", "examples", "error over power", log="x")
+    title(
+        left,
+        "Eigenvalues of the NTK (lines: predicted)",
+        "rank",
+        "eigenvalue",
+        log="xy",
+    )
+    title(
+        right,
+        "Errors of regression (lines: predicted)",
+        "examples",
+        "error over power",
+        log="x",
+    )
     left.legend()
     right.legend()
 
