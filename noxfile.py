@@ -53,6 +53,13 @@ def quick(session):
 
 
 @nox.session
+def reproductions(session):
+    """The claims of papers, repeated at a small size."""
+    session.install("-e", ".[tests,reproductions]")
+    session.run("pytest", "-m", "reproduction", *session.posargs)
+
+
+@nox.session
 def docs(session):
     """The pages, with all of their code run, in `site/`; `-- serve` shows them."""
     session.install("-e", ".[docs]")

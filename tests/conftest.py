@@ -73,9 +73,15 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker("exhaustive")
         counts[test] += 1
     if not config.getoption("exhaustive"):
-        left = [x for x in items if x.get_closest_marker("exhaustive") is not None]
-        items[:] = [x for x in items if x.get_closest_marker("exhaustive") is None]
-        config.hook.pytest_deselected(items=left)
+        _leave_out("exhaustive", config, items)
+    if "reproduction" not in config.option.markexpr:
+        _leave_out("reproduction", config, items)
+
+
+def _leave_out(mark, config, items):
+    left = [x for x in items if x.get_closest_marker(mark) is not None]
+    items[:] = [x for x in items if x.get_closest_marker(mark) is None]
+    config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(scope="session", autouse=True)
