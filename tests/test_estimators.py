@@ -78,7 +78,7 @@ def by_hand(estimator, x, y, x_test):
         return np.asarray(mean), np.diagonal(covariance), np.asarray(noise)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", REGRESSORS)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_regressors_say_what_predictors_say(estimator, dtype):

@@ -132,6 +132,7 @@ def test_same_function(name):
     assert shapes(drawn) == shapes(net)
 
 
+@pytest.mark.slow
 def test_scalars_are_single_channels():
     model = eqx.nn.MLP("scalar", "scalar", 4, 1, key=KEY)
     x = jnp.asarray(0.7)
@@ -260,6 +261,7 @@ def test_lifts_under_jit():
     np.testing.assert_allclose(eqx.filter_jit(kernel)(model), kernel(model), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_scales_can_be_set():
     model = eqx.nn.MLP(3, 1, 7, 1, key=KEY)
     options = {"weight_std": 1.3, "bias_std": 0.2, "parameterization": "ntk"}
@@ -361,7 +363,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.quick(11)
+@pytest.mark.quick(5)
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_and_says_what_and_where(name):
     model, message = REFUSED[name]()

@@ -22,7 +22,7 @@ def names_of(net):
     return " ".join(type(layer).__name__ for layer in net.layers)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("name", READ)
 def test_layers_are_recognised(name):
     one = READ[name]

@@ -824,6 +824,7 @@ def test_hyperparameters_may_be_traced_mapped_and_placeholders():
     np.testing.assert_allclose(eqt.nngp(moved, inputs()), kernels[1], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_one_number_may_stand_in_many_layers():
     std = jnp.array(1.5)
     layers = [nn.Linear(8, weight_std=std), nn.Relu(), nn.Linear(8, weight_std=std)]
@@ -875,6 +876,7 @@ def test_nothing_is_said_of_traced_values():
     )
 
 
+@pytest.mark.slow
 def test_values_at_missing_positions_may_be_anything():
     mask = jnp.ones((4, 6), bool).at[:, 4:].set(False)
     filled = nn.Masked(jnp.where(mask[:, None], images(), jnp.nan), mask)

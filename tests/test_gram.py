@@ -92,7 +92,7 @@ def test_gradients(name, ring, kind):
     )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @over_rings
 @pytest.mark.parametrize("n", [8, 9])
 def test_the_result_is_split_where_it_can_be(ring, n):
@@ -106,6 +106,7 @@ def test_the_result_is_split_where_it_can_be(ring, n):
     assert both.sharding.is_equivalent_to(NamedSharding(square(), spec), 2)
 
 
+@pytest.mark.slow
 def test_inputs_may_lie_anywhere():
     net, x, mesh = connected(), inputs("tanh", 8), line()
     expected = eqt.ntk(net, x)
@@ -360,6 +361,7 @@ def test_two_processes(tmp_path, precision):
         assert "all as expected" in said
 
 
+@pytest.mark.slow
 def test_diagonals_stay_split_over_explicit_axes():
     net, x = connected(), inputs("tanh", 8)
     rows = NamedSharding(line("explicit"), PartitionSpec("d"))

@@ -178,6 +178,7 @@ def test_training_moves_the_parameters_alone(getkey):
     assert len(jax.tree.leaves(eqx.filter(tangent, eqx.is_inexact_array))) == count
 
 
+@pytest.mark.slow
 def test_trainable_leaves_are_chosen(getkey):
     model, x = mlp().init((3,), key=getkey()), jr.normal(getkey(), (3,))
     spec = eqx.tree_at(

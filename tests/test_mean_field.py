@@ -100,6 +100,7 @@ def test_fixed_points_are_fixed(function, weight_variance, bias_variance):
     assert end.chi_c <= 1 + 1e-9
 
 
+@pytest.mark.slow
 @settings(max_examples=8)
 @given(functions, st.floats(0.5, 1.9), st.floats(0.05, 0.5))
 def test_chi_is_the_mean_square_of_the_slope(function, weight_variance, bias_variance):

@@ -63,7 +63,7 @@ indices = st.one_of(
 )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @hyp.given(rows=indices, columns=indices)
 @hyp.settings(max_examples=40)
 @pytest.mark.parametrize("alone", [True, False])

@@ -88,6 +88,7 @@ def test_axes(case, trace_axes, diagonal_axes, equation, size):
     np.testing.assert_allclose(kernel.nngp, nngp, atol=tolerance())
 
 
+@pytest.mark.slow
 def test_leaves_add_up(case):
     model, x1, x2, truth, _ = case
     by_leaf = eqt.empirical_ntk_by_leaf(model, x1, x2, trace_axes=())

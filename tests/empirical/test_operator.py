@@ -92,6 +92,7 @@ def test_every_function_of_lineax_is_registered():
     assert general == []
 
 
+@pytest.mark.slow
 def test_solver_takes_diagonal_of_sums():
     _, operator = next(operators())
     noise = 0.5 * lx.IdentityLinearOperator(operator.in_structure())
@@ -158,7 +159,7 @@ def test_values_of_masked_outputs(getkey):
     assert eqt.empirical_ntk(model, masked).shape == (2, 2, 4, 4)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nngp", "ntk"])
 def test_one_kernel_alone_is_that_of_both(kind, getkey):
     x, key = jr.normal(getkey(), (3, 4)), getkey()
@@ -172,6 +173,7 @@ def test_one_kernel_alone_is_that_of_both(kind, getkey):
     np.testing.assert_allclose(last.mean, alone.mean, atol=atol())
 
 
+@pytest.mark.slow
 def test_nngp_alone_has_no_derivatives():
     layer = lambda: nn.Conv(64, (3, 3), padding="SAME")
     layers = [layer(), nn.Relu(), layer(), nn.Relu(), nn.GlobalAvgPool()]

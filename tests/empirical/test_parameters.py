@@ -101,7 +101,7 @@ USES = {
 }
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("expand", [eqt.linearize, eqt.taylorize])
 def test_hyperparameters_do_not_move(expand):
     order = () if expand is eqt.linearize else (2,)
@@ -114,7 +114,7 @@ def test_hyperparameters_do_not_move(expand):
     assert trained(everything) == 7 + 15  # those of `Repeat` twice
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("use", USES)
 def test_hyperparameters_are_no_parameters(use):
     numbers, arrays = networks(few_layers)

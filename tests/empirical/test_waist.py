@@ -70,7 +70,7 @@ def widths(explanation):
     return tuple(int(line.split()[-2]) for line in lines)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each
 def test_waists_are_found_where_nothing_goes_around(name):
     params, x1, x2 = problem()
@@ -147,6 +147,7 @@ def test_classes_above_few_features_cost_no_passes_backwards():
     assert many_bytes - few_bytes < 4 * 4 * 256**2
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float32")
 def test_tiles_hold_one_kernel_and_not_that_of_each_parameter():
     depth, width, n = 12, 4, 64

@@ -371,7 +371,7 @@ def test_finite_networks_have_these_kernels(case):
         assert eigenvalues[0] >= (-1e-10 if is_double() else -1e-4) * eigenvalues[-1]
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each_kind
 def test_duals_obey_the_laws_for_those_of_users(case):
     layer = case.layer
@@ -487,6 +487,7 @@ def test_broken_duals_are_seen(make, match):
         check_dual(make(), squared_cosine, variances=(0.5, 2.0))
 
 
+@pytest.mark.slow
 def test_derivatives_at_equal_inputs_are_seen():
     with pytest.raises(AssertionError, match=r"is (-?inf|nan) at cov = .*, var2 ="):
         check_dual(NaiveReluDual(), jax.nn.relu, variances=(1.0, 4.0))
@@ -636,6 +637,7 @@ def test_a_dual_is_a_layer_of_its_own(without_jaxtyping):
     assert nn.FromDual(dual).dual is dual
 
 
+@pytest.mark.slow
 def test_duals_take_numbers_and_arrays(without_jaxtyping):
     dual = duals.ErfDual()
     value, derivative = dual(0.3, 1, np.asarray([1.0, 2.0]))

@@ -51,6 +51,7 @@ def test_sums_over_keys_in_reach():
     np.testing.assert_allclose(kernel.ntk, wanted, 1e-10)
 
 
+@pytest.mark.slow
 def test_causal_networks_do_not_see_what_comes_later():
     net = attention(2, reach=((None, 0),)).init((3, 4), key=jr.key(1))
     slopes = jax.jacobian(net)(jr.normal(jr.key(0), (3, 4)))

@@ -304,6 +304,7 @@ def test_parameters_that_are_traced_are_expanded_as_they_are():
     )
 
 
+@pytest.mark.slow
 def test_inputs_that_nearly_coincide_are_told_by_their_gap():
     """In single precision as in double: the correlation alone would be rounded to 1."""
     dual = nn.HardTanh().dual

@@ -116,6 +116,7 @@ def test_branches(getkey):
     np.testing.assert_allclose(model(x), model.main(x) + x, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_trains(getkey):
     x, y = jr.normal(getkey(), (8, 2, 6)), jr.normal(getkey(), (8,))
     net = nn.Sequential(

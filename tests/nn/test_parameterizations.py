@@ -80,6 +80,7 @@ def test_maximal_updates_have_the_tangent_kernel_of_ntk_and_only_biases_else(
     np.testing.assert_allclose(eqt.nngp(maximal, x), np.full((3, 3), bias), rtol=rtol)
 
 
+@pytest.mark.slow
 def test_maximal_updates_by_their_definition(getkey):
     """At the scales of table 1 of arXiv:2011.14522, for layers of one width."""
     n = 2000

@@ -89,7 +89,7 @@ FACTORS = {
 }
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("fn", "factor"), FACTORS.values(), ids=FACTORS.keys())
 def test_functions_that_are_factors_become_this_layer(fn, factor, x):
     assert eqt.from_equinox(L(fn)) == nn.Scale(factor)

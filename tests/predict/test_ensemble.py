@@ -72,6 +72,7 @@ def test_covariance_is_that_of_a_linear_map(getkey, trained, noise, target_noise
         np.testing.assert_array_equal(ours, ours.T)
 
 
+@pytest.mark.slow
 def test_noise_may_differ_between_examples(getkey):
     k, y, star, star_star = _kernels(getkey())
     same = [

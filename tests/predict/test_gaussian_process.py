@@ -238,6 +238,7 @@ def test_evidence_is_a_gaussian_density(getkey, outputs):
     assert_close(posterior.log_marginal_likelihood(), expected)
 
 
+@pytest.mark.slow
 def test_leave_one_out_leaves_one_out(getkey):
     k, y, _, _ = problem(getkey())
     noise = jnp.linspace(0.1, 0.5, 6, dtype=DTYPE)
@@ -450,6 +451,7 @@ def test_what_is_not_a_covariance_is_refused(case, transform):
         fit(jnp.asarray(k, DTYPE), jnp.asarray(Y))
 
 
+@pytest.mark.slow
 def test_one_bad_kernel_in_a_batch_is_refused():
     kernels = jnp.stack([jnp.asarray(K), -jnp.asarray(K)])
     with pytest.raises(RuntimeError, match="positive definite"):

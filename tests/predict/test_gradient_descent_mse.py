@@ -191,6 +191,7 @@ def test_training_examples_are_examples(getkey, rule):
         assert_close(outputs, moved)
 
 
+@pytest.mark.slow
 def test_noise_is_weight_decay(getkey):
     k, y, k_star, _ = problem(getkey())
     noise = 0.7

@@ -65,6 +65,7 @@ def test_all_ways_agree(name, compiled):
         assert_close(trained, _by_eigenvectors(training, t * y.size, k), rtol)
 
 
+@pytest.mark.slow
 def test_each_way_is_taken():
     k, y, _ = _kernel(0, 0.1)
     noisy = predict.GradientDescentMSE(k, y).noisy_kernel

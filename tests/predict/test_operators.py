@@ -84,6 +84,7 @@ def test_training(precision):
     assert_near(compiled, exactly.train_outputs(t))
 
 
+@pytest.mark.slow
 def test_derivatives_of_the_end(precision):
     x, new, y = examples(precision)
     rtol = by_precision(float64=1e-9, float32=1e-4)

@@ -58,6 +58,7 @@ plain = pytest.mark.usefixtures("without_jaxtyping")
 NAN, INF = float("nan"), float("inf")
 
 
+@pytest.mark.quick(5)
 @each
 @pytest.mark.parametrize("bad", [NAN, INF])
 @pytest.mark.parametrize("where", ["k_train_train", "y_train", "k_test_train"])
@@ -457,6 +458,7 @@ def test_without_noise_nothing_is_learned_of_rounding(getkey):
     assert_close(found, noisy.test_outputs(jnp.inf, star), 1e-4)
 
 
+@pytest.mark.slow
 def test_equations_do_not_grow_along_rounding(getkey):
     # Along a negative eigenvalue, errors would grow exponentially: noise is added.
     k, y, _, _ = problem(getkey())
@@ -483,6 +485,7 @@ def test_both_kernels_of_an_ensemble_must_be_kernels(getkey, trained):
         predict.Ensemble(bad, y, trained=trained)
 
 
+@pytest.mark.slow
 def test_a_posterior_without_noise_does_not_invert_rounding(getkey):
     k, y, _, _ = problem(getkey())
     twice = jnp.asarray([0, 1, 2, 3, 4, 5, 0, 1])

@@ -19,7 +19,7 @@ def solver(operator=None, rank=10):
     return solvers.BlockCG(chosen, rtol=by_precision(float64=1e-6, float32=1e-3))
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("preconditioned", [True, False])
 def test_determinants_are_within_their_errors(preconditioned):
     operator = decaying(40)
@@ -90,7 +90,7 @@ def test_evidence_and_its_gradient(of_network):
         )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [6, 2, 500])
 def test_variances_are_within_their_bounds(steps):
     x, new = batch(30), batch(7, 1)
@@ -105,7 +105,7 @@ def test_variances_are_within_their_bounds(steps):
     assert jnp.all(found.value - found.error <= expected + rounding)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", [3, 1])
 def test_functions_of_operators(columns):
     operator = decaying(50)

@@ -87,7 +87,7 @@ def test_one_nonlinearity_is_without_bias():
     assert jnp.all(wrong < 5 * error)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("noise", [1e-4, 1.0])
 def test_features_precondition_as_well_as_they_know_the_kernel(noise):
     """Whatever the noise: without their error they would do harm where it is small."""

@@ -25,7 +25,7 @@ def assert_close(found, expected):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @over_backings
 def test_it_is_the_matrix(make, tmp_path, monkeypatch):
     monkeypatch.setattr(_backing, "STRIP_BYTES", 300)  # a few rows
@@ -46,7 +46,7 @@ def test_it_is_the_matrix(make, tmp_path, monkeypatch):
     assert operator.T is operator
 
 
-@pytest.mark.quick(2)
+@pytest.mark.quick(1)
 @over_backings
 def test_it_is_the_matrix_of_two_batches(make, tmp_path, monkeypatch):
     monkeypatch.setattr(_backing, "STRIP_BYTES", 300)

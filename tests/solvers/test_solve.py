@@ -25,9 +25,9 @@ def relative(found, expected):
     return jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
 
 
+@pytest.mark.slow
 @hyp.given(seed=st.integers(0, 100), rank=st.integers(0, 4))
 @hyp.settings(max_examples=4)
-@pytest.mark.quick(1)
 @pytest.mark.parametrize("preconditioned", [True, False])
 def test_it_solves(seed, rank, preconditioned):
     check_solution(20, 5, rank, preconditioned, seed)
@@ -63,10 +63,10 @@ def check_solution(n, columns, rank, preconditioned, seed=0):
     assert found.converged
 
 
+@pytest.mark.slow
 @hyp.given(seed=st.integers(0, 100))
 @hyp.settings(max_examples=4)
 @pytest.mark.precision("float64")
-@pytest.mark.quick(1)
 @pytest.mark.parametrize("columns", [4, 9])
 @pytest.mark.parametrize("preconditioned", [False, True])
 def test_a_block_takes_no_more_steps_than_its_columns(preconditioned, columns, seed):
@@ -149,8 +149,8 @@ def test_what_does_not_converge_is_said_to():
     np.testing.assert_allclose(found.residual, true, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float32")
-@pytest.mark.quick(1)
 @pytest.mark.parametrize("power", [2.0, 3.0])
 def test_rounding_that_keeps_it_from_converging_is_seen(power):
     """It stops where rounding lets it get to, and long before it has no steps left."""
@@ -206,7 +206,7 @@ def test_a_kernel_of_low_rank_is_found_whole(choose):
     assert relative(approximate, kernel) < by_precision(float64=1e-7, float32=1e-2)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", [eqt.rp_cholesky, solvers.nystroem])
 def test_what_is_left_is_a_kernel(choose):
     noise = 0.01

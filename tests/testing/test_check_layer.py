@@ -116,7 +116,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layer", "law", "message"), BROKEN.values(), ids=BROKEN.keys()
 )
