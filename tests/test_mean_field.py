@@ -112,6 +112,7 @@ def test_chi_is_the_mean_square_of_the_slope(function, weight_variance, bias_var
     np.testing.assert_allclose(end.chi_1, weight_variance * mean_square, rtol=1e-8)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("weight_variance", [1.3, 4.0])
 def test_signals_forget_at_the_rates_of_the_fixed_point(weight_variance):
     one = mean_field.CorrelationMap(block(nn.Erf(), weight_variance, 0.1))
@@ -137,6 +138,7 @@ def test_fixed_points_are_differentiable(field):
     np.testing.assert_allclose(jax.jvp(of, (w,), (1.0,))[1], difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_where_signals_grow_for_ever_or_stay_as_they_are():
     grows = fixed_point(nn.Relu(), 2.5, 0.1)
     assert jnp.isinf(grows.q)
@@ -180,6 +182,7 @@ def test_phase_diagram_has_the_fixed_points_of_its_blocks():
             np.testing.assert_allclose(one, other, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_waves_fade_by_the_transform_of_the_window():
     conv = nn.Conv(1, 3, padding="CIRCULAR", weight_std=1.8, bias_std=0.3)
     one = mean_field.CorrelationMap(nn.Sequential([nn.Erf(), conv]), (8,))
@@ -191,6 +194,7 @@ def test_waves_fade_by_the_transform_of_the_window():
     np.testing.assert_allclose(modes.covariance, flat.chi_c * window, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_jaxtyping")
 def test_what_is_no_block_is_refused():
     conv = lambda **options: nn.Sequential([nn.Erf(), nn.Conv(1, 3, **options)])

@@ -17,6 +17,7 @@ def leaves(estimate):
     return jax.tree.leaves(estimate)
 
 
+@pytest.mark.slow
 def test_mean_is_the_kernel_of_infinite_width(getkey):
     x1, x2 = jr.normal(getkey(), (3, 4)), jr.normal(getkey(), (2, 4))
     found = eqt.monte_carlo(NET, x1, x2, getkey(), 400, batch_size=50)
@@ -79,6 +80,7 @@ def test_batches_and_counts_do_not_change_the_samples(getkey):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_samples_are_spread_over_devices(getkey):
     x, key = jr.normal(getkey(), (2, 4)), getkey()
     mesh = jax.make_mesh((2,), ("samples",))
@@ -88,6 +90,7 @@ def test_samples_are_spread_over_devices(getkey):
         np.testing.assert_allclose(a, b, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_any_function_of_a_key(getkey):
     x = jr.normal(getkey(), (2, 4))
     draw = lambda key: NET.init((4,), key=key)

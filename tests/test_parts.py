@@ -113,8 +113,8 @@ def assert_parts(net, x):
         )
 
 
+@pytest.mark.slow
 @each_network
-@pytest.mark.quick(1)
 def test_parts_add_up(net, shape):
     assert_parts(net, jr.normal(jr.key(0), (3, *shape)))
 
@@ -128,6 +128,7 @@ def test_parts_add_up_whatever_the_network(network):
     assert_parts(net, jr.normal(jr.key(0), (2, *shape)))
 
 
+@pytest.mark.slow
 def test_the_readout_alone_is_the_covariance_of_what_it_reads():
     net, shape = NETWORKS["mlp"]
     x = jr.normal(jr.key(0), (4, *shape))

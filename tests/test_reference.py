@@ -259,7 +259,7 @@ def _judged(status):
     ]
 
 
-@pytest.mark.quick(4)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", _judged("refused"), ids=_name)
 def test_where_the_reference_refuses_we_explain_or_work(case):
     explanation = WHERE_THE_REFERENCE_REFUSES[case.name]

@@ -44,7 +44,7 @@ def images(n=4):
     return jr.normal(jr.key(0), (n, 2, 6), DTYPE)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each
 def test_shard_map_changes_nothing(name):
     mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Auto,))
@@ -79,7 +79,7 @@ def test_no_examples(name):
     assert eqt.ntk_diagonal(net, x[:0]).shape == (0,)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each
 def test_diagonals(name):
     x, net = images(), network(name)
@@ -105,7 +105,7 @@ def by_rows(function, mesh, check_vma, *specs, out=SPLIT):
     return jax.jit(mapped)
 
 
-@pytest.mark.quick(4)
+@pytest.mark.slow
 @over_meshes
 @over_checks
 @pytest.mark.parametrize("name", ON_MESHES)
@@ -125,7 +125,7 @@ def test_values_inside_shard_map(name, check_vma, kind):
     assert jax.tree.leaves(empty)[0].shape[:2] == (0, 3)
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @over_meshes
 @over_checks
 @pytest.mark.parametrize(

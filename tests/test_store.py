@@ -41,7 +41,7 @@ def files(store):
     }
 
 
-@pytest.mark.quick(3)
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", [None, line], ids=["alone", "mesh"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_values_are_those_of_the_plain_call(name, mesh, tmp_path):
@@ -262,6 +262,7 @@ def test_every_fact_of_the_manifest_counts(tmp_path):
         array.write_text(was)
 
 
+@pytest.mark.slow
 def test_another_call_is_refused(tmp_path):
     net, x = connected(), inputs("tanh", 4)
     eqt.gram(net, x, store=tmp_path / "a", tile=2)

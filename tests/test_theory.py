@@ -20,6 +20,7 @@ def network(function, depth=1):
     return nn.Sequential([*hidden, nn.Linear(1)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["ntk", "nngp"])
 def test_modes_on_a_sphere_add_up_to_the_kernel(kind):
     dim, degrees = 5, 40
