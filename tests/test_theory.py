@@ -74,6 +74,7 @@ def test_learnability_is_conserved(values, ridge, tail, part):
     np.testing.assert_allclose(learned + rest, n, rtol=1e-10)
 
 
+@pytest.mark.slow
 @settings(max_examples=10)
 @given(spectra, st.floats(0.01, 2.0), st.floats(0.0, 1.0))
 def test_errors_begin_at_the_power_and_add_up(values, ridge, noise):
@@ -97,6 +98,7 @@ def test_all_is_learned_where_examples_outnumber_modes():
     np.testing.assert_allclose(curve.learnability(4.0), [1.0, 1.0, 0.0])
 
 
+@pytest.mark.slow
 def test_curves_are_differentiable():
     curve = lambda ridge: curve_of([3.0, 1.0, 0.2], ridge=ridge, noise=0.1)
     error = lambda ridge: curve(ridge).test_error(2)
@@ -105,6 +107,7 @@ def test_curves_are_differentiable():
     np.testing.assert_allclose(jax.grad(error)(0.3), difference, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ridge", [0.0, 2.0])
 def test_curve_of_gaussian_features_is_that_of_regression(ridge):
     """Errors of kernel regression itself, on features that the theory assumes."""
@@ -132,6 +135,7 @@ def test_curve_of_gaussian_features_is_that_of_regression(ridge):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("without_jaxtyping")
 def test_modes_of_data_are_those_of_its_distribution():
     """A sample of a sphere has the sphere's eigenvalues and its target's power."""
@@ -149,6 +153,7 @@ def test_modes_of_data_are_those_of_its_distribution():
         theory.modes_of_data(eqt.ntk(net, x[:3]), x[:3, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_information_is_the_divergence_of_gaussians(outputs):
     """Against means and covariances of all parameters of a linear model."""
@@ -175,6 +180,7 @@ def test_information_is_the_divergence_of_gaussians(outputs):
     np.testing.assert_allclose(ends, [known, jnp.inf])
 
 
+@pytest.mark.slow
 def test_distance_is_that_of_trained_parameters():
     features = jr.normal(jr.key(0), (3, 400)) / 20
     targets, t = jnp.array([[1.0], [-0.5], [2.0]]), jnp.asarray([0.7, jnp.inf])
