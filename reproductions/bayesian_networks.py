@@ -36,7 +36,7 @@ from reproductions._laboratory import (
 
 
 CLAIM = "The NNGP's accuracy in deep networks peaks next to the critical line."
-SOURCE = "Lee, Bahri et al. 2018, arXiv:1711.00165, figures 2 and 4"
+SOURCE = "Lee, Bahri et al. 2018, arXiv:1711.00165"
 TRAIN, TEST, BIAS, CRITICAL = 150, 250, 0.18, 1.7476037497677
 VARIANCES, DEPTHS = (0.5, 1.2, 1.7476037497677, 2.4, 3.5, 6.0), (2, 20, 100)
 

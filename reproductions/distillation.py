@@ -7,7 +7,7 @@ wide network.
 
 **Setting.** 2,000 digits of MNIST to learn from, 2,000 others for the test; one hidden
 layer of `Relu`; 150 steps of Adam on 200 digits each. The source distils CIFAR-10 and
-others with convolutional networks, on many accelerators.
+others with convolutional networks.
 """
 
 import equinox as eqx

@@ -33,7 +33,7 @@ from reproductions._laboratory import (
 
 
 CLAIM = "Learnabilities add up to the number of examples, and predict errors."
-SOURCE = "Simon et al. 2021, arXiv:2110.03922, theorem 3.2"
+SOURCE = "Simon et al. 2021, arXiv:2110.03922"
 SETTINGS = {"weight_std": (0.8, 1.6), "bias_std": (0.05, 0.5)}
 INPUTS, SIZES, SETS = 400, (20, 60, 150), 60
 

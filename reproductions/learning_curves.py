@@ -35,7 +35,7 @@ from reproductions._laboratory import (
 
 
 CLAIM = "Kernel regression learns degree by degree, as the spectrum predicts."
-SOURCE = "Bordelon, Canatar, Pehlevan 2020, arXiv:2002.02561, figure 2"
+SOURCE = "Bordelon, Canatar, Pehlevan 2020, arXiv:2002.02561"
 DIM, CENTRES, DEGREES, TERMS, SHOWN = 10, 300, 40, 7, (1, 2, 4)
 RIDGE = 1e-10  # for rounding
 

@@ -6,7 +6,7 @@ $n^{-1/2}$, and move by less than that while the network is trained, in proporti
 t / N}$.
 
 **Setting.** 16 points of a circle, three hidden layers of `Relu`, networks of widths up
-to 512 instead of 10,000 (1,024 on the page), 48 of each, of which 6 are trained for 50
+to 512 (1,024 on the page), 48 of each, of which 6 are trained for 50
 steps of gradient descent on the target $x_1 x_2$.
 """
 
@@ -39,7 +39,7 @@ from reproductions._laboratory import (
 
 
 CLAIM = "Tangent kernels scatter by n^(-1/2) and move in training by 1/n."
-SOURCE = "Jacot, Gabriel, Hongler 2018, arXiv:1806.07572, figures 1 and 2"
+SOURCE = "Jacot, Gabriel, Hongler 2018, arXiv:1806.07572"
 SETTINGS = {"bias_std": (0.05, 0.5), "time": (0.5, 50.0)}
 POINTS, SEEDS, TRAINED, STEPS, RATE = 16, 48, 6, 50, 1.0
 

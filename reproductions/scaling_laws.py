@@ -5,7 +5,7 @@ as many octaves as there are data.
 
 **Setting.** Digits of MNIST, 62 to 2,000 of them (4,000 on the page), the NTK of three
 hidden layers of `Relu`, 1,000 others for the test. The source goes to five million
-images with many accelerators, and to convolutional kernels.
+images, and to convolutional kernels.
 """
 
 import equinox as eqx

@@ -35,7 +35,7 @@ from reproductions._laboratory import (
 
 
 CLAIM = "Without pooling, sharing weights does not show in the limit of infinite width."
-SOURCE = "Novak et al. 2019, arXiv:1810.05148, section 5.1 and figure 4"
+SOURCE = "Novak et al. 2019, arXiv:1810.05148"
 SETTINGS = {"weight_std": (0.5, 2.5), "bias_std": (0.05, 1.0)}
 DRAWS, SIZES = 256, 4 ** np.arange(4)
 

@@ -39,7 +39,7 @@ from reproductions._laboratory import (
 
 
 CLAIM = "The NTK's condition number decides whether deep networks train."
-SOURCE = "Xiao, Pennington, Schoenholz 2020, arXiv:1912.13053, table 1"
+SOURCE = "Xiao, Pennington, Schoenholz 2020, arXiv:1912.13053"
 SETTINGS = {"chaotic_variance": (2.5, 4.0), "ordered_variance": (0.8, 1.1)}
 INPUTS, TESTS, DEEPEST = 12, 6, 10_000
 

@@ -8,9 +8,8 @@ features, trained to the end, predicts as regression with the NTK that it has th
 
 **Setting.** One hidden layer of `Relu` of width $N$, inputs on a sphere in 10
 dimensions, a target of degree two, up to 256 examples; networks of 16, 64 and 256
-units, 8 of each. The source finds $P^* \sim \sqrt{N}$ for the number of examples, with
-deep networks as well; here it is measured, and only that it grows with the width is
-asserted.
+units, 8 of each. By which power of the width the number of examples grows is
+measured; that it grows is asserted.
 """
 
 import equinox as eqx

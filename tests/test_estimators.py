@@ -35,6 +35,7 @@ ALL = [*REGRESSORS, *CLASSIFIERS]
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_jaxtyping")
 @parametrize_with_checks([of() for of in ALL])
 def test_checks_of_scikit_learn(estimator, check):
     with warnings.catch_warnings():  # as `check_estimator` has it
