@@ -5,7 +5,7 @@ import nox
 
 nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.download_python = "never"
-nox.options.sessions = ["lint", "types", "quick-3.11"]
+nox.options.sessions = ["lint", "types", "quick-3.11", "reproductions"]
 
 PROJECT = nox.project.load_toml("pyproject.toml")["project"]
 
