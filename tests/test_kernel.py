@@ -391,3 +391,23 @@ def test_no_displacement_pads_its_last_axis(getkey):
     pads = [e for e in _equations(program.jaxpr) if e.primitive.name == "pad"]
     assert pads
     assert all(e.params["padding_config"][-1] == (0, 0, 0) for e in pads)
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (7, 4), (8, 3)])
+def test_windows_of_one_tap_pick_positions(size, stride):
+    """Also where the stride leaves a rest, and so do derivatives."""
+    x = jr.normal(jr.key(0), (2, 3, size))
+
+    def total(x, stride):
+        conv = nn.Conv(4, 1, stride, weight_std=1.3, bias_std=0.2)
+        k = eqt.kernel(nn.Sequential([conv, nn.Relu(), nn.GlobalAvgPool()]), x)
+        return jnp.sum(jnp.sin(k.nngp) + jnp.sin(k.ntk))
+
+    value, slope = jax.value_and_grad(total)(x, stride)
+    picked, expected = jax.value_and_grad(total)(x[..., ::stride], 1)
+    rtol = by_precision(float64=1e-12, float32=1e-4)
+    np.testing.assert_allclose(value, picked, rtol=rtol)
+    placed = jnp.zeros_like(x).at[..., ::stride].set(expected)
+    atol = rtol * float(jnp.abs(expected).max())
+    np.testing.assert_allclose(slope, placed, rtol=rtol, atol=atol)
