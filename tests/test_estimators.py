@@ -142,7 +142,9 @@ def test_grids_and_pipelines(estimator):
     scores = search.cv_results_["mean_test_score"]
     assert np.isfinite(scores).all()
     assert len(set(scores)) == 4
-    assert search.predict(x).shape == (24,)
+    again = clone(model).set_params(**search.best_params_)
+    again.fit(x, targets_of(estimator, y))
+    np.testing.assert_array_equal(search.predict(x), again.predict(x))
 
 
 def conv(depth):

@@ -142,6 +142,9 @@ LAYERS = {
             ),
         ]
     ),
+    "GlobalSelfAttention_reach": Case(
+        lambda w: [attention(w, reach=((2, 0),)), nn.Relu()]
+    ),
     "Transformer": Case(transformer_block),
     "Wiring": Case(
         lambda w: [
