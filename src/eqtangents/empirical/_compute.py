@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, PyTree
 
+from eqtangents._trees import varying_zero
 from eqtangents.empirical._analyse import Recipe
 from eqtangents.empirical._batches import size_of
 from eqtangents.empirical._contraction import Terms, contracted_terms
@@ -181,11 +182,13 @@ def from_products(
 
     def of_example(one: PyTree[Array]) -> Array:
         batch = jax.tree.map(lambda leaf: leaf[None], one)
-        _, pullback = jax.vjp(lambda l: _one_output(network, l, batch, output), leaves)
+        of_leaves = lambda leaves: _one_output(network, leaves, batch, output)
+        value, pullback = jax.vjp(of_leaves, leaves)
+        typed = seeds + varying_zero(value, dtype)
 
         def column(which: tuple[Array, Array]) -> Array:
             paired, own = which
-            (direction,) = pullback(seeds[paired, own][None])
+            (direction,) = pullback(typed[paired, own][None])
             moved = pairing.grouped(forward(direction))
             return moved.reshape(n1, diagonal * traced, free)[:, paired]
 
