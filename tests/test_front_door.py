@@ -59,6 +59,55 @@ def dots(constant):
 
 # The attempt, its error, and what the message has in it.
 MISTAKES = {
+    # Names of other libraries and of older versions.
+    "functions of the reference": (
+        lambda: eqt.empirical_ntk_fn,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["`empirical_ntk_fn`", "eqt.empirical_ntk(model"],
+    ),
+    "predictors of the reference": (
+        lambda: eqt.predict.gp_inference,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["`gp_inference`", "`predict.GaussianProcess`"],
+    ),
+    "a name misspelt": (
+        lambda: eqt.taylorise,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["`taylorise`", "eqt.taylorize"],
+    ),
+    # Models.
+    "class of models": (
+        lambda: eqt.from_equinox(eqx.nn.MLP),
+        TypeError,
+        ["`model`", "class `MLP`", "instance"],
+    ),
+    "batch as an example": (
+        lambda: eqt.from_equinox(MLP, inputs().astype(jnp.float32)),
+        ValueError,
+        ["`example`", "(4, 3)", "`example[0]`", "batch"],
+    ),
+    "function that mixes entries": (
+        lambda: nn.Elementwise(jax.nn.softmax),
+        ValueError,
+        ["softmax", "each entry by itself", "changes what becomes of others"],
+    ),
+    "key in place of inputs": (
+        lambda: eqt.monte_carlo(NET, inputs(), jr.key(0), 10),
+        TypeError,
+        ["monte_carlo", "'n_samples'", "`x1`, `x2`, `key`, `n_samples`"],
+    ),
+    "axes of the reference": (
+        lambda: eqt.empirical_ntk(MLP, inputs(), vmap_axes=0),
+        TypeError,
+        ["`vmap_axes`", "leading axis"],
+    ),
+    "time after the kernel": (
+        lambda: eqt.predict.GradientDescentMSE(
+            jnp.eye(2), jnp.ones((2, 1))
+        ).test_outputs(-jnp.eye(2), 1.0),
+        RuntimeError,
+        ["`t`", "at least zero", "time comes first"],
+    ),
     # Arguments of kernels.
     "Equinox model": (
         lambda: eqt.ntk(MLP, inputs()),

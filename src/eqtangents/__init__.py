@@ -1,5 +1,6 @@
 """Neural networks of finite and infinite width, on JAX and Equinox."""
 
+import typing as _typing
 from importlib import metadata as _metadata
 
 from eqtangents import (
@@ -36,6 +37,7 @@ from eqtangents._monte_carlo import (
     running_monte_carlo as running_monte_carlo,
 )
 from eqtangents._ntk_by_leaf import ntk_by_leaf as ntk_by_leaf
+from eqtangents._other_names import none_here as _none_here
 from eqtangents._traced import (
     from_equinox as from_equinox,
     from_function as from_function,
@@ -64,3 +66,10 @@ try:
     __version__ = _metadata.version("eqtangents")
 except _metadata.PackageNotFoundError:  # sources that are not installed
     __version__ = "unknown"
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+
+    def __getattr__(name: str) -> _typing.Any:
+        """Say what is called otherwise here."""
+        raise _none_here(name, list(globals()))

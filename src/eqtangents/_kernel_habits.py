@@ -51,3 +51,33 @@ KERNEL_HABITS = Habits(
     {name: said for names, said in _ELSEWHERE.items() for name in names},
     _instead_of_names,
 )
+
+FINITE_HABITS = Habits(
+    {
+        "f": ("model", "net"),
+        "fn": ("model", "net"),
+        "apply_fn": ("model",),
+        "init_fn": ("net",),
+        "network": ("model", "net"),
+        "x": ("x1",),
+        "inputs": ("x1",),
+        "x_train": ("x1",),
+        "y": ("x2",),
+        "x_test": ("x2",),
+        "parameters": ("params",),
+        "variables": ("params",),
+        "samples": ("n_samples",),
+        "num_samples": ("n_samples",),
+        "rng": ("key",),
+        "batch_size": ("chunk_size",),
+        "get": ("kernels",),
+        "degree": ("order",),
+    },
+    {
+        "vmap_axes": "Examples are along the leading axis of each input.",
+        "get": "One kernel alone is `eqt.empirical_ntk` or `eqt.empirical_nngp`.",
+        "device_count": "Several devices are `mesh=jax.make_mesh((n,), ('rows',))`.",
+        "store_on_device": "Results stay where they are computed: leave it out.",
+    },
+    lambda owner, names, args: None,
+)

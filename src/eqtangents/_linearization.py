@@ -11,6 +11,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from eqtangents._arguments import checked_integer, described
 from eqtangents._hidden import hidden, revealed
 from eqtangents._jaxpr import Untraced
+from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._parameters import (
     Model,
     Trainable,
@@ -25,6 +26,7 @@ from eqtangents._parameters import (
     params_of,
 )
 from eqtangents._series import taylor
+from eqtangents._signatures import names_checked
 from eqtangents._trees import One, Params, difference
 
 
@@ -124,6 +126,7 @@ def linearize(
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
 ) -> TaylorFunction: ...
+@names_checked(FINITE_HABITS)
 def linearize(
     model: Callable[..., Any],
     params: Params | None = None,
@@ -164,6 +167,7 @@ def taylorize(
     trainable: Trainable = None,
     state: eqx.nn.State | None = None,
 ) -> TaylorFunction: ...
+@names_checked(FINITE_HABITS)
 def taylorize(
     model: Callable[..., Any],
     order: int,

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_choice, checked_integer, described
+from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
 from eqtangents._sampling import (
@@ -16,6 +17,7 @@ from eqtangents._sampling import (
     kernels_of_samples,
     running_estimates,
 )
+from eqtangents._signatures import names_checked
 from eqtangents._trees import Batch, One, Tree
 from eqtangents.empirical import Estimate
 from eqtangents.empirical._batches import checked_axes, checked_batches
@@ -80,6 +82,7 @@ def monte_carlo(
     kernels: Literal["nngp", "ntk"],
     **options: Unpack[SamplingOptions],
 ) -> Estimate[Tree[Array]]: ...
+@names_checked(FINITE_HABITS)
 def monte_carlo(
     net: Net,
     x1: Batch,
@@ -188,6 +191,7 @@ def running_monte_carlo(
     kernels: Literal["nngp", "ntk"],
     **options: Unpack[SamplingOptions],
 ) -> Iterator[Estimate[Tree[Array]]]: ...
+@names_checked(FINITE_HABITS)
 def running_monte_carlo(
     net: Net,
     x1: Batch,

@@ -35,7 +35,8 @@ def check_call(
         bound = signature.bind(*args, **kwargs)
     except TypeError as error:
         said = _misfit(owner, signature, args, kwargs, habits)
-        raise TypeError(said or f"{owner}: {error}.") from None
+        missing = f"{owner}: {error}. {_arguments_told(signature)}"
+        raise TypeError(said or missing) from None
     for name, value in bound.arguments.items():
         if name in rules:
             hint = _exchange_hint(name, bound.arguments, rules)
@@ -64,15 +65,11 @@ def _misfit(
 ) -> str | None:
     """What to write instead of arguments that there are not."""
     parameters = signature.parameters.values()
-    names = [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
-    listed = ", ".join(f"`{name}`" for name in names)
+    names = _names_of(signature)
     for name in kwargs:
         if name not in names:
-            there = (
-                f"Its arguments are {listed}." if names else "It takes no arguments."
-            )
             here = _called_here(name, names, habits)
-            return f"{owner}: takes no `{name}`. {here}{there}"
+            return f"{owner}: takes no `{name}`. {here}{_arguments_told(signature)}"
     places = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     if len(args) <= len(places):
         return None
@@ -87,6 +84,19 @@ def _misfit(
         f"{owner}: takes {taken or 'none'} by position, but {len(args)} came, the last "
         f"{described(args[-1])}.{by_name}"
     )
+
+
+def _names_of(signature: inspect.Signature) -> list[str]:
+    parameters = signature.parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD]
+
+
+def _arguments_told(signature: inspect.Signature) -> str:
+    """What the arguments are, in words."""
+    names = _names_of(signature)
+    if not names:
+        return "It takes no arguments."
+    return f"Its arguments are {', '.join(f'`{name}`' for name in names)}."
 
 
 def _called_here(name: str, names: Sequence[str], habits: Habits) -> str:
@@ -134,10 +144,13 @@ def names_checked(habits: Habits) -> Callable[[_Function], _Function]:
         made = int(name == "__init__")  # the first argument is what is being made
         name = function.__qualname__.split(".")[-1 - made]
         given = signature.replace(parameters=[*parameters.values()][made:])
+        needed = [p.name for p in parameters.values() if p.default is p.empty]
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if len(args) > places or not kwargs.keys() <= parameters.keys():
+            missing = any(one not in kwargs for one in needed[len(args) :])
+            unknown = not kwargs.keys() <= parameters.keys()
+            if len(args) > places or missing or unknown:
                 check_call(name, given, {}, args[made:], kwargs, habits)
             return function(*args, **kwargs)
 

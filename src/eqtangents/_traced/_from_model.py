@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from eqtangents import nn
-from eqtangents._arguments import check
+from eqtangents._arguments import check, described
 from eqtangents._equinox import Scales, lift
 from eqtangents._equinox._affine import UNIFORM_STD
 from eqtangents._jaxpr import jaxpr_and_consts
+from eqtangents._kernel_habits import FINITE_HABITS
+from eqtangents._signatures import names_checked
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._catalogue import layers_by_fingerprint
 from eqtangents._traced._dropout import with_marked_dropout
@@ -32,6 +34,7 @@ from eqtangents.nn._parameterization import (
 )
 
 
+@names_checked(FINITE_HABITS)
 def from_equinox(
     model: Callable[..., Any],
     example: PyTree | None = None,
@@ -91,6 +94,7 @@ def from_equinox(
     parameters are multiplied by, which none can be scaled to, and for a
     parameterisation that makes layers wider than they are asked to be.
     """
+    _check_read("from_equinox", "model", model)
     check("from_equinox", "parameterization", parameterization, IS_PARAMETERIZATION)
     given = as_parameterization(model, parameterization, (1, 1))
     own_std = UNIFORM_STD if weight_std is None else weight_std
@@ -98,6 +102,16 @@ def from_equinox(
     if example is None:
         return lift(model, Scales(own_std, bias_std, given))
     return from_model(model, example, weight_std, bias_std, given)
+
+
+def _check_read(owner: str, name: str, model: Any) -> None:
+    """Raise unless this is a model, or a function, and no class of models."""
+    if isinstance(model, type) or not callable(model):
+        raise TypeError(
+            f"{owner}: `{name}` is {described(model)}, but must be a model that can be "
+            "called with an example of its input: an instance of an `eqx.Module`, or a "
+            "function."
+        )
 
 
 def _check_keeps_models(
@@ -126,6 +140,7 @@ def _check_keeps_models(
             )
 
 
+@names_checked(FINITE_HABITS)
 def from_function(
     function: Callable[..., Any],
     params: PyTree,
@@ -158,6 +173,7 @@ def from_function(
     **Raises:** `nn.LayerError` for what no layer is known for, with the line of the
     function, and what to do; `ValueError` as `from_equinox` does.
     """
+    _check_read("from_function", "function", function)
     check("from_function", "parameterization", parameterization, IS_PARAMETERIZATION)
     given = as_parameterization(function, parameterization, (1, 1))
     std = UNIFORM_STD if weight_std is None else weight_std
@@ -208,9 +224,13 @@ def _read_model(
 ) -> nn.AbstractLayer:
     examples = example if isinstance(example, tuple | list) else (example,)
     shapes = [_example_struct(one) for one in examples]
-    program = jax.make_jaxpr(called)(
-        arrays, jax.eval_shape(lambda: jax.random.key(0)), *shapes
-    )
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        program = jax.make_jaxpr(called)(arrays, key, *shapes)
+    except nn.LayerError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise _not_callable(called, arrays, key, shapes, error) from error
     holes = [Hole(tuple(shape.shape)) for shape in shapes]
     builder = Builder(holes, parameters, layers_by_fingerprint())
     args = [
@@ -224,6 +244,31 @@ def _read_model(
     except Unreadable as error:
         raise refusal(model, str(error), builder.line) from None
     return wired(builder, nodes, model)
+
+
+def _not_callable(
+    called: Callable[..., Any],
+    arrays: PyTree,
+    key: jax.ShapeDtypeStruct,
+    shapes: list[jax.ShapeDtypeStruct],
+    error: Exception,
+) -> Exception:
+    """What to say if a model raised this when it was called with the examples."""
+    came = ", ".join(f"shape {shape.shape} and dtype {shape.dtype}" for shape in shapes)
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    whole = (
+        f"The model raised {type(error).__name__} when it was called with `example`, "
+        f"of {came}: {first}"
+    )
+    if all(shape.ndim > 1 for shape in shapes):
+        ones = (jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in shapes)
+        try:
+            jax.eval_shape(called, arrays, key, *ones)
+        except (TypeError, ValueError):
+            pass
+        else:
+            whole += " With `example[0]` it can be: give one example, not a batch."
+    return ValueError(whole)
 
 
 def _example_struct(example: Any) -> jax.ShapeDtypeStruct:

@@ -12,6 +12,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from eqtangents._arguments import check_key, checked_integer, described
+from eqtangents._kernel_habits import FINITE_HABITS
+from eqtangents._signatures import names_checked
 from eqtangents._trees import Tree
 
 
@@ -25,6 +27,7 @@ class Estimate(eqx.Module, Generic[Averaged]):
     standard_error: Averaged
 
 
+@names_checked(FINITE_HABITS)
 def estimate_trace(
     operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n_samples: int
 ) -> Estimate[Float[Array, ""]]:
@@ -50,6 +53,7 @@ def estimate_trace(
     return _estimate(one, operator, key, n_samples)
 
 
+@names_checked(FINITE_HABITS)
 def estimate_diagonal(
     operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n_samples: int
 ) -> Estimate[Tree[Array]]:
@@ -68,6 +72,7 @@ def estimate_diagonal(
     return _estimate(one, operator, key, n_samples)
 
 
+@names_checked(FINITE_HABITS)
 def estimate_effective_rank(
     operator: lx.AbstractLinearOperator, key: PRNGKeyArray, n_samples: int
 ) -> Estimate[Float[Array, ""]]:

@@ -5,7 +5,9 @@ from typing import Any, Unpack, overload
 
 import equinox as eqx
 
+from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._parameters import Trainable
+from eqtangents._signatures import names_checked
 from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._choice import Explanation, Implementation
 from eqtangents.empirical._evaluate import explanations
@@ -28,6 +30,7 @@ def explain_empirical_ntk(
     params: Params | None = None,
     **options: Unpack[WayOptions],
 ) -> Tree[Explanation]: ...
+@names_checked(FINITE_HABITS)
 def explain_empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,

@@ -7,8 +7,10 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
+from eqtangents._signatures import names_checked
 from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._batches import checked_batches
 from eqtangents.empirical._choice import Implementation
@@ -34,6 +36,7 @@ def empirical_nngp(
     params: Params | None = None,
     **options: Unpack[OutputOptions],
 ) -> Tree[Array]: ...
+@names_checked(FINITE_HABITS)
 def empirical_nngp(
     model: Callable[..., Any],
     x1: Batch,
@@ -74,6 +77,7 @@ def empirical_kernel(
     params: Params | None = None,
     **options: Unpack[WayOptions],
 ) -> Tree[Kernel]: ...
+@names_checked(FINITE_HABITS)
 def empirical_kernel(
     model: Callable[..., Any],
     x1: Batch,

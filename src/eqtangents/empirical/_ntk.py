@@ -7,7 +7,9 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._parameters import Model, Trainable
+from eqtangents._signatures import names_checked
 from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._choice import Implementation
 from eqtangents.empirical._evaluate import (
@@ -41,6 +43,7 @@ def empirical_ntk(
     params: Params | None = None,
     **options: Unpack[WayOptions],
 ) -> Tree[Array]: ...
+@names_checked(FINITE_HABITS)
 def empirical_ntk(
     model: Callable[..., Any],
     x1: Batch,
@@ -138,6 +141,7 @@ def empirical_ntk_by_leaf(
     params: Whole,
     **options: Unpack[ParameterOptions],
 ) -> Whole: ...
+@names_checked(FINITE_HABITS)
 def empirical_ntk_by_leaf(
     model: Callable[..., Any],
     x1: Batch,

@@ -38,7 +38,7 @@ from eqtangents.nn._expanded import (
 )
 from eqtangents.nn._graph import Aggregate as Aggregate
 from eqtangents.nn._group_norm import GroupNorm as GroupNorm
-from eqtangents.nn._habits import absent as _absent
+from eqtangents.nn._habits import no_layer as _no_layer
 from eqtangents.nn._index import Index as Index, Slice as Slice
 from eqtangents.nn._inputs import (
     Edges as Edges,
@@ -123,4 +123,4 @@ if not _typing.TYPE_CHECKING:  # type checkers know that there are no other name
 
     def __getattr__(name: str) -> _typing.Any:
         """Say what is called otherwise here."""
-        raise _absent(name, list(globals()))
+        raise _no_layer(name, list(globals()))

@@ -8,6 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
@@ -244,6 +245,25 @@ def _check_elementwise(fn: Callable, owner: str = "Elementwise") -> None:
             f"{owner}: `{_function_name(fn)}` must map an array of real numbers to "
             f"one of the same shape, but makes {_type_of(came)} of {_type_of(given)}."
         )
+
+    if _mixes_entries(fn):
+        raise ValueError(
+            f"{owner}: `{_function_name(fn)}` must map each entry by itself, but one "
+            "entry of an array changes what becomes of others. Layers that mix "
+            "channels or positions are in `eqtangents.nn`, as norms and pooling."
+        )
+
+
+def _mixes_entries(fn: Callable) -> bool:
+    """Whether one entry of an array changes what becomes of others, if that is told."""
+    x = np.linspace(-1, 1, 6).reshape(2, 3)
+    moved = np.where(np.arange(6).reshape(2, 3) == 0, 0.5, x)
+    try:
+        with jax.ensure_compile_time_eval():
+            before, after = (np.asarray(fn(jnp.asarray(v))) for v in (x, moved))
+    except jax.errors.ConcretizationTypeError:  # it has parameters that are traced
+        return False
+    return not np.array_equal(before.ravel()[1:], after.ravel()[1:], equal_nan=True)
 
 
 def _type_of(value: object) -> str:

@@ -1,12 +1,12 @@
 """What users of other libraries write, and what to write here."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 
 from eqtangents._arguments import described
+from eqtangents._other_names import no_such_name
 from eqtangents._signatures import Habits, check_constructor
 from eqtangents._types import is_integer
 
@@ -227,18 +227,6 @@ _ABSENT = {
 }
 
 
-def absent(name: str, names: Sequence[str]) -> AttributeError:
+def no_layer(name: str, names: Sequence[str]) -> AttributeError:
     """The error for a name that `eqtangents.nn` does not have."""
-    said = f"`eqtangents.nn` has no `{name}`."
-    new = _LAYERS.get(name)
-    if new is None and name not in _ABSENT:
-        by_lower = {one.lower(): one for one in names if not one.startswith("_")}
-        plain = name.lower().replace("_", "")
-        new = by_lower.get(plain)
-        if new is None and (close := difflib.get_close_matches(plain, by_lower, 1)):
-            said += f" Did you mean `nn.{by_lower[close[0]]}`?"
-    if new is not None:
-        said += f" `{name}` is `nn.{new}` here."
-    elif name in _ABSENT:
-        said += f" {_ABSENT[name]}"
-    return AttributeError(said, name=name)
+    return no_such_name("eqtangents.nn", "nn", name, names, _LAYERS, _ABSENT)

@@ -1,5 +1,8 @@
 """Predictions from kernels: what infinitely wide networks say about new inputs."""
 
+import typing as _typing
+
+from eqtangents._other_names import no_predictor as _no_predictor
 from eqtangents.predict._classification import (
     class_probabilities as class_probabilities,
     decode_labels as decode_labels,
@@ -32,3 +35,10 @@ from eqtangents.predict._training_rules import (
     flow_gain as flow_gain,
 )
 from eqtangents.predict._training_state import TrainingState as TrainingState
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+
+    def __getattr__(name: str) -> _typing.Any:
+        """Say what is called otherwise here."""
+        raise _no_predictor(name, list(globals()))

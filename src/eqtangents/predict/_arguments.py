@@ -46,7 +46,7 @@ _NOT_INCREASING = (
 
 _NO_TIME = (
     "`{name}` must be at least zero and not NaN: training starts at time 0, and ends "
-    "at `jnp.inf`."
+    "at `jnp.inf`. The time comes first, the kernel after it."
 )
 
 
