@@ -60,6 +60,13 @@ def reproductions(session):
 
 
 @nox.session
+def libraries(session):
+    """Kernels for other libraries, with all of these installed."""
+    session.install("-e", ".[tests,gpjax]")
+    session.run("pytest", "tests/test_libraries.py", *session.posargs)
+
+
+@nox.session
 def docs(session):
     """The pages, with all of their code run, in `site/`; `-- serve` shows them."""
     session.install("-e", ".[docs]")

@@ -21,7 +21,7 @@ import eqtangents as eqt
 from eqtangents import nn
 
 
-EXAMPLES, TILE = 75, 3  # 325 tiles
+EXAMPLES, TILE = 120, 3  # 820 tiles, more than so many processes can add
 
 
 def computed(store):

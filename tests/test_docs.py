@@ -28,6 +28,7 @@ PACKAGES = [
     ".testing",
     ".empirical",
     ".estimators",
+    ".tinygp",
 ]
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -77,7 +78,7 @@ def test_a_broken_pool_is_resumed(tmp_path):
     with processes(2) as pool:
         with pytest.raises(RuntimeError, match=r"is broken .*of 21 tiles are in .*new"):
             run(executor=pool)
-    assert 5 <= begun(by) <= 6
+    assert begun(by) >= 5
     reports = []
     with processes(2) as pool:
         found = run(executor=pool, progress=reports.append)
@@ -100,7 +101,7 @@ def test_processes_have_the_settings_of_the_first(tmp_path, precision):
         found = eqt.gram(
             square, x, kind="both", store=tmp_path / "a", executor=pool, mesh=mesh
         )
-    assert found.ntk.dtype == DTYPE
+    assert found.ntk.dtype == jnp.result_type(DTYPE)
     assert_same(jax.tree.map(np.asarray, found), eqt.kernel(square, x))
 
 
@@ -148,7 +149,7 @@ def test_killed_again_and_again(tmp_path):
     assert found["kills"] == 50
     assert found["within"] > 0
     assert found["changed"] == []
-    assert 0 < found["before"] < found["tiles"] == 325
+    assert 0 < found["before"] < found["tiles"] == 820
     store_kills.computed(tmp_path / "undisturbed")
     folders = [tmp_path / name / "matrix/c" for name in ("killed", "undisturbed")]
     names, others = ({p.relative_to(f) for p in f.rglob("*")} for f in folders)

@@ -24,6 +24,7 @@ from eqtangents._traced._network import output_node, wired
 from eqtangents._traced._parameters import Parameters, leaves_of
 from eqtangents._traced._values import InputFunction, Unreadable, refusal
 from eqtangents._traced._walk import Walk
+from eqtangents._trees import Params
 from eqtangents._types import Scalar, known_value
 from eqtangents.nn._parameterization import (
     IS_PARAMETERIZATION,
@@ -37,7 +38,7 @@ from eqtangents.nn._parameterization import (
 @names_checked(FINITE_HABITS)
 def from_equinox(
     model: Callable[..., Any],
-    example: PyTree | None = None,
+    example: Any = None,
     *,
     weight_std: Scalar | None = None,
     bias_std: Scalar | None = None,
@@ -143,8 +144,8 @@ def _check_keeps_models(
 @names_checked(FINITE_HABITS)
 def from_function(
     function: Callable[..., Any],
-    params: PyTree,
-    example: PyTree,
+    params: Params,
+    example: Any,
     *,
     weight_std: Scalar | None = None,
     bias_std: Scalar | None = None,

@@ -100,6 +100,8 @@ class Recipes:
 
     def _halves(self, rows: int) -> "tuple[Recipes, Recipes] | None":
         """Recipes below and above the waist."""
+        if not rows:  # nothing is narrower than no outputs
+            return None
         waist = find_waist(self._program, self._leaves, self._example, rows)
         if waist is None:
             return None

@@ -1,0 +1,105 @@
+"""Infinitely wide networks as kernels of GPJax.
+
+They are imported from here, `from eqtangents.gpjax import NetworkKernel`, and need
+GPJax: `pip install 'eqtangents[gpjax]'`.
+"""
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import lineax as lx
+from jaxtyping import Array, Float
+
+from eqtangents._arguments import described
+from eqtangents._covariance_function import (
+    Kind,
+    checked_kind,
+    diagonal_of,
+    matrix_of,
+)
+from eqtangents._extras import needed
+from eqtangents.nn import AbstractLayer
+
+
+_kernels = needed("gpjax.kernels", "gpjax", "`eqtangents.gpjax`")
+_computations = needed("gpjax.kernels.computations", "gpjax", "`eqtangents.gpjax`")
+
+
+class _OfBatches(_computations.AbstractKernelComputation):
+    """Computes matrices at once, and not pair by pair."""
+
+    def _cross_covariance(
+        self, kernel: "NetworkKernel", x: Array, y: Array
+    ) -> Float[Array, "n m"]:
+        return matrix_of(
+            kernel.net, kernel.kind, kernel.examples(x), kernel.examples(y)
+        )
+
+    def _gram(self, kernel: "NetworkKernel", x: Array) -> Float[Array, "n n"]:
+        return matrix_of(kernel.net, kernel.kind, kernel.examples(x), None)
+
+    def _diagonal(self, kernel: "NetworkKernel", inputs: Array) -> Any:
+        diagonal = diagonal_of(kernel.net, kernel.kind, kernel.examples(inputs))
+        operator = lx.DiagonalLinearOperator(diagonal)
+        return lx.TaggedLinearOperator(operator, lx.positive_semidefinite_tag)
+
+
+class NetworkKernel(_kernels.AbstractKernel):
+    """The kernel of an infinitely wide network, for the priors of GPJax.
+
+    Matrices are computed at once, as `eqtangents.nngp` does, and not pair by pair. A
+    sum or product with another kernel is computed pair by pair, as GPJax does.
+    Hyperparameters that are arrays are leaves of the kernel, which can be
+    differentiated in.
+
+    ```python
+    prior = gpjax.gps.Prior(NetworkKernel(net), gpjax.mean_functions.Zero())
+    ```
+
+    **Arguments:**
+
+    - `net`: a network of `eqtangents.nn` with one output for each example.
+    - `kind`: `"nngp"`, the covariance of the outputs, or `"ntk"`.
+    - `shape`: of one example, `(channels, *spatial)`, for inputs with positions, which
+        GPJax keeps as rows of numbers.
+    - `active_dims`: columns of the inputs that the network takes, by default all.
+
+    **Raises:** `TypeError` for what is no network or no shape, `ValueError` for other
+    kinds, and for a network with outputs at several positions.
+    """
+
+    name: ClassVar[str] = "Network"
+
+    net: AbstractLayer
+    kind: Kind = eqx.field(static=True)
+    shape: tuple[int, ...] = eqx.field(static=True)
+
+    def __init__(
+        self,
+        net: AbstractLayer,
+        kind: Kind = "nngp",
+        *,
+        shape: tuple[int, ...] = (-1,),
+        active_dims: list[int] | slice | None = None,
+    ):
+        """Keep the network."""
+        self.kind, self.net = checked_kind(net, kind), net
+        if not isinstance(shape, tuple):
+            raise TypeError(
+                f"`shape` is {described(shape)}, but must be the shape of one example, "
+                "`(channels, *spatial)`: `shape=(3, 32, 32)`, say."
+            )
+        self.shape = shape
+        super().__init__(active_dims=active_dims, compute_engine=_OfBatches())
+
+    def __call__(
+        self, x: Float[Array, " d"], y: Float[Array, " d"]
+    ) -> Float[Array, ""]:
+        """The kernel of two examples."""
+        one, other = self.examples(x[None]), self.examples(y[None])
+        return matrix_of(self.net, self.kind, one, other)[0, 0]
+
+    def examples(self, x: Float[Array, "n d"]) -> Float[Array, "n channels *spatial"]:
+        """The inputs of the network in rows of numbers."""
+        x = self.slice_input(x)
+        return x.reshape(x.shape[0], *self.shape)
