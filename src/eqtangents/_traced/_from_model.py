@@ -96,7 +96,8 @@ def from_equinox(
     own_std = UNIFORM_STD if weight_std is None else weight_std
     _check_keeps_models("from_equinox", given, own_std, bias_std)
     if example is None:
-        return lift(model, Scales(own_std, bias_std, given))
+        embedding_std = 1.0 if weight_std is None else weight_std
+        return lift(model, Scales(own_std, bias_std, given, embedding_std))
     return from_model(model, example, weight_std, bias_std, given)
 
 
@@ -211,7 +212,7 @@ def _read_model(
     program = jax.make_jaxpr(called)(
         arrays, jax.eval_shape(lambda: jax.random.key(0)), *shapes
     )
-    holes = [Hole(tuple(shape.shape)) for shape in shapes]
+    holes = [Hole(tuple(shape.shape), _if_integers(shape.dtype)) for shape in shapes]
     builder = Builder(holes, parameters, layers_by_fingerprint())
     args = [
         *(parameters.whole(place) for place in places),
@@ -224,6 +225,10 @@ def _read_model(
     except Unreadable as error:
         raise refusal(model, str(error), builder.line) from None
     return wired(builder, nodes, model)
+
+
+def _if_integers(dtype: Any) -> Any:
+    return dtype if jnp.issubdtype(dtype, jnp.integer) else None
 
 
 def _example_struct(example: Any) -> jax.ShapeDtypeStruct:

@@ -115,6 +115,7 @@ from eqtangents.nn._smooth import (
     SigmoidLike as SigmoidLike,
     Sin as Sin,
 )
+from eqtangents.nn._tokens import Embedding as Embedding
 from eqtangents.nn._trained import ChannelGains as ChannelGains, Learned as Learned
 from eqtangents.nn._wiring import Wiring as Wiring
 
