@@ -145,6 +145,23 @@ LAYERS = {
     "GlobalSelfAttention_reach": Case(
         lambda w: [attention(w, reach=((2, 0),)), nn.Relu()]
     ),
+    "Attend": Case(
+        lambda w: [
+            nn.Wiring(
+                [nn.Linear(w), nn.Linear(w), nn.Attend(reach=((None, 0),)), nn.Relu()],
+                [[0], [0], [1, 1, 2], [3]],
+            )
+        ]
+    ),
+    "Attend_apart": Case(
+        lambda w: [
+            nn.Wiring(
+                [nn.Linear(w), nn.Linear(w), nn.Relu(), nn.Attend(heads=2)],
+                [[0], [0], [0], [1, 2, 3]],
+            )
+        ],
+        bias=4,
+    ),
     "Transformer": Case(transformer_block),
     "Wiring": Case(
         lambda w: [
