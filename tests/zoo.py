@@ -554,7 +554,6 @@ class GPTBlock(eqx.Module):
     5,
     dtype="int32",
     layers="Prepare Embedding Learned FanInSum LayerNorm Linear Linear Linear Attend "
-    ""
     "Linear FanInSum LayerNorm Linear Gelu Linear FanInSum LayerNorm Linear "
     "MoveChannels",
 )

@@ -35,14 +35,11 @@ def begun_scores(
     """The products of two random arrays, over the channels of each head."""
     over, heads = eqn.params["dimension_numbers"]
     ends = [_one_end(builder, a, over[i], heads[i]) for i, a in enumerate(args)]
-    hole, of_head = (
-        Hole(shape_of(eqn.outvars[0])),
-        math.prod(args[0].shape[axis] for axis in over[0]),
-    )
-    factor = math.prod(factor for _, _, factor in ends)
+    hole = Hole(shape_of(eqn.outvars[0]))
+    channels = math.prod(args[0].shape[axis] for axis in over[0])
+    products = multiple(hole, math.prod(factor for _, _, factor in ends))
     nodes = tuple((node, positions) for node, positions, _ in ends)
-    products = multiple(hole, factor)
-    return [Scores(nodes, len(heads[0]), of_head, hole, products, builder.line)]
+    return [Scores(nodes, len(heads[0]), channels, hole, products, builder.line)]
 
 
 def _one_end(
@@ -210,8 +207,9 @@ def _reach(bias: Float[np.ndarray, "queries keys"]) -> Any:
     if n != m or not np.allclose(bias[there], 0, atol=1e-4):
         return None
     later = np.subtract.outer(np.arange(n), np.arange(n))[there]
-    farthest = [int(later.max()), int(-later.min())]
-    reach = tuple(None if far == n - 1 else far for far in farthest)
-    if min(farthest) < 0 or (within_reach((n,), (reach,)) != there).any():
+    before, after = int(later.max()), int(-later.min())
+    if min(before, after) < 0:
         return None
-    return (reach,)
+    any_distance = lambda far: None if far == n - 1 else far
+    reach = ((any_distance(before), any_distance(after)),)
+    return reach if (within_reach((n,), reach) == there).all() else None
