@@ -130,18 +130,20 @@ def _recognised_softmax(
         (products, scores.ends),
         (products.transpose(swapped), scores.ends[::-1]),
     ]
-    weights = lambda factor: _weights(scores, factor * products, order)
-    bias = _bias(weights(0.0))
+    weights = lambda factor: _weights_of_values(scores, factor * products, order)
+    bias = _bias_of_softmax(weights(0.0))
     told = weights(scores.channels)
     for arranged, ends in arrangements:
-        if bias is not None and _same(told, arranged, bias):
-            return _layer(heads, bias), ends
+        if bias is not None and _is_softmax(told, arranged, bias):
+            return _softmax_layer(heads, bias), ends
     for factor, said in (
         (math.sqrt(scores.channels), "by the root of the number of channels"),
         (1.0, "by no number"),
     ):
         found = weights(factor)
-        if bias is not None and any(_same(found, a, bias) for a, _ in arrangements):
+        if bias is not None and any(
+            _is_softmax(found, a, bias) for a, _ in arrangements
+        ):
             raise Unreadable(
                 f"divides scores of attention {said}, so that weights stay random, or "
                 "grow, as channels widen. Divide by the number of channels of a key, "
@@ -154,7 +156,7 @@ def _recognised_softmax(
     )
 
 
-def _weights(
+def _weights_of_values(
     scores: Scores, products: Float[np.ndarray, "..."], order: Sequence[int]
 ) -> Float[np.ndarray, "*heads queries keys"]:
     """What values are weighed by, for some products over channels."""
@@ -165,7 +167,7 @@ def _weights(
     return np.asarray(found, float).transpose(order)
 
 
-def _bias(
+def _bias_of_softmax(
     weights: Float[np.ndarray, "*heads queries keys"],
 ) -> Float[np.ndarray, "queries keys"] | None:
     """The bias of a softmax that is all there is where products are zero."""
@@ -178,7 +180,7 @@ def _bias(
         return np.log(flat[0] / flat[0].max(-1, keepdims=True))
 
 
-def _same(
+def _is_softmax(
     weights: Float[np.ndarray, "*heads queries keys"],
     products: Float[np.ndarray, "*heads queries keys"],
     bias: Float[np.ndarray, "queries keys"],
@@ -191,16 +193,16 @@ def _same(
     return np.allclose(weights, expected, rtol=1e-3, atol=1e-5)
 
 
-def _layer(heads: int, bias: Float[np.ndarray, "queries keys"]) -> nn.Attend:
+def _softmax_layer(heads: int, bias: Float[np.ndarray, "queries keys"]) -> nn.Attend:
     if np.allclose(bias, 0, atol=1e-4):
         return nn.Attend(heads=heads)
-    reach = _reach(bias)
+    reach = _told_by_reach(bias)
     if reach is not None:
         return nn.Attend(heads=heads, reach=reach)
     return nn.Attend(heads=heads, bias=bias)
 
 
-def _reach(bias: Float[np.ndarray, "queries keys"]) -> Any:
+def _told_by_reach(bias: Float[np.ndarray, "queries keys"]) -> Any:
     """The reach of a bias that tells nothing else; `None` if it does."""
     there: Bool[np.ndarray, "queries keys"] = bias > -np.inf
     n, m = bias.shape

@@ -132,7 +132,7 @@ class Walk:
         if name in OF_ENTRIES:
             return entrywise(builder, eqn, args)
         raise Unreadable(
-            f"applies `{name}`, which is not known of layers.{_instead_of(name)}"
+            f"applies `{name}`, which is not known of layers.{_hint_for(name)}"
             if not alone
             else f"applies `{name}` to parameters alone, so that weights are no longer "
             "drawn independently."
@@ -187,7 +187,7 @@ class Walk:
         return self.run(jaxpr, consts, args[1:])
 
 
-def _instead_of(name: str) -> str:
+def _hint_for(name: str) -> str:
     """What to do instead of a primitive."""
     said = {
         "reduce_max": "Take the mean over positions, or sums, instead of the maximum.",
