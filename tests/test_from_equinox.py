@@ -319,10 +319,6 @@ REFUSED = {
         eqx.nn.BatchNorm(3, "batch", mode="batch"),
         "BatchNorm: keeps",
     ),
-    "embedding": lambda: (
-        chain(eqx.nn.Embedding(3, 2, key=KEY)),
-        "layers[0] (Embedding)",
-    ),
     "slopes": lambda: (eqx.nn.PReLU(jnp.ones(3)), "PReLU: has slopes of shape (3,)"),
     "slopes of an mlp": lambda: (
         eqx.nn.MLP(3, 2, 5, 2, eqx.nn.PReLU(), key=KEY),

@@ -1,5 +1,6 @@
 """Networks that are read from models: which layers, the same function, the kernel."""
 
+import inspect
 import re
 
 import equinox as eqx
@@ -203,3 +204,88 @@ def test_biases_apart_where_the_sum_is_not_all_that_is_read():
     )
     net = eqt.from_equinox(model, jnp.zeros(3))
     assert names_of(net).startswith("Linear Learned FanInSum Relu")
+
+
+WIDE = {
+    name: one
+    for name, one in READ.items()
+    if "w" in inspect.signature(one.make).parameters
+}
+
+
+@pytest.mark.slow
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("name", WIDE)
+def test_kernel_is_the_mean_over_draws_of_the_model_itself(name):
+    one, w = WIDE[name], 96
+    x = one.batch(2)
+    drawn = eqt.monte_carlo(lambda key: one.make(key, w), x, None, jr.key(3), 256)
+    limit = eqt.kernel(eqt.from_equinox(one.make(jr.key(0), w), x[0]), x)
+    for kind in ("nngp", "ntk"):
+        expected, mean, error = (
+            np.asarray(getattr(k, kind), float)
+            for k in (limit, drawn.mean, drawn.standard_error)
+        )
+        # Networks of finite width have a bias of order 1 / width.
+        allowed = 5 * error + 8 / w * np.abs(expected).max()
+        assert (np.abs(mean - expected) < allowed).all(), (kind, mean, expected)
+
+
+SCORES = {
+    "plain": lambda q, k: jax.nn.softmax(q @ k.T / 8),
+    "queries divided": lambda q, k: jax.nn.softmax((q / 8) @ k.T),
+    "both divided": lambda q, k: jax.nn.softmax((q / 8**0.5) @ (k / 8**0.5).T),
+    "by hand": lambda q, k: jnp.exp(q @ k.T / 8) / jnp.exp(q @ k.T / 8).sum(1)[:, None],
+    "turned": lambda q, k: jax.nn.softmax((k @ q.T).T / 8),
+    "local": lambda q, k: jax.nn.softmax(jnp.where(NEAR, q @ k.T / 8, -jnp.inf)),
+    "distances": lambda q, k: jax.nn.softmax(q @ k.T / 8 - DISTANCES),
+}
+DISTANCES = np.abs(np.subtract.outer(np.arange(5.0), np.arange(5.0)))
+NEAR = (DISTANCES < 3) & np.tri(5, dtype=bool)
+OTHER_SCORES = {
+    "by the root": lambda q, k: jax.nn.softmax(q @ k.T / 8**0.5),
+    "by no number": lambda q, k: jax.nn.softmax(q @ k.T),
+    "no softmax over": lambda q, k: jax.nn.relu(q @ k.T / 8),
+    "neither constant nor values": lambda q, k: jax.nn.softmax(q @ k.T * k[:, :1]),
+}
+
+
+def by_scores(weigh):
+    def model(params, x):
+        x = x @ params["embed"]
+        q, k, v = (x @ w for w in params["qkv"])
+        return (weigh(q, k).astype(v.dtype) @ v @ params["head"]).mean(0)
+
+    embed, q, k, v, head = arrays((3, 8), (8, 8), (8, 8), (8, 8), (8, 1))
+    return model, {"embed": embed, "qkv": (q, k, v), "head": head}
+
+
+@pytest.mark.precision("float64")
+@pytest.mark.quick(3)
+@pytest.mark.parametrize("name", SCORES)
+def test_attention_is_recognised_however_it_is_written(name):
+    model, params = by_scores(SCORES[name])
+    x = jr.normal(jr.key(1), (5, 3))
+    net = eqt.from_function(model, params, x)
+    assert "Attend" in names_of(net)
+    (layer,) = (one for one in net.layers if isinstance(one, nn.Attend))
+    assert layer.reach == (((2, 0),) if name == "local" else None)
+    assert (layer.bias is not None) == (name == "distances")
+    np.testing.assert_allclose(net(x), model(params, x), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.precision("float64")
+@pytest.mark.parametrize("said", OTHER_SCORES)
+def test_other_attention_is_refused(said):
+    model, params = by_scores(OTHER_SCORES[said])
+    with pytest.raises(nn.LayerError, match=said):
+        eqt.from_function(model, params, jr.normal(jr.key(1), (5, 3)))
+
+
+def test_functions_of_joined_channels_are_of_each_part():
+    def model(params, x):
+        joined = jnp.concatenate([x @ params[0], x @ params[1]])
+        return jax.nn.relu(joined) @ params[2]
+
+    net = eqt.from_function(model, arrays((3, 4), (3, 5), (9, 1)), jnp.ones(3))
+    assert names_of(net) == "Linear Relu Linear Relu FanInConcat Linear"

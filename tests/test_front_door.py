@@ -746,6 +746,7 @@ LAYERS = {
     cls: arguments
     for cls, *arguments in [
         (nn.Linear, 8),
+        (nn.Embedding, 10, 8),
         (nn.Conv, 8, 3),
         (nn.ConvLocal, 8, 3),
         (nn.ConvTranspose, 8, 3),

@@ -25,6 +25,7 @@ class Model:
     shape: tuple[int, ...]
     layers: str = ""
     refusal: str = ""
+    dtype: str = ""
 
     def built(self) -> Any:
         """The model, with parameters that are cheap to draw."""
@@ -44,19 +45,27 @@ class Model:
 
     def example(self) -> jax.Array:
         """An example."""
-        values = np.random.default_rng(1).normal(size=self.shape)
-        return jnp.asarray(values.astype(jnp.zeros(()).dtype))
+        return self.batch(1)[0]
+
+    def batch(self, n: int) -> jax.Array:
+        """Some examples: tokens, or normal numbers."""
+        random, shape = np.random.default_rng(1), (n, *self.shape)
+        if self.dtype:
+            return jnp.asarray(random.integers(0, 11, shape), self.dtype)
+        return jnp.asarray(random.normal(size=shape), jnp.zeros(()).dtype)
 
 
 ZOO: dict[str, Model] = {}
 
 
-def model(*shape: int, layers: str = "", refusal: str = "") -> Callable:
+def model(
+    *shape: int, layers: str = "", refusal: str = "", dtype: str = ""
+) -> Callable:
     """Enter a function that makes a model, given a random key, or several at once."""
 
     def enter(make: Callable) -> Callable:
         name = make.__name__.replace("_", " ")
-        ZOO[name] = Model(make, shape, layers, refusal)
+        ZOO[name] = Model(make, shape, layers, refusal, dtype)
         return make
 
     return enter
@@ -430,7 +439,7 @@ def softmax_inside(key):
     return Called((nn.Linear(3, 8, key=key), nn.Linear(8, 1, key=key)), call)
 
 
-@model(5, 4, refusal="as scores of attention do")
+@model(5, 4, refusal="divides scores of attention by the root")
 def attention(key):
     parts = nn.Linear(4, 8, key=key), nn.MultiheadAttention(2, 8, key=key)
 
@@ -491,3 +500,272 @@ def weight_normalised(key):
         return parts[1]((weight / (1e-6 + jnp.abs(weight))) @ x)
 
     return Called((nn.Linear(6, 8, key=key), nn.Linear(8, 1, key=key)), call)
+
+
+# Models whose widths are an argument, so that they can be made wide.
+
+
+def linears(key, *sizes, **options):
+    keys = jr.split(key, len(sizes))
+    return [
+        nn.Linear(*size, key=one, **options)
+        for size, one in zip(sizes, keys, strict=True)
+    ]
+
+
+@model(6, dtype="int32", layers="Prepare Embedding GlobalAvgPool Linear Relu Linear")
+def text_classifier(key, w=8):
+    parts = nn.Embedding(11, w, key=key), nn.MLP(w, 1, w, 1, key=key)
+    return Called(parts, lambda p, x: p[1](jax.vmap(p[0])(x).mean(0)))
+
+
+def attend(q, k, v, heads, mask=None):
+    """Attention with the scaling that has a limit."""
+    split = lambda x: x.reshape(x.shape[0], heads, -1)
+    q, k, v = map(split, (q, k, v))
+    scores = jnp.einsum("phd,qhd->hpq", q, k) / q.shape[-1]
+    if mask is not None:
+        scores = jnp.where(mask[None], scores, jnp.finfo(scores.dtype).min)
+    weights = jax.nn.softmax(scores)
+    return jnp.einsum("hpq,qhd->phd", weights, v).reshape(q.shape[0], -1)
+
+
+class GPTBlock(eqx.Module):
+    norms: list
+    qkv: nn.Linear
+    out: nn.Linear
+    mlp: nn.MLP
+
+    def __init__(self, w, key):
+        keys = jr.split(key, 3)
+        self.norms = [nn.LayerNorm(w), nn.LayerNorm(w)]
+        self.qkv = nn.Linear(w, 3 * w, use_bias=False, key=keys[0])
+        self.out = nn.Linear(w, w, use_bias=False, key=keys[1])
+        self.mlp = nn.MLP(w, w, 4 * w, 1, jax.nn.gelu, key=keys[2])
+
+    def __call__(self, x):
+        q, k, v = jnp.split(jax.vmap(self.qkv)(jax.vmap(self.norms[0])(x)), 3, -1)
+        causal = jnp.tril(jnp.ones((x.shape[0], x.shape[0]), bool))
+        x = x + jax.vmap(self.out)(attend(q, k, v, 2, causal))
+        return x + jax.vmap(self.mlp)(jax.vmap(self.norms[1])(x))
+
+
+@model(
+    5,
+    dtype="int32",
+    layers="Prepare Embedding Learned FanInSum LayerNorm Linear Linear Linear Attend "
+    "Linear FanInSum LayerNorm Linear Gelu Linear FanInSum LayerNorm Linear "
+    "MoveChannels",
+)
+def decoder_of_tokens(key, w=8):
+    """A small GPT: logits of the next token at each position."""
+    keys = jr.split(key, 4)
+    parts = (
+        nn.Embedding(11, w, key=keys[0]),
+        nn.Embedding(5, w, key=keys[1]),
+        GPTBlock(w, keys[2]),
+        nn.LayerNorm(w),
+        nn.Linear(w, 11, use_bias=False, key=keys[3]),
+    )
+
+    def call(parts, x):
+        tokens, positions, block, norm, head = parts
+        x = jax.vmap(tokens)(x) + jax.vmap(positions)(jnp.arange(x.shape[0]))
+        return jax.vmap(head)(jax.vmap(norm)(block(x)))
+
+    return Called(parts, call)
+
+
+@model(
+    9,
+    3,
+    layers="Prepare Linear Linear Prepare Linear Relu Linear Linear Attend Linear "
+    "FanInSum Relu Linear GlobalAvgPool",
+)
+def encoder_and_decoder(key, w=8):
+    """Positions of the decoder attend to those of the encoder."""
+    parts = linears(key, (3, w), (3, w), (w, w), (w, w), (w, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        encode, decode, to_q, to_k, to_v, out, head = map(jax.vmap, parts)
+        memory, x = jax.nn.relu(encode(x[:5])), decode(x[5:])
+        x = x + out(attend(to_q(x), to_k(memory), to_v(memory), 2))
+        return head(jax.nn.relu(x)).mean(0)
+
+    return Called(parts, call)
+
+
+@model(5, 3, layers="Prepare Linear Linear Linear Attend Linear GlobalAvgPool")
+def attention_to_what_is_alike(key, w=8):
+    """Queries are keys."""
+    parts = linears(key, (3, w), (w, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        embed, to_key, to_value, head = map(jax.vmap, parts)
+        x = embed(x)
+        k = to_key(x)
+        return head(attend(k, k, to_value(x), 1)).mean(0)
+
+    return Called(parts, call)
+
+
+@model(5, 3, layers="Prepare Linear Linear Linear Linear Attend Linear GlobalAvgPool")
+def linear_biases_of_distance(key, w=8):
+    """Attention that knows distances alone (ALiBi)."""
+    parts = linears(key, (3, w), (w, w), (w, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        embed, to_q, to_k, to_v, head = map(jax.vmap, parts)
+        x, place = embed(x), jnp.arange(5.0, dtype=x.dtype)
+        distances = jnp.abs(place[:, None] - place[None])
+        scores = to_q(x) @ to_k(x).T / w - 0.5 * distances
+        return head(jax.nn.softmax(scores) @ to_v(x)).mean(0)
+
+    return Called(parts, call)
+
+
+RING = np.eye(6) + np.eye(6, k=1) + np.eye(6, k=-5)
+
+
+@model(
+    6,
+    3,
+    layers="Prepare Linear DotGeneral Relu Linear DotGeneral Relu GlobalAvgPool Linear",
+)
+def graph_network(key, w=8):
+    """Sums over neighbours in a graph that is known, by its adjacency."""
+    parts = linears(key, (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        ring = jnp.asarray(RING / 3, x.dtype)
+        for layer in parts[:-1]:
+            x = jax.nn.relu(ring @ jax.vmap(layer)(x))
+        return parts[-1](x.mean(0))
+
+    return Called(parts, call)
+
+
+@model(
+    5,
+    layers="Prepare Linear Relu FanInConcat Linear Relu FanInConcat Linear Relu "
+    "FanInConcat Linear",
+)
+def densely_connected(key, w=8):
+    parts = linears(key, (5, w), (w + 5, w), (2 * w + 5, w), (3 * w + 5, 1))
+
+    def call(parts, x):
+        for layer in parts[:-1]:
+            x = jnp.concatenate([x, jax.nn.relu(layer(x))])
+        return parts[-1](x)
+
+    return Called(parts, call)
+
+
+@model(
+    3, layers="Prepare Linear Relu Linear Relu Prepare FanInConcat Linear Relu Linear"
+)
+def radiance_field(key, w=8):
+    """Sines and cosines of the input, which is joined once more half way."""
+    parts = linears(key, (15, w), (w, w), (w + 15, w), (w, 1))
+
+    def call(parts, x):
+        angles = (x[:, None] * jnp.array([1.0, 2.0], x.dtype)[None]).ravel()
+        x = jnp.concatenate([x, jnp.sin(angles), jnp.cos(angles)])
+        h = jax.nn.relu(parts[1](jax.nn.relu(parts[0](x))))
+        return parts[3](jax.nn.relu(parts[2](jnp.concatenate([h, x]))))
+
+    return Called(parts, call)
+
+
+@model(
+    3,
+    8,
+    8,
+    layers="Conv Relu Conv Relu Prepare Conv Relu FanInConcat Conv GlobalAvgPool",
+)
+def inception(key, w=8):
+    """Windows of several sizes, side by side."""
+    keys = jr.split(key, 4)
+    parts = (
+        nn.Conv2d(3, w, 1, key=keys[0]),
+        nn.Conv2d(3, w, 3, padding=1, key=keys[1]),
+        nn.AvgPool2d(3, 1, 1),
+        nn.Conv2d(3, w, 1, key=keys[2]),
+        nn.Conv2d(3 * w, 1, 1, key=keys[3]),
+    )
+
+    def call(parts, x):
+        one, three, pool, after, last = parts
+        joined = jnp.concatenate([one(x), three(x), after(pool(x))])
+        return last(jax.nn.relu(joined)).mean((1, 2))
+
+    return Called(parts, call)
+
+
+@model(
+    3,
+    4,
+    4,
+    layers="Conv Relu GlobalAvgPool Linear Relu Linear Sigmoid Rearrange FanInProd "
+    "GlobalAvgPool Linear",
+)
+def squeeze_and_excite(key, w=8):
+    keys = jr.split(key, 4)
+    parts = (
+        nn.Conv2d(3, w, 3, padding=1, key=keys[0]),
+        nn.Linear(w, w, key=keys[1]),
+        nn.Linear(w, w, key=keys[2]),
+        nn.Linear(w, 1, key=keys[3]),
+    )
+
+    def call(parts, x):
+        conv, squeeze, excite, head = parts
+        x = jax.nn.relu(conv(x))
+        gate = jax.nn.sigmoid(excite(jax.nn.relu(squeeze(x.mean((1, 2))))))
+        return head((gate[:, None, None] * x).mean((1, 2)))
+
+    return Called(parts, call)
+
+
+@model(5, refusal="joins branches that are correlated")
+def highway(key, w=8):
+    parts = linears(key, (5, w), (w, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        first, inner, gate, head = parts
+        x = first(x)
+        open_ = jax.nn.sigmoid(gate(x))
+        return head(open_ * jax.nn.relu(inner(x)) + (1 - open_) * x)
+
+    return Called(parts, call)
+
+
+@model(6, 3, refusal="weights shared in time are `nn.Recurrent`")
+def gated_cells(key, w=8):
+    parts = nn.GRUCell(3, w, key=key), nn.Linear(w, 1, key=key)
+
+    def call(parts, x):
+        cell, head = parts
+        step = lambda state, one: (cell(one, state), None)
+        return head(jax.lax.scan(step, jnp.zeros(w, x.dtype), x)[0])
+
+    return Called(parts, call)
+
+
+@model(5, 3, refusal="Take the mean over positions")
+def points_and_their_maximum(key, w=8):
+    parts = nn.MLP(3, w, w, 1, key=key), nn.Linear(w, 1, key=key)
+    return Called(parts, lambda p, x: p[1](jax.vmap(p[0])(x).max(0)))
+
+
+@model(5, refusal="uses `parts[1].weight` in two places")
+def differential_equation(key, w=8):
+    """A flow by steps of Euler, all of one layer."""
+    parts = linears(key, (5, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        first, field, last = parts
+        step = lambda x, _: (x + 0.25 * jnp.tanh(field(x)), None)
+        return last(jax.lax.scan(step, first(x), None, length=4)[0])
+
+    return Called(parts, call)

@@ -7,21 +7,27 @@ where users call.
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree, Real
 
 from eqtangents._arguments import described
 from eqtangents._kernel_habits import NOT_RANDOM
-from eqtangents._networks import check_independent, check_network
+from eqtangents._networks import (
+    check_independent,
+    check_network,
+    check_tokens,
+    takes_integers,
+)
 from eqtangents._types import is_concrete
 from eqtangents.nn import AbstractLayer, Edges, Graph, Masked
 from eqtangents.nn._inputs import Signal, is_signal, values_of, with_equal_edges
 
 
 # A `Batch`, as type checkers see it, of a network with one input and of any network.
-OneBatch: TypeAlias = Float[Array | np.ndarray, "n *rest"] | Masked | Graph
+OneBatch: TypeAlias = Real[Array | np.ndarray, "n *rest"] | Masked | Graph
 NestedBatch: TypeAlias = OneBatch | Sequence["NestedBatch"]
 
 
@@ -37,11 +43,17 @@ def checked_arguments(
         _check_habits(name, x)
     x1 = _signals("x1", x1)
     x2 = None if x2 is None else _signals("x2", x2)
+    if takes_integers(net):
+        x1 = _in_floating_point("x1", x1)
+        x2 = None if x2 is None else _in_floating_point("x2", x2)
     for name, x in (("x1", x1), ("x2", x2)):
         _check_batch(name, x)
     if x2 is not None:
         x1, x2 = _alike(x1, x2)
     check_independent(net)
+    for x in (x1, x2):
+        if x is not None:
+            check_tokens(net, x)
     return net, x1, x2
 
 
@@ -93,6 +105,30 @@ def _flat(x: Any) -> Iterator[Any]:
             yield from _flat(one)
     else:
         yield x
+
+
+def _in_floating_point(name: str, x: PyTree[Signal]) -> PyTree[Signal]:
+    """Integers as floating-point numbers, of the type of the other inputs."""
+    types = [values_of(signal).dtype for signal in _flat(x)]
+    floating = [one for one in types if jnp.issubdtype(one, jnp.floating)]
+    dtype = floating[0] if floating else jnp.zeros(()).dtype
+    most = 2 ** (jnp.finfo(dtype).nmant + 1)
+
+    def one(signal: Signal) -> Signal:
+        if isinstance(signal, Graph | Masked):
+            return eqx.tree_at(lambda x: x.value, signal, one(signal.value))
+        values = signal
+        if not jnp.issubdtype(values.dtype, jnp.integer):
+            return values
+        if is_concrete(values) and np.abs(values).max(initial=0) > most:
+            raise ValueError(
+                f"`{name}` has integers beyond {most}, which {dtype} cannot hold. "
+                "Kernels have the floating-point type of the inputs: number tokens "
+                "from 0 on, or use inputs of a wider type."
+            )
+        return values.astype(dtype)
+
+    return jax.tree.map(one, x, is_leaf=is_signal)
 
 
 def _check_batch(name: str, x: PyTree[Signal] | None) -> None:

@@ -1,15 +1,27 @@
 """What networks must be for their kernels: layers, with weights of their own."""
 
+import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PRNGKeyArray, PyTree
 
 from eqtangents._arguments import described, rule_of
-from eqtangents.nn import AbstractActivation, AbstractLayer
-from eqtangents.nn._layer import LayerError, instead_of_layer
+from eqtangents._types import is_concrete
+from eqtangents.nn import AbstractActivation, AbstractLayer, Embedding
+from eqtangents.nn._inputs import Signal, as_input, is_signal
+from eqtangents.nn._layer import (
+    Covariances,
+    Example,
+    LayerError,
+    Shape,
+    instead_of_layer,
+)
 
 
 def check_network(net: Any, x1: Any) -> None:
@@ -48,6 +60,64 @@ def check_independent(net: AbstractLayer) -> None:
                 "others for each layer.",
                 path.lstrip("."),
             )
+
+
+def takes_integers(net: AbstractLayer) -> bool:
+    """Whether a layer of the network reads integers as what they are."""
+    nodes = (node for _, node, _, _ in fields_of(net, ""))
+    return any(isinstance(one, AbstractLayer) and one.takes_integers for one in nodes)
+
+
+def check_tokens(net: AbstractLayer, x: PyTree[Signal]) -> None:
+    """Raise for tokens of a batch that there are not, where they are known.
+
+    Within what is compiled none is. So the network is asked for its covariance here,
+    until no layer is left that reads tokens.
+    """
+    is_reader = lambda node: isinstance(node, Embedding)
+    readers = [one for one in jax.tree.leaves(net, is_leaf=is_reader) if is_reader(one)]
+    if not readers or not all(map(is_concrete, jax.tree.leaves(x))):
+        return
+    left = _Left(len(readers))
+    look = lambda node: _Looking(node, left) if is_reader(node) else node
+    looking = jax.tree.map(look, net, is_leaf=is_reader)
+    with jax.ensure_compile_time_eval():
+        here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), x)
+        none = jax.tree.map(lambda leaf: leaf[:0], here)
+        examples = jax.tree.map(as_input, here, none, is_leaf=is_signal)
+        with contextlib.suppress(_NoneLeft):
+            looking.propagate(examples)
+
+
+class _NoneLeft(Exception):
+    """All layers that read tokens have done so."""
+
+
+@dataclasses.dataclass(eq=False)
+class _Left:
+    """How many layers have not read their tokens yet."""
+
+    count: int
+
+
+class _Looking(AbstractLayer):
+    """A layer that reads tokens, of which the last one is the end."""
+
+    layer: Embedding
+    left: _Left = eqx.field(static=True)
+
+    def init(self, input_shape: Shape, *, key: PRNGKeyArray | None = None) -> Any:
+        return self.layer.init(input_shape, key=key)
+
+    def __call__(self, x: Example, *, key: PRNGKeyArray | None = None) -> Any:
+        return self.layer(x, key=key)
+
+    def propagate(self, covariance: Covariances) -> Covariances:
+        out = self.layer.propagate(covariance)
+        self.left.count -= 1
+        if not self.left.count:
+            raise _NoneLeft
+        return out
 
 
 def check_hyperparameters(net: AbstractLayer) -> None:

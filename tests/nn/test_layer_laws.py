@@ -145,6 +145,23 @@ LAYERS = {
     "GlobalSelfAttention_reach": Case(
         lambda w: [attention(w, reach=((2, 0),)), nn.Relu()]
     ),
+    "Attend": Case(
+        lambda w: [
+            nn.Wiring(
+                [nn.Linear(w), nn.Linear(w), nn.Attend(reach=((None, 0),)), nn.Relu()],
+                [[0], [0], [1, 1, 2], [3]],
+            )
+        ]
+    ),
+    "Attend_apart": Case(
+        lambda w: [
+            nn.Wiring(
+                [nn.Linear(w), nn.Linear(w), nn.Relu(), nn.Attend(heads=2)],
+                [[0], [0], [0], [1, 2, 3]],
+            )
+        ],
+        bias=4,
+    ),
     "Transformer": Case(transformer_block),
     "Wiring": Case(
         lambda w: [
@@ -297,6 +314,7 @@ def test_every_layer_is_here():
     elsewhere |= {"Recurrent", "Last"}  # by `check_layer` as well
     # At the ends of networks alone, of models that are read.
     elsewhere |= {"Prepare", "MoveChannels", "Mix"}
+    elsewhere |= {"Embedding"}  # of tokens, as the `Linear` of unit vectors
     finite_only = {"MaxPool", "BatchNorm"}
     assert exported - elsewhere - finite_only == named - {"Transformer"}
 

@@ -26,6 +26,7 @@ class Scales:
     weight_std: Scalar
     bias_std: Scalar | None
     parameterization: AbstractParameterization
+    embedding_std: Scalar = 1.0
     # By identity: parameters that layers of the model share are shared in ours, too.
     known: dict[int, Array] = dataclasses.field(default_factory=dict)
 
@@ -46,13 +47,14 @@ class Scales:
         fans = Fans(_fan_in(theirs), channels, out)
         weights = ours.parameterization.weights(ours.weight_std, fans)
         scale = weights.multiplier / math.sqrt(fans.inputs)
-        weight, bias = self._divided(theirs.weight, scale), None
+        weight, bias = self.divided(theirs.weight, scale), None
         if theirs.bias is not None:
             biases = ours.parameterization.biases(ours.bias_std, fans)
-            bias = self._divided(theirs.bias, biases.multiplier).reshape(-1)
+            bias = self.divided(theirs.bias, biases.multiplier).reshape(-1)
         return with_parameters(ours, weight, bias)
 
-    def _divided(self, theirs: Array, scale: Scalar) -> Array:
+    def divided(self, theirs: Array, scale: Scalar) -> Array:
+        """Parameters of a layer that multiplies them by a scale."""
         if id(theirs) not in self.known:
             self.known[id(theirs)] = theirs / jnp.asarray(scale, theirs.dtype)
         return self.known[id(theirs)]
@@ -78,6 +80,24 @@ def lift_linear(theirs: eqx.nn.Linear, scales: Scales) -> nn.Linear:
     """A fully-connected layer."""
     ours = nn.Linear(theirs.weight.shape[0], **scales.options(theirs))
     return scales.carried(ours, theirs)
+
+
+def lift_embedding(theirs: eqx.nn.Embedding, scales: Scales) -> nn.Embedding:
+    """Vectors for tokens, which Equinox draws with variance one."""
+    weight = theirs.weight
+    ours = nn.Embedding(
+        *weight.shape,
+        weight_std=scales.embedding_std,
+        parameterization=scales.parameterization,
+    )
+    fans = Fans(1, 1, weight.shape[1])
+    scale = ours.parameterization.weights(ours.weight_std, fans)
+    return eqx.tree_at(
+        lambda layer: layer.weight,
+        ours,
+        scales.divided(weight, scale.multiplier),
+        is_leaf=lambda leaf: leaf is None,
+    )
 
 
 def lift_conv(theirs: eqx.nn.Conv, scales: Scales) -> nn.Conv:

@@ -10,6 +10,7 @@ from eqtangents import nn
 from eqtangents._equinox._affine import (
     Scales,
     lift_conv,
+    lift_embedding,
     lift_linear,
     lift_transpose,
 )
@@ -110,6 +111,7 @@ _LIFTS: dict[type, Callable[[Any, Scales], nn.AbstractLayer]] = {
     eqx.nn.Lambda: _lift_lambda,
     eqx.nn.MLP: _lift_mlp,
     eqx.nn.Linear: lift_linear,
+    eqx.nn.Embedding: lift_embedding,
     eqx.nn.Conv: lift_conv,
     eqx.nn.Conv1d: lift_conv,
     eqx.nn.Conv2d: lift_conv,
@@ -146,10 +148,6 @@ _REFUSED: dict[type, str] = {
     eqx.nn.BatchNorm: (
         "keeps statistics of other examples, and has no kernel in closed form. Use "
         "`LayerNorm` or `GroupNorm`."
-    ),
-    eqx.nn.Embedding: (
-        "takes numbers of tokens, but kernels are functions of arrays. Embed the "
-        "inputs first, and lift the rest of the model."
     ),
     eqx.nn.Shared: (
         "uses parameters in several places, but each layer of a kernel has weights of "

@@ -146,6 +146,10 @@ class Builder:
             self.line = before
 
     def _activation(self, base: Node, expression: Any) -> Node:
+        if isinstance(base.layer, nn.FanInConcat) and base.layer.axis == 0:
+            # Side by side they are not alike, and each is a function of its own.
+            parts = [self._activation(one, expression) for one in base.reads]
+            return self.plain(nn.FanInConcat(0), parts, base.shape)
         mark = fingerprint(expression)
         if mark not in self._known and (found := of_multiple(expression)):
             # A function of a multiple: the layer of the function may be known.

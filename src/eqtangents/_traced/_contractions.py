@@ -8,6 +8,7 @@ import numpy as np
 from jax.extend import core
 
 from eqtangents import nn
+from eqtangents._traced._attention import begun_scores
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._of_input import of_input
@@ -25,8 +26,10 @@ from eqtangents._traced._values import (
 @reading("dot_general")
 def _read_dot_general(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
-) -> list[RandomValue]:
+) -> list[Any]:
     (contracted, batched) = eqn.params["dimension_numbers"]
+    if all(isinstance(arg, RandomValue) for arg in args):
+        return begun_scores(builder, eqn, args)
     kinds = [isinstance(arg, Parameter) for arg in args]
     if all(kinds):
         raise Unreadable(
@@ -165,14 +168,7 @@ def _times_constant(
     builder: Builder, args: Sequence[Any], contracted: Any, batched: Any
 ) -> RandomValue:
     """A signal times a constant, summed over positions."""
-    signals = [isinstance(arg, RandomValue) for arg in args]
-    if all(signals):
-        raise Unreadable(
-            "multiplies two random arrays and sums, as scores of attention do. "
-            "Use `eqtangents.nn.GlobalSelfAttention`, whose `linear_scaling` has a "
-            "kernel, in the place of that attention."
-        )
-    at = signals.index(True)
+    at = 0 if isinstance(args[0], RandomValue) else 1
     signal, other = builder.settled(args[at]), args[1 - at]
     if isinstance(other, InputFunction):
         if batched[0]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, PRNGKeyArray
 from eqtangents import nn
 from eqtangents._traced._builder import Builder, as_number
 from eqtangents._traced._rules import reading
-from eqtangents._traced._values import RandomValue, Unreadable
+from eqtangents._traced._values import RandomValue, Scores, Unreadable
 
 
 def eqtangents_dropout(x: Array, p: Any) -> Array:
@@ -50,15 +50,19 @@ def with_marked_dropout(model: Any) -> Any:
 
 
 @reading("eqtangents_dropout")
-def _dropped(
-    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
-) -> list[RandomValue]:
+def _dropped(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
     signal, p = args
+    rate = as_number(p)
+    assert rate is not None, "a rate is a number of Python"
+    if not rate:
+        return [signal]
+    if isinstance(signal, Scores):
+        raise Unreadable(
+            "drops weights of attention, which are then random. Drop what layers give."
+        )
     if not isinstance(signal, RandomValue):
         raise Unreadable("drops values of the network's input. Drop them later.")
     signal = builder.settled(signal)
     node = builder.node(signal)
-    rate = as_number(p)
-    assert rate is not None, "a rate is a number of Python"
     made = builder.add(nn.Dropout(round(rate, 7)), [node], node.shape)
     return [RandomValue.of(made, signal.layout)]

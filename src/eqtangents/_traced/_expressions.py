@@ -14,9 +14,13 @@ from eqtangents._traced._numpy import in_numpy
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Hole:
-    """What an expression is a function of."""
+    """What an expression is a function of.
+
+    `dtype`: the type that a program reads it in, if it is integers.
+    """
 
     shape: tuple[int, ...]
+    dtype: np.dtype | None = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

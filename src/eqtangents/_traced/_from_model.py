@@ -101,7 +101,8 @@ def from_equinox(
     own_std = UNIFORM_STD if weight_std is None else weight_std
     _check_keeps_models("from_equinox", given, own_std, bias_std)
     if example is None:
-        return lift(model, Scales(own_std, bias_std, given))
+        embedding_std = 1.0 if weight_std is None else weight_std
+        return lift(model, Scales(own_std, bias_std, given, embedding_std))
     return from_model(model, example, weight_std, bias_std, given)
 
 
@@ -232,7 +233,7 @@ def _read_model(
         raise
     except (TypeError, ValueError) as error:
         raise _not_callable(called, arrays, key, shapes, error) from error
-    holes = [Hole(tuple(shape.shape)) for shape in shapes]
+    holes = [Hole(tuple(shape.shape), _if_integers(shape.dtype)) for shape in shapes]
     builder = Builder(holes, parameters, layers_by_fingerprint())
     args = [
         *(parameters.whole(place) for place in places),
@@ -270,6 +271,10 @@ def _not_callable(
         else:
             whole += " With `example[0]` it can be: give one example, not a batch."
     return ValueError(whole)
+
+
+def _if_integers(dtype: Any) -> Any:
+    return dtype if jnp.issubdtype(dtype, jnp.integer) else None
 
 
 def _example_struct(example: Any) -> jax.ShapeDtypeStruct:

@@ -14,6 +14,7 @@ from eqtangents._traced._values import (
     Node,
     Parameter,
     RandomValue,
+    Scores,
     Statistic,
     Unreadable,
     refusal,
@@ -22,7 +23,7 @@ from eqtangents._traced._values import (
 
 def output_node(builder: Builder, value: Any) -> Node:
     """The node whose output is the array that a model returns."""
-    if isinstance(value, Parameter | Statistic):
+    if isinstance(value, Parameter | Statistic | Scores):
         raise Unreadable(
             "is returned as the output, but is no function of the input that a "
             "network of layers has."
@@ -124,7 +125,7 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
                         f"uses `{leaf.name}` in two places, {place.line or 'one'} and "
                         f"{node.line or 'another'}, but kernels take the weights of "
                         "all layers to be independent. Give each place parameters of "
-                        "its own.",
+                        "its own; weights shared in time are `nn.Recurrent`.",
                         node.line,
                     )
             uses[held.leaf].append((held, node))

@@ -50,7 +50,10 @@ def of_input(
         )
 
     def prepared(*examples: Array) -> Array:
-        filled = dict(zip(holes, examples, strict=True))
+        filled = {
+            hole: given if hole.dtype is None else given.astype(hole.dtype)
+            for hole, given in zip(holes, examples, strict=True)
+        }
         value = jnp.asarray(value_of_expression(expression, filled))
         if not jnp.issubdtype(value.dtype, jnp.floating):
             value = value.astype(jnp.result_type(float))

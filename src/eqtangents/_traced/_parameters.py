@@ -22,13 +22,15 @@ class ParameterLeaf:
     """An array of parameters.
 
     `fan_in` is that of the layer of Equinox that it belongs to, which says how it is
-    drawn; `initial` is what a gain or an offset of Equinox begins at.
+    drawn; `initial` is what a gain or an offset of Equinox begins at; `deviation` that
+    of vectors for tokens.
     """
 
     array: Array
     name: str
     fan_in: int | None = None
     initial: float | None = None
+    deviation: float | None = None
 
 
 class Parameters:
@@ -78,9 +80,11 @@ class Parameters:
         r"""$\sigma_w$ of weights for so many inputs to each output."""
         if self.weight_std is not None:
             return self.weight_std
-        fan_in = self.leaves[parameter.leaf].fan_in
-        if fan_in is not None:
-            return UNIFORM_STD * math.sqrt(inputs / fan_in)
+        leaf = self.leaves[parameter.leaf]
+        if leaf.fan_in is not None:
+            return UNIFORM_STD * math.sqrt(inputs / leaf.fan_in)
+        if leaf.deviation is not None:
+            return leaf.deviation * math.sqrt(inputs)
         return self._measured(parameter, "weight_std") * math.sqrt(inputs)
 
     def bias_deviation(self, parameter: Parameter) -> Scalar:
@@ -92,6 +96,8 @@ class Parameters:
             return self.bias_std
         if leaf.fan_in is not None:
             return UNIFORM_STD / math.sqrt(leaf.fan_in)
+        if leaf.deviation is not None:
+            return leaf.deviation
         return self._measured(parameter, "bias_std")
 
     def gain(self, parameter: Parameter) -> float:
@@ -157,13 +163,15 @@ def leaves_of(tree: Any) -> tuple[list[ParameterLeaf], list[int], Any, Any]:
 def _facts_of_equinox(tree: Any) -> dict[int, dict[str, Any]]:
     """How the layers of Equinox in a model draw their parameters, by array."""
     facts: dict[int, dict[str, Any]] = {}
-    kinds = (*_WEIGHT_LAYERS, *_GAIN_LAYERS)
+    kinds = (*_WEIGHT_LAYERS, *_GAIN_LAYERS, eqx.nn.Embedding)
     found = jax.tree.leaves(tree, is_leaf=lambda node: isinstance(node, kinds))
     for layer in found:
         if isinstance(layer, _WEIGHT_LAYERS):
             fan_in = _fan_in_of(layer)
             for array in (layer.weight, layer.bias):
                 facts[id(array)] = {"fan_in": fan_in}
+        elif isinstance(layer, eqx.nn.Embedding):
+            facts[id(layer.weight)] = {"deviation": 1.0}  # as Equinox draws them
         elif isinstance(layer, _GAIN_LAYERS):
             facts[id(layer.weight)] = {"initial": 1.0}
             facts[id(layer.bias)] = {"initial": 0.0}

@@ -16,7 +16,8 @@ from eqtangents._traced._convolutions import pad_node
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._rules import reading
 from eqtangents._traced._selections import selected_channels
-from eqtangents._traced._values import RandomValue, Unreadable
+from eqtangents._traced._tables import picked_rows
+from eqtangents._traced._values import Parameter, RandomValue, Unreadable
 
 
 @reading("transpose")
@@ -57,6 +58,8 @@ def _read_selection(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
 ) -> list[Any]:
     """Entries that are picked: numbers in the place of entries say which."""
+    if isinstance(args[0], Parameter):
+        return [picked_rows(builder, eqn, args[0], args[1])]
     signal = builder.settled(args[0])
     if any(isinstance(arg, RandomValue) for arg in args[1:]):
         raise Unreadable("picks entries by an index that is random.")

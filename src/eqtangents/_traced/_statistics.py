@@ -43,7 +43,9 @@ def begins_statistic(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) 
         return False
     channels = set(first.layout.channels)
     if eqn.primitive.name == "dot_general" and isinstance(args[1], RandomValue):
-        ((over, _), _) = eqn.params["dimension_numbers"]
+        ((over, _), (batched, _)) = eqn.params["dimension_numbers"]
+        if len(over) + len(batched) < len(first.shape):
+            return False  # products of positions with others, as scores of attention
         mixed = {f for axis in over for f in first.layout.axes[axis]}
         same = builder.base(first) is not None
         return (

@@ -41,6 +41,13 @@ def options(builder: Builder, parameter: Parameter, inputs: int) -> dict[str, An
     }
 
 
+def with_vectors(builder: Builder, layer: nn.Embedding, table: Parameter) -> Any:
+    """An embedding that was made without vectors, with those of a model."""
+    channels = table.shape[1]
+    scale = layer.parameterization.weights(layer.weight_std, Fans(1, 1, channels))
+    return _filled(layer, "weight", _carried_over(builder, table, scale.multiplier))
+
+
 def _carried_over(
     builder: Builder, parameter: Parameter, scale: Scalar
 ) -> Float[Array, "..."]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from eqtangents._traced._expressions import (
     Expression,
     Hole,
 )
-from eqtangents._traced._layout import Layout
+from eqtangents._traced._layout import AxisFactors, Layout
 from eqtangents.nn._layer import LayerError
 from eqtangents.nn._wiring import WHAT_WORKS
 
@@ -105,7 +105,31 @@ class Statistic:
         return self.expression.shape
 
 
-ReadValue = InputFunction | Parameter | RandomValue | Statistic
+@dataclasses.dataclass(frozen=True, eq=False)
+class Scores:
+    """Products of queries and keys over channels, or what has been computed of them.
+
+    `ends`: the two factors with their positions in a row, and these. `heads`: how many
+    axes of heads there are, none or one; `channels`: how many each head sums over.
+    """
+
+    ends: Sequence[tuple[Node, AxisFactors]]
+    heads: int
+    channels: int
+    hole: Hole
+    expression: Expression
+    line: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.expression.shape
+
+    def continued(self, expression: Expression) -> "Scores":
+        """A function of the same products."""
+        return dataclasses.replace(self, expression=expression)
+
+
+ReadValue = InputFunction | Parameter | RandomValue | Statistic | Scores
 
 
 class Unreadable(Exception):

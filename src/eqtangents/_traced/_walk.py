@@ -14,6 +14,7 @@ from eqtangents._jaxpr import (
     live,
     scan_sizes,
 )
+from eqtangents._traced._attention import with_scores
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._entries import OF_ENTRIES, entrywise
 from eqtangents._traced._expressions import results_of
@@ -29,6 +30,7 @@ from eqtangents._traced._values import (
     InputFunction,
     Parameter,
     ReadValue,
+    Scores,
     Statistic,
     Unreadable,
     refusal,
@@ -38,6 +40,10 @@ from eqtangents.nn._layer import LayerError
 
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2"}
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
+_DECIDES = (
+    "decides by what it computes, which networks of layers do not. Decide by Python "
+    "values, or loop by `jax.lax.scan`."
+)
 # What moves entries of parameters: the same is done to their numbers.
 _OF_NUMBERS = frozenset(
     "transpose reshape squeeze expand_dims broadcast_in_dim slice rev dynamic_slice "
@@ -106,10 +112,9 @@ class Walk:
             given = [a.expression if isinstance(a, InputFunction) else a for a in args]
             return [InputFunction(one) for one in results_of(eqn, given)]
         if name in ("cond", "while"):
-            raise Unreadable(
-                "decides by what it computes, which networks of layers do not. Decide "
-                "by Python values, or loop by `jax.lax.scan`."
-            )
+            raise Unreadable(_DECIDES)
+        if any(isinstance(arg, Scores) for arg in args):
+            return with_scores(builder, eqn, args)
         if isinstance(args[0], Parameter) and len(traced) == 1 and name in _OF_NUMBERS:
             return _moved_parameter(eqn, args)
         if isinstance(args[0], Parameter) and name == "stop_gradient":
@@ -127,7 +132,7 @@ class Walk:
         if name in OF_ENTRIES:
             return entrywise(builder, eqn, args)
         raise Unreadable(
-            f"applies `{name}`, which is not known of layers."
+            f"applies `{name}`, which is not known of layers.{_hint_for(name)}"
             if not alone
             else f"applies `{name}` to parameters alone, so that weights are no longer "
             "drawn independently."
@@ -180,6 +185,15 @@ class Walk:
         index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
         jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
         return self.run(jaxpr, consts, args[1:])
+
+
+def _hint_for(name: str) -> str:
+    """What to do instead of a primitive."""
+    said = {
+        "reduce_max": "Take the mean over positions, or sums, instead of the maximum.",
+        "fft": "Transform the input, or multiply by a constant matrix.",
+    }.get(name)
+    return f" {said}" if said else ""
 
 
 def _moved_parameter(eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Parameter]:

@@ -67,6 +67,7 @@ from eqtangents.covariance._recurrent import (
 from eqtangents.covariance._repeated import Repeated as Repeated
 from eqtangents.covariance._stencil import Stencil as Stencil
 from eqtangents.covariance._table import dense_block as dense_block
+from eqtangents.covariance._tokens import EqualTokens as EqualTokens
 from eqtangents.covariance._window import (
     Window as Window,
     seen_through as seen_through,

@@ -9,6 +9,7 @@ import typing as _typing
 
 from eqtangents.nn._activations import AbstractActivation as AbstractActivation
 from eqtangents.nn._affine import AbstractAffine as AbstractAffine
+from eqtangents.nn._attend import Attend as Attend
 from eqtangents.nn._attention import GlobalSelfAttention as GlobalSelfAttention
 from eqtangents.nn._batch_norm import BatchNorm as BatchNorm
 from eqtangents.nn._branches import (
@@ -115,6 +116,7 @@ from eqtangents.nn._smooth import (
     SigmoidLike as SigmoidLike,
     Sin as Sin,
 )
+from eqtangents.nn._tokens import Embedding as Embedding
 from eqtangents.nn._trained import ChannelGains as ChannelGains, Learned as Learned
 from eqtangents.nn._wiring import Wiring as Wiring
 

@@ -34,7 +34,7 @@ FixedArray: TypeAlias = Annotated[
 ]
 
 
-class _FrozenArray(NamedTuple):
+class FrozenArray(NamedTuple):
     """An array that is part of the program: no leaf, which would be trained."""
 
     shape: tuple[int, ...]
@@ -42,7 +42,7 @@ class _FrozenArray(NamedTuple):
     content: bytes
 
     @classmethod
-    def of(cls, array: FixedArray) -> "_FrozenArray":
+    def of(cls, array: FixedArray) -> "FrozenArray":
         array = np.asarray(array)
         return cls(array.shape, array.dtype.str, array.tobytes())
 
@@ -60,8 +60,8 @@ class DotGeneral(AbstractParameterless):
     **Cost:** as `ImageResize`.
     """
 
-    lhs: "_FrozenArray | None" = eqx.field(static=True)
-    rhs: "_FrozenArray | None" = eqx.field(static=True)
+    lhs: "FrozenArray | None" = eqx.field(static=True)
+    rhs: "FrozenArray | None" = eqx.field(static=True)
     dimension_numbers: Any = eqx.field(static=True)
 
     def __init__(
@@ -84,8 +84,8 @@ class DotGeneral(AbstractParameterless):
                 "DotGeneral: both `lhs` and `rhs` are given, but the input is one of "
                 "the two. Give the other."
             )
-        self.lhs = None if lhs is None else _FrozenArray.of(lhs)
-        self.rhs = None if rhs is None else _FrozenArray.of(rhs)
+        self.lhs = None if lhs is None else FrozenArray.of(lhs)
+        self.rhs = None if rhs is None else FrozenArray.of(rhs)
         self.dimension_numbers = plain(dimension_numbers)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:

@@ -16,8 +16,11 @@ _NEW_NAMES = {
     ("w_std", "sigma_w", "weight_scale"): ("weight_std",),
     ("b_std", "sigma_b", "bias_scale"): ("bias_std",),
     ("out_dim", "out_size", "output_size", "units", "features", "num_features"): (
-        _NAMES_OF_OUTPUTS
+        *_NAMES_OF_OUTPUTS,
+        "embedding_size",
     ),
+    ("embedding_dim", "embed_dim", "output_dim"): ("embedding_size",),
+    ("vocab_size", "vocabulary_size", "n_tokens"): ("num_embeddings",),
     ("out_chan", "filters", "n_chan_out", "width", "out_features"): _NAMES_OF_OUTPUTS,
     ("out_channels", "channels"): _NAMES_OF_OUTPUTS,
     ("filter_shape", "window_shape", "kernel_shape", "filter_size"): ("kernel_size",),
@@ -146,6 +149,8 @@ def checked_new(cls: Any, *args: Any, **kwargs: Any) -> Any:
 _LAYERS = {
     "Dense": "Linear",
     "LazyLinear": "Linear",
+    "Embed": "Embedding",
+    "TokenEmbedding": "Embedding",
     "MLP": "Sequential",
     "serial": "Sequential",
     "sequential": "Sequential",
@@ -214,10 +219,6 @@ _GATED = (
 )
 _ABSENT = {
     "Softmax": "It is no function of one number; attention has one inside.",
-    "Embedding": (
-        "Tokens have no kernel of their own: pass embedded inputs, "
-        "`(n, channels, positions)`."
-    ),
     "GRUCell": _GATED,
     "LSTMCell": _GATED,
     "GRU": _GATED,

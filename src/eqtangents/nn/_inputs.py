@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree, Real
 
 from eqtangents.covariance import InputCovariance, Window, seen_through
 from eqtangents.nn._arrays import as_input_array, examples_of
@@ -21,7 +21,7 @@ class Masked(eqx.Module):
     gives them no part in pooling, attention and normalisation.
     """
 
-    value: Float[Array, "..."]
+    value: Real[Array, "..."]
     mask: Bool[Array, "..."]
 
     if not TYPE_CHECKING:  # checkers read `__init__`
@@ -29,7 +29,7 @@ class Masked(eqx.Module):
 
     def __init__(
         self,
-        value: Float[Array | np.ndarray, "..."],
+        value: Real[Array | np.ndarray, "..."],
         mask: Bool[Array | np.ndarray, "..."],
     ):
         """Tell which positions there are.
@@ -63,7 +63,7 @@ class Masked(eqx.Module):
         self.value, self.mask = value, mask
 
     @classmethod
-    def pad(cls, sequences: Sequence[Float[Array | np.ndarray, "..."]]) -> "Masked":
+    def pad(cls, sequences: Sequence[Real[Array | np.ndarray, "..."]]) -> "Masked":
         """A batch of examples of different sizes, padded to the size of the largest.
 
         Kernels, and networks, that end in a global pooling are the same as for the
@@ -108,7 +108,7 @@ Adjacency: TypeAlias = Float[Array, "..."] | Edges
 class Graph(eqx.Module):
     """An input whose positions are connected, for `Aggregate`."""
 
-    value: Float[Array, "..."] | Masked
+    value: Real[Array, "..."] | Masked
     adjacency: Adjacency
 
     if not TYPE_CHECKING:  # checkers read `__init__`
@@ -116,7 +116,7 @@ class Graph(eqx.Module):
 
     def __init__(
         self,
-        value: Float[Array | np.ndarray, "..."] | Masked,
+        value: Real[Array | np.ndarray, "..."] | Masked,
         adjacency: Float[Array | np.ndarray, "..."] | Edges,
     ):
         """Tell which positions are connected.
@@ -182,7 +182,7 @@ def _adjacency(adjacency: Any) -> Adjacency:
 Cleared = TypeVar("Cleared")  # a signal, or a tuple of several
 
 # One example as layers take it.
-Signal: TypeAlias = Float[Array, "..."] | Masked | Graph
+Signal: TypeAlias = Real[Array, "..."] | Masked | Graph
 # The same kind of signal, out of a layer as it went in.
 SignalT = TypeVar("SignalT", bound=Signal)
 
@@ -194,7 +194,7 @@ class Extras(NamedTuple):
     adjacency: Adjacency | None
 
     def rewrap(
-        self, value: Float[Array, "channels *size"], mask: Bool[Array, "*size"] | None
+        self, value: Real[Array, "channels *size"], mask: Bool[Array, "*size"] | None
     ) -> Any:
         """A layer's output: the counterpart of `unwrap`, with the output's mask."""
         out = value
@@ -203,7 +203,7 @@ class Extras(NamedTuple):
         return out if self.adjacency is None else Graph(out, self.adjacency)
 
 
-def unwrap(x: Signal) -> tuple[Float[Array, "channels *size"], Extras]:
+def unwrap(x: Signal) -> tuple[Real[Array, "channels *size"], Extras]:
     """The values of one example, zero where a position is missing, and its extras.
 
     `extras.rewrap(value, mask)` is the counterpart, for the output of a layer.

@@ -57,10 +57,13 @@ class AbstractLayer(eqx.Module):
     runs: a `Scalar`, say, is a number, or an array of shape `()`.
 
     `rated` names the parameters whose learning rates `propagate` asks for, by
-    `rate_of`. Those of others cannot be changed.
+    `rate_of`. Those of others cannot be changed. `takes_integers` says that the layer
+    reads inputs which count something, as tokens do: a network without such a layer
+    refuses integers.
     """
 
     rated: ClassVar[frozenset[str]] = frozenset()
+    takes_integers: ClassVar[bool] = False
 
     if not TYPE_CHECKING:  # checkers read `__init__`
         __new__ = checked_new

@@ -1,11 +1,11 @@
 """Functions of the network's input."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray, Real
 
 from eqtangents.covariance import AbstractCovariance, InputCovariance
 from eqtangents.nn._inputs import Masked, unwrap
@@ -24,7 +24,11 @@ class Prepare(AbstractParameterless):
 
     - `fn`: maps one example to an array `(channels, *spatial)`; of several inputs, it
         takes as many arguments.
+
+    Inputs may be integers, which kernels make floating-point numbers of before.
     """
+
+    takes_integers: ClassVar[bool] = True
 
     fn: Callable = eqx.field(static=True)
 
@@ -48,7 +52,7 @@ class Prepare(AbstractParameterless):
         sources = frozenset().union(*(one.outline.sources for one in given))
         return InputCovariance(jax.vmap(self.fn)(*examples), sources=sources)
 
-    def _plain(self, x: Any) -> Float[Array, "..."]:
+    def _plain(self, x: Any) -> Real[Array, "..."]:
         value, extras = unwrap(x)
         if isinstance(x, Masked) or extras.adjacency is not None:
             raise _not_an_array(self)
