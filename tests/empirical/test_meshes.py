@@ -9,6 +9,7 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
+import lineax as lx
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
@@ -75,7 +76,7 @@ def batches(sizes):
 
 @pytest.mark.slow
 @hyp.given(problem=problems())
-@hyp.settings(max_examples=20)
+@hyp.settings(max_examples=8)
 def test_values_over_drawn_meshes(problem):
     network, sizes, options, mesh = problem
     x1, x2 = batches(sizes)
@@ -87,7 +88,7 @@ def test_values_over_drawn_meshes(problem):
 
 @pytest.mark.slow
 @hyp.given(problem=problems())
-@hyp.settings(max_examples=20)
+@hyp.settings(max_examples=8)
 def test_gradients_over_drawn_meshes(problem):
     network, sizes, options, mesh = problem
 
@@ -110,19 +111,18 @@ def test_gradients_over_drawn_meshes(problem):
 @over_shapes
 @over_meshes
 @pytest.mark.parametrize("way", WAYS)
-def test_values_of_every_way(way, kind, mesh):
-    params, (x1, x2) = parameters(), batches((7, 5))
+@pytest.mark.parametrize("sizes", [(7, None), (7, 5)])
+def test_values_of_every_way(sizes, way, kind, mesh):
+    params, pair = parameters(), batches(sizes)
     options = {"implementation": way, "trace_axes": (), "diagonal_axes": (0,)}
-    for pair in ((x1, x2), (x1, None)):
-        kernel = lambda pair=pair, **over: eqt.empirical_ntk(
-            convolved, *pair, params, **options, **over
-        )
-        found = kernel(mesh=mesh(kind))
-        assert_same(found, kernel())
-        if pair[1] is None:
-            mirror = np.asarray(found).transpose(1, 0, 2, 4, 3)
-            if way != "vector_products":
-                np.testing.assert_array_equal(found, mirror)
+    kernel = lambda **over: eqt.empirical_ntk(
+        convolved, *pair, params, **options, **over
+    )
+    found = kernel(mesh=mesh(kind))
+    assert_same(found, kernel())
+    if sizes[1] is None:
+        # (n1, n2, diagonal, outputs1, outputs2), to the last bit
+        np.testing.assert_array_equal(found, np.transpose(found, (1, 0, 2, 4, 3)))
 
 
 @pytest.mark.slow
@@ -142,7 +142,7 @@ def test_what_a_model_and_its_options_may_be(kind):
             model, x, x[:3], **options, **over
         )
         assert_same(kernel(mesh=mesh), kernel())
-    turned = lambda params, x: jnp.exp(1j * (params @ x)) * x[:2]
+    turned = lambda params, x: jax.lax.complex(jnp.cos(params @ x), x[:2])
     weights = jr.normal(jr.key(1), (2, 5), DTYPE)
     products = lambda **over: eqt.empirical_nngp(
         turned, x, None, weights, trace_axes=(), **over
@@ -174,6 +174,23 @@ def test_a_model_with_state(kind):
     model, x = eqx.nn.inference_mode(model), jr.normal(jr.key(1), (6, 5))
     kernel = lambda **over: eqt.empirical_kernel(model, x, x[:5], state=state, **over)
     assert_same(kernel(mesh=line(kind)), kernel())
+
+
+@pytest.mark.slow
+@over_meshes
+def test_batches_may_lie_anywhere(kind):
+    params, x, mesh = parameters(), batch(8), line(kind)
+    kernel = lambda x, **over: eqt.empirical_kernel(convolved, x, None, params, **over)
+    expected, plain = kernel(x), eqt.NTKOperator(convolved, x, None, params)
+    vector = vector_for(plain)
+    for spec in (PartitionSpec(), PartitionSpec("d")):
+        put = jax.device_put(x, NamedSharding(mesh, spec))
+        assert_same(kernel(put, mesh=mesh), expected)
+        over = eqt.NTKOperator(convolved, put, None, params, mesh=mesh)
+        assert_same(over.mv(vector), plain.mv(vector))
+    assert_same(kernel(jax.tree.map(np.asarray, x), mesh=mesh), expected)
+    assert_same(jax.jit(lambda x: kernel(x, mesh=mesh))(x), expected)
+    assert_same(kernel(x, mesh=lambda: mesh), expected)
 
 
 @pytest.mark.slow
@@ -263,3 +280,65 @@ def test_what_is_no_mesh_is_refused():
     for kernel in (eqt.empirical_ntk, eqt.empirical_nngp, eqt.empirical_kernel):
         with pytest.raises(TypeError, match="`mesh` is 4, but must be a mesh"):
             kernel(several, x, None, params, mesh=4)
+
+
+def vector_for(operator):
+    numbers = lambda s: jnp.sin(jnp.arange(s.size, dtype=s.dtype)).reshape(s.shape)
+    return jax.tree.map(numbers, operator.in_structure())
+
+
+@pytest.mark.slow
+@over_shapes
+@over_meshes
+@pytest.mark.parametrize("sizes", [(7, 5), (8, None)])
+def test_products_over_meshes(sizes, kind, mesh):
+    over, plain = (
+        eqt.NTKOperator(several, *batches(sizes), parameters(), mesh=where)
+        for where in (mesh(kind), None)
+    )
+    vector = vector_for(plain)
+    assert over.in_structure() == plain.in_structure()
+    assert_same(over.mv(vector), plain.mv(vector))
+    assert_same(over.T.T.mv(vector), plain.mv(vector))
+    assert_same(over.as_matrix(), plain.as_matrix())
+    assert_same(lx.diagonal(over), lx.diagonal(plain))
+    assert_same(lx.linearise(over).mv(vector), plain.mv(vector))
+
+
+@pytest.mark.slow
+@over_meshes
+@pytest.mark.parametrize("n", [7, 8])
+def test_solutions_and_gradients_over_meshes(n, kind):
+    def solved(params, x, mesh):
+        operator = eqt.NTKOperator(convolved, x, None, params, mesh=mesh)
+        regular = operator + lx.IdentityLinearOperator(operator.in_structure())
+        regular = lx.TaggedLinearOperator(regular, lx.positive_semidefinite_tag)
+        tight = lx.CG(rtol=1e-13, atol=1e-13, max_steps=200)
+        found = lx.linear_solve(regular, vector_for(operator), tight, throw=False)
+        return jnp.sum(jnp.sin(found.value))
+
+    of = jax.jit(jax.value_and_grad(solved, argnums=(0, 1)), static_argnums=2)
+    found, expected = (of(parameters(), batch(n), m) for m in (line(kind), None))
+    atol = by_precision(float64=1e-10, float32=1e-4)
+    same = lambda a, b: np.testing.assert_allclose(a, b, rtol=atol, atol=atol)
+    jax.tree.map(same, found, expected)
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("shape", MESHES)
+def test_products_add_up_parameters(shape):
+    """Devices have their share of the work, and add up one number a parameter."""
+    model = nn.Sequential([nn.Linear(64), nn.Relu(), nn.Linear(3)])
+    model = model.init((50,), key=jr.key(0))
+
+    def product(x1, x2, mesh=None):
+        operator = eqt.NTKOperator(model, x1, x2, mesh=mesh)
+        return operator.mv(vector_for(operator))
+
+    mesh, n = MESHES[shape](), 64
+    over = compiled_over(mesh, lambda a, b: product(a, b, mesh), n, n)
+    assert flops(over) < 1.1 * flops(compiled_over(None, product, n, n)) / 4
+    sizes, names = zip(*moved(over), strict=True)
+    assert {*names} == {"all-reduce"}
+    arrays = jax.tree.leaves(eqx.filter(model, eqx.is_array))
+    assert sum(sizes) == sum(leaf.size for leaf in arrays)

@@ -25,6 +25,11 @@ class Placement(NamedTuple):
     row_axes: tuple[str, ...] = ()
     column_axes: tuple[str, ...] = ()
 
+    @classmethod
+    def of_rows(cls, mesh: Mesh | None) -> "Placement":
+        """Rows are split over all axes there are."""
+        return cls(mesh, () if mesh is None else tuple(mesh.axis_names))
+
     @property
     def rows(self) -> PartitionSpec:
         """How arrays are split by the examples of their rows."""
@@ -142,6 +147,14 @@ def made_mesh(mesh: Any) -> Mesh | None:
         "`jax.make_mesh((jax.device_count(),), ('rows',))` say, or a function that "
         "makes one."
     )
+
+
+def without_axis_types(mesh: Mesh | None) -> Mesh | None:
+    """The mesh with axes that arrays do not tell of.
+
+    For results that go where shapes alone are known: into solvers, and other networks.
+    """
+    return None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
 
 
 def _is_some_array(x: Any) -> bool:

@@ -130,7 +130,7 @@ def by_example(
     - `function`: takes `given` and a batch, and treats each example by itself.
     - `given`: what all devices have whole.
     """
-    place = Placement(mesh, () if mesh is None else tuple(mesh.axis_names))
+    place = Placement.of_rows(mesh)
     parts = place.count(place.row_axes)
     longer = -(-size_of(x) // parts) * parts
     rows = jax.tree.map(lambda leaf: lengthened(leaf, longer), x)
