@@ -59,7 +59,7 @@ BELOW = {
     "parameters": ["nn", "trees", "kernel_habits"],
     "hidden": [],
     "linearization": ["series", "parameters", "hidden"],
-    "empirical": ["jaxpr", "kernel_pair", "parameters"],
+    "empirical": ["jaxpr", "gram"],
     "sampling": ["empirical", "nn"],
     "monte_carlo": ["sampling"],
     "testing": ["monte_carlo", "predict"],

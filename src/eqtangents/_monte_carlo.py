@@ -3,18 +3,22 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypedDict, Unpack, get_args, overload
 
-from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_choice, checked_integer, described
+from eqtangents._gram._placement import (
+    MeshOrMaker,
+    made_mesh,
+    without_axis_types,
+)
 from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
 from eqtangents._sampling import (
     Net,
+    Sampled,
     WhichKernels,
     check_net,
-    kernels_of_samples,
     running_estimates,
 )
 from eqtangents._signatures import names_checked
@@ -34,7 +38,7 @@ class SamplingOptions(TypedDict, total=False):
     trace_axes: int | Sequence[int] | None
     diagonal_axes: int | Sequence[int]
     batch_size: int
-    mesh: Mesh | None
+    mesh: MeshOrMaker | None
     progress: Callable[[int], None] | None
 
 
@@ -95,7 +99,7 @@ def monte_carlo(
     trace_axes: int | Sequence[int] | None = None,
     diagonal_axes: int | Sequence[int] = (),
     batch_size: int = 1,
-    mesh: Mesh | None = None,
+    mesh: MeshOrMaker | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Estimate[Any]:
     r"""The kernels of a network, averaged over random parameters.
@@ -119,7 +123,8 @@ def monte_carlo(
     - `trainable`, `trace_axes`, `diagonal_axes`: as for `eqtangents.empirical_ntk`; by
         default averaged over the channels.
     - `batch_size`: how many networks to evaluate at a time, on each device.
-    - `mesh`: devices to spread them over, along all of its axes.
+    - `mesh`: devices to spread them over, along all of its axes, as many networks on
+        each, up to one; or a function that makes the mesh.
     - `progress`: is called with the number of samples drawn, after each batch.
 
     **Returns:** an `Estimate`, whose `mean` and `standard_error` are each an
@@ -204,7 +209,7 @@ def running_monte_carlo(
     trace_axes: int | Sequence[int] | None = None,
     diagonal_axes: int | Sequence[int] = (),
     batch_size: int = 1,
-    mesh: Mesh | None = None,
+    mesh: MeshOrMaker | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Iterator[Estimate[Any]]:
     """Estimates after some numbers of samples, the later ones from all before.
@@ -227,19 +232,13 @@ def running_monte_carlo(
         )
     size = checked_integer("batch_size", batch_size, 1)
     kernels = checked_choice("kernels", kernels, get_args(WhichKernels))
-    if mesh is not None and not isinstance(mesh, Mesh):
-        raise TypeError(
-            f"`mesh` is {described(mesh)}, but must be a mesh of devices, "
-            "`jax.make_mesh((2,), ('samples',))` say."
-        )
+    devices = without_axis_types(made_mesh(mesh))
     if progress is not None and not callable(progress):
         raise TypeError(
             f"`progress` is {described(progress)}, but must be a function of the "
             "number of samples drawn, `print` say."
         )
     traced = checked_axes("trace_axes", trace_axes)
-    axes = (traced, checked_axes("diagonal_axes", diagonal_axes) or ())
-    sampled = lambda keys: kernels_of_samples(
-        net, x1, x2, keys, trainable, kernels, axes
-    )
-    return running_estimates(sampled, key, counts, size, mesh, progress)
+    diagonal = checked_axes("diagonal_axes", diagonal_axes) or ()
+    sampled = Sampled(net, x1, x2, trainable, kernels, traced, diagonal)
+    return running_estimates(sampled, key, counts, size, devices, progress)

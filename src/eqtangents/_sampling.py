@@ -1,13 +1,13 @@
 """Networks of finite width that are drawn at random, and means of their kernels."""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from eqtangents._arguments import described
@@ -28,6 +28,7 @@ from eqtangents.empirical import (
     empirical_ntk,
 )
 from eqtangents.empirical._batches import size_of
+from eqtangents.empirical._over_mesh import by_example
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal, values_of
 from eqtangents.nn._layer import Example
@@ -73,18 +74,22 @@ def _drawn_already(net: Any) -> str:
     )
 
 
+class Sampled(NamedTuple):
+    """What networks are drawn, and which kernels of theirs are computed."""
+
+    net: Net
+    x1: Batch
+    x2: Batch | None
+    trainable: Trainable
+    kernels: WhichKernels
+    trace_axes: tuple[int, ...] | None
+    diagonal_axes: tuple[int, ...]
+
+
 @eqx.filter_jit
-def kernels_of_samples(
-    net: Net,
-    x1: Batch,
-    x2: Batch | None,
-    keys: Shaped[Array, "..."],
-    trainable: Trainable,
-    kernels: WhichKernels,
-    axes: tuple[tuple[int, ...] | None, tuple[int, ...]],
-) -> PyTree:
+def kernels_of_samples(sampled: Sampled, keys: Shaped[Array, "..."]) -> PyTree:
     """The kernels of one network for each key."""
-    trace_axes, diagonal_axes = axes
+    net, x1, x2, trainable, kernels, trace_axes, diagonal_axes = sampled
 
     def one(key: PRNGKeyArray) -> PyTree:
         draw_key, *pass_keys = jr.split(key, 3)
@@ -150,7 +155,7 @@ def _drawn_network(
 
 
 def running_estimates(
-    sampled: Callable[[PRNGKeyArray], Any],
+    sampled: Sampled,
     key: PRNGKeyArray,
     counts: list[int],
     batch_size: int,
@@ -164,13 +169,8 @@ def running_estimates(
     for count in counts:
         while drawn < count:
             stop = min(drawn + at_a_time, count)
-            some = keys[drawn:stop]
-            if mesh is not None and (stop - drawn) % mesh.size == 0:
-                # Without axis types: of the networks, nothing is to be annotated.
-                devices = Mesh(mesh.devices, mesh.axis_names)
-                over = NamedSharding(devices, PartitionSpec(mesh.axis_names))
-                some = jax.device_put(some, over)
-            moments = _merged(moments, sampled(some), drawn)
+            found = by_example(kernels_of_samples, sampled, keys[drawn:stop], mesh)
+            moments = _merged(moments, found, drawn)
             drawn = stop
             if progress is not None:
                 progress(drawn)

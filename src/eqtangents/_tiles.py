@@ -245,19 +245,26 @@ def _zero(net: AbstractLayer, x1: Examples, x2: Examples) -> Float[Array, ""]:
     return varying_zero((net, x1, x2), dtype)
 
 
+def swapped_axes(count: int, shared: int) -> tuple[int, ...]:
+    """The order that swaps the axes of two examples, of which some are shared."""
+    rank = (count - shared) // 2
+    first = range(shared, shared + rank)
+    return (*range(shared), *range(shared + rank, shared + 2 * rank), *first)
+
+
 def mirrored(
-    matrix: Float[Array, "n n *p"], size: int, start: Int[Array, " 2"]
+    matrix: Float[Array, "n n *p"], size: int, start: Int[Array, " 2"], shared: int = 0
 ) -> Float[Array, "n n *p"]:
     """A matrix with the entries of one tile above its diagonal below it as well.
 
-    Its rows are pairs of an example and a position. Once all tiles were mirrored it is
-    symmetric, whatever the rounding, also where they overlap.
+    Its rows are pairs of an example and a position, for each index of so many axes that
+    both share. Once all tiles were mirrored it is symmetric, whatever the rounding,
+    also where they overlap.
     """
-    rank = (matrix.ndim - 2) // 2
     shape = (size, size, *matrix.shape[2:])
-    positions = math.prod(shape[2 : 2 + rank])
-    # (n1, n2, *positions1, *positions2) -> (n2, n1, *positions2, *positions1)
-    swap = (1, 0, *range(2 + rank, 2 + 2 * rank), *range(2, 2 + rank))
+    positions = math.prod(shape[2 + shared : 2 + (len(shape) - 2 + shared) // 2])
+    # (n1, n2, *s, *positions1, *positions2) -> (n2, n1, *s, *positions2, *positions1)
+    swap = (1, 0, *(2 + axis for axis in swapped_axes(len(shape) - 2, shared)))
     order = np.arange(positions)[:, None] > np.arange(positions)[None]
     above = lax.dynamic_slice(matrix, _origin(matrix.ndim, start), shape)
     mirror = _origin(matrix.ndim, start[::-1])
@@ -267,7 +274,9 @@ def mirrored(
     row, column = row[:, None, None, None], column[None, :, None, None]
     below = (row > column) | ((row == column) & order[None, None])
     below = jnp.broadcast_to(below, (size, size, positions, positions))
-    new = jnp.where(below.reshape(shape), above.transpose(swap), old)
+    ones = (1,) * shared
+    below = below.reshape(size, size, *ones, *shape[2 + shared :])
+    new = jnp.where(below, above.transpose(swap), old)
     return lax.dynamic_update_slice(matrix, new, mirror)
 
 

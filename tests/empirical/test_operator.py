@@ -10,7 +10,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn, predict
-from eqtangents._sampling import kernels_of_samples
+from eqtangents._sampling import Sampled, kernels_of_samples
 from precision import by_precision
 
 
@@ -180,9 +180,8 @@ def test_nngp_alone_has_no_derivatives():
     x, keys = jnp.ones((4, 3, 6, 6)), jr.split(jr.key(0), 1)
 
     def operations(kernels):
-        args = (nn.Sequential(layers), x, None, keys, None, kernels, (None, ()))
-        return (
-            kernels_of_samples.lower(*args).compile().compiled.cost_analysis()["flops"]
-        )
+        sampled = Sampled(nn.Sequential(layers), x, None, None, kernels, None, ())
+        program = kernels_of_samples.lower(sampled, keys).compile()
+        return program.compiled.cost_analysis()["flops"]
 
     assert operations("both") > 20 * operations("nngp")

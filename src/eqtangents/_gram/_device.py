@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Int, PyTree, Shaped
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._plan import Plan
 from eqtangents._tile_plan import Examples, examples_from
-from eqtangents._tiles import mirrored
+from eqtangents._tiles import mirrored, swapped_axes
 
 
 # The rows of a matrix that a device has, or of each of several matrices.
@@ -73,7 +73,8 @@ class Device(NamedTuple):
                 )
                 row = lax.dynamic_update_slice(row, block, start)
                 if self.plan.mirrors_alone:
-                    return mirrored(row, size, jnp.stack([tile.row, tile.column]))
+                    start = jnp.stack([tile.row, tile.column])
+                    return mirrored(row, size, start, self.pairs.shared_axes)
                 return row
 
             return jax.tree.map(put, rows, found), None
@@ -117,14 +118,15 @@ class Device(NamedTuple):
         rows, _, *rest = leaf.shape
         parts = leaf.reshape(rows, self.plan.blocks, rows, *rest)
         parts = lax.all_to_all(parts, self.axes, 1, 1)
-        # (other, block, own, *p, *q): entries of others' rows and this one's columns
-        rank = len(rest) // 2
-        order = (*range(3 + rank, 3 + 2 * rank), *range(3, 3 + rank))
-        mirror = parts.transpose(2, 1, 0, *order).reshape(leaf.shape)
-        owned = self._owned_entries()
-        if not rank:
-            return jnp.where(owned[0], leaf, mirror)
-        return jnp.where(self._owned_positions(owned, rest[:rank]), leaf, mirror)
+        # (other, block, own, *shared, *p, *q): others' rows and this one's columns
+        shared = self.pairs.shared_axes
+        swapped = swapped_axes(len(rest), shared)
+        order = (2, 1, 0, *(3 + axis for axis in swapped))
+        mirror = parts.transpose(order).reshape(leaf.shape)
+        positions = rest[shared : (shared + len(rest)) // 2]
+        owned = self._owned_positions(self._owned_entries(), positions)
+        owned = jnp.expand_dims(owned, tuple(range(2, 2 + shared)))
+        return jnp.where(owned, leaf, mirror)
 
     def _owned_entries(self) -> tuple[Bool[Array, "rows width"], Bool[Array, "r w"]]:
         """Which entries count as this device's, and which are an example with itself.

@@ -16,7 +16,7 @@ from eqtangents._budget import suiting
 from eqtangents._gram._chunks import Location
 from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
 from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
-from eqtangents._gram._placement import Placement, is_traced, made_mesh
+from eqtangents._gram._placement import MeshOrMaker, Placement, is_traced, made_mesh
 from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Clock, Line, Report
 from eqtangents._gram._run import gram_in_store
@@ -44,7 +44,7 @@ def gram(
     *,
     kind: Kind = "ntk",
     trainable: Trainable = None,
-    mesh: Mesh | Callable[[], Mesh] | None = None,
+    mesh: MeshOrMaker | None = None,
     tile: int | None = None,
     ring: bool | None = None,
     progress: bool | Report | None = None,

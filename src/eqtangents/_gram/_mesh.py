@@ -4,11 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, PyTree, Shaped
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Int, PyTree
 
 from eqtangents._gram._device import Device, MatrixRows
 from eqtangents._gram._pairs import AbstractPairs
@@ -63,7 +62,7 @@ def all_at_once(task: Task) -> MatrixRows:
     place = task.placement
     table = place.within(task.plan.table(), place.rows)
     run = task.mapped(everything, (place.rows,), place.matrix)
-    return _without_repeats(run(table), task)
+    return place.cut(run(table), task.plan.n1, task.plan.n2)
 
 
 def one_after_the_other(task: Task, steps: int) -> Iterator[tuple[float, MatrixRows]]:
@@ -114,24 +113,5 @@ def _advanced(
 def _completed(task: Task, rows: MatrixRows) -> MatrixRows:
     matrix = task.placement.matrix
     complete = lambda device, _1, _2, rows: device.completed(rows)
-    return _without_repeats(task.mapped(complete, (matrix,), matrix)(rows), task)
-
-
-def _without_repeats(whole: MatrixRows, task: Task) -> MatrixRows:
-    """The matrix without the pairs of examples that were repeated.
-
-    Sizes that are no multiple of the devices cannot be split over them.
-    """
-    plan, mesh = task.plan, task.placement.mesh
-    if plan.padded == (plan.n1, plan.n2):
-        return whole
-
-    def cut(leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
-        if mesh is not None:
-            over = NamedSharding(mesh, task.placement.fitting(plan.n1, plan.n2))
-            explicit = AxisType.Explicit in mesh.axis_types
-            place = jax.reshard if explicit else lax.with_sharding_constraint
-            leaf = place(leaf, over)
-        return leaf[: plan.n1, : plan.n2]
-
-    return jax.tree.map(cut, whole)
+    whole = task.mapped(complete, (matrix,), matrix)(rows)
+    return task.placement.cut(whole, task.plan.n1, task.plan.n2)

@@ -27,6 +27,14 @@ class AbstractPairs(eqx.Module):
         With `None` for `x2` both batches are `x1`.
         """
 
+    @property
+    @abc.abstractmethod
+    def shared_axes(self) -> int:
+        """How many axes, after those of examples, both examples have in common.
+
+        Those that follow are as many of either, and swapped with the examples.
+        """
+
     @abc.abstractmethod
     def is_mirrored(self, x: Examples) -> bool:
         """Whether swapping two batches is known to transpose the arrays."""
@@ -55,6 +63,11 @@ class NetworkPairs(AbstractPairs):
         """Tiles know which pairs are one example."""
         return of_each_pair(self.net, x1, x2, self.kind, first_row)
 
+    @property
+    def shared_axes(self) -> int:
+        """Positions are those of one example or the other."""
+        return 0
+
     def is_mirrored(self, x: Examples) -> bool:
         """Positions are mirrored as well."""
         return True
@@ -74,6 +87,11 @@ class FunctionPairs(AbstractPairs):
     ) -> PyTree[Array]:
         """A function is not told which pairs are one example."""
         return self.function(x1, x1 if x2 is None else x2)
+
+    @property
+    def shared_axes(self) -> int:
+        """None, where it is known whether arrays are mirrored."""
+        return 0
 
     def is_mirrored(self, x: Examples) -> bool:
         """Of axes beyond those of the examples it is not known how they are swapped."""

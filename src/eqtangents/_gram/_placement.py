@@ -1,16 +1,21 @@
 """Where the parts of arrays lie on a mesh."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree, Shaped
 
 from eqtangents._arguments import described
+
+
+# A mesh, or a function that makes one where it is needed.
+MeshOrMaker: TypeAlias = Mesh | Callable[[], Mesh]
 
 
 class Placement(NamedTuple):
@@ -19,6 +24,11 @@ class Placement(NamedTuple):
     mesh: Mesh | None
     row_axes: tuple[str, ...] = ()
     column_axes: tuple[str, ...] = ()
+
+    @classmethod
+    def of_rows(cls, mesh: Mesh | None) -> "Placement":
+        """Rows are split over all axes there are."""
+        return cls(mesh, () if mesh is None else tuple(mesh.axis_names))
 
     @property
     def rows(self) -> PartitionSpec:
@@ -35,13 +45,35 @@ class Placement(NamedTuple):
         """How a matrix is split."""
         return PartitionSpec(self.row_axes or None, self.column_axes or None)
 
-    def fitting(self, n1: int, n2: int) -> PartitionSpec:
-        """How a matrix is split whose sizes the devices may not divide."""
-        both = (n1, self.row_axes), (n2, self.column_axes)
-        fits = [bool(axes) and n % self.count(axes) == 0 for n, axes in both]
+    def fitting(self, *sizes: int) -> PartitionSpec:
+        """How rows, or a matrix, are split whose sizes the devices may not divide."""
+        axes = (self.row_axes, self.column_axes)[: len(sizes)]
+        fits = [
+            bool(names) and size % self.count(names) == 0
+            for size, names in zip(sizes, axes, strict=True)
+        ]
         return PartitionSpec(
-            *(axes if fit else None for fit, (_, axes) in zip(fits, both, strict=True))
+            *(names if fit else None for fit, names in zip(fits, axes, strict=True))
         )
+
+    def cut(self, whole: PyTree[Array], *sizes: int) -> PyTree[Array]:
+        """The first so many rows of arrays, and columns of matrices.
+
+        Sizes that are no multiple of the devices cannot be split over them.
+        """
+        window = tuple(slice(size) for size in sizes)
+
+        def cut_leaf(leaf: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+            if leaf.shape[: len(sizes)] == sizes:
+                return leaf
+            if self.mesh is not None:
+                over = NamedSharding(self.mesh, self.fitting(*sizes))
+                explicit = AxisType.Explicit in self.mesh.axis_types
+                place = jax.reshard if explicit else lax.with_sharding_constraint
+                leaf = place(leaf, over)
+            return leaf[window]
+
+        return jax.tree.map(cut_leaf, whole)
 
     def count(self, axes: tuple[str, ...]) -> int:
         """How many parts these axes make."""
@@ -115,6 +147,14 @@ def made_mesh(mesh: Any) -> Mesh | None:
         "`jax.make_mesh((jax.device_count(),), ('rows',))` say, or a function that "
         "makes one."
     )
+
+
+def without_axis_types(mesh: Mesh | None) -> Mesh | None:
+    """The mesh with axes that arrays do not tell of.
+
+    For results that go where shapes alone are known: into solvers, and other networks.
+    """
+    return None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
 
 
 def _is_some_array(x: Any) -> bool:

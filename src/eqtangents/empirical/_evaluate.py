@@ -97,17 +97,16 @@ def _way_of_rates(network: Network, implementation: Implementation) -> Implement
     return "structured" if implementation == "auto" else implementation
 
 
+def outputs_of_batch(whole: tuple[Any, Any, Any], x: PyTree[Array]) -> PyTree[Array]:
+    """Outputs; `whole` has the arguments of `outputs_of_one` but one."""
+    return jax.vmap(lambda example: outputs_of_one(*whole, example))(x)
+
+
 @eqx.filter_jit
 def output_products(
-    whole: tuple[Any, Any, Any],
-    x1: PyTree[Array],
-    x2: PyTree[Array] | None,
-    options: KernelOptions,
+    outputs1: PyTree[Array], outputs2: PyTree[Array] | None, options: KernelOptions
 ) -> PyTree[Array]:
-    """Products of outputs; `whole` has the arguments of `outputs_of_one` but one."""
-    function = jax.vmap(lambda example: outputs_of_one(*whole, example))
-    outputs1 = function(x1)
-    outputs2 = outputs1 if x2 is None else function(x2)
+    """Products of the outputs for two batches, or for one."""
 
     def of(one: Array, other: Array) -> Array:
         paired = options.pairing(one.shape[1:])
@@ -115,7 +114,7 @@ def output_products(
         found = jnp.einsum("idtf,jdtg->ijdfg", rows[0], jnp.conj(rows[1]))
         return paired.assembled(found)
 
-    return jax.tree.map(of, outputs1, outputs2)
+    return jax.tree.map(of, outputs1, outputs1 if outputs2 is None else outputs2)
 
 
 @differentiable()

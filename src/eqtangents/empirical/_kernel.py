@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from eqtangents._gram._placement import MeshOrMaker
 from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._kernel_pair import Kernel
 from eqtangents._parameters import Trainable
@@ -14,10 +15,10 @@ from eqtangents._signatures import names_checked
 from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._batches import checked_batches
 from eqtangents.empirical._choice import Implementation
-from eqtangents.empirical._evaluate import output_products
 from eqtangents.empirical._network import check_model
 from eqtangents.empirical._ntk import empirical_ntk
 from eqtangents.empirical._options import OutputOptions, WayOptions, checked_options
+from eqtangents.empirical._over_mesh import divided_products
 
 
 @overload
@@ -26,6 +27,8 @@ def empirical_nngp(
     x1: One,
     x2: One | None = None,
     params: Params | None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[OutputOptions],
 ) -> Array: ...
 @overload
@@ -34,6 +37,8 @@ def empirical_nngp(
     x1: Batch,
     x2: Batch | None = None,
     params: Params | None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[OutputOptions],
 ) -> Tree[Array]: ...
 @names_checked(FINITE_HABITS)
@@ -46,6 +51,7 @@ def empirical_nngp(
     state: eqx.nn.State | None = None,
     trace_axes: int | Sequence[int] | None = None,
     diagonal_axes: int | Sequence[int] = (),
+    mesh: MeshOrMaker | None = None,
 ) -> Tree[Array]:
     r"""Products of the outputs of one network, at the parameters it has.
 
@@ -54,11 +60,15 @@ def empirical_nngp(
     Averaged over random networks, or many outputs (by `trace_axes`), it is an estimate
     of `eqtangents.nngp`. Arguments, result and errors are as in
     `eqtangents.empirical_ntk`.
+
+    **Cost:** an evaluation of the network for each example. Over a mesh, one device
+    does it, and the others are told the outputs.
     """
     check_model(model, params, state, x1)
     whole, function = (model, None) if params is None else (params, model)
     options = checked_options(trace_axes, diagonal_axes)
-    return output_products((whole, function, state), *checked_batches(x1, x2), options)
+    batches = checked_batches(x1, x2)
+    return divided_products((whole, function, state), *batches, options, mesh)
 
 
 @overload
@@ -67,6 +77,8 @@ def empirical_kernel(
     x1: One,
     x2: One | None = None,
     params: Params | None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[WayOptions],
 ) -> Kernel: ...
 @overload
@@ -75,6 +87,8 @@ def empirical_kernel(
     x1: Batch,
     x2: Batch | None = None,
     params: Params | None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[WayOptions],
 ) -> Tree[Kernel]: ...
 @names_checked(FINITE_HABITS)
@@ -90,6 +104,7 @@ def empirical_kernel(
     diagonal_axes: int | Sequence[int] = (),
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
+    mesh: MeshOrMaker | None = None,
 ) -> Tree[Kernel]:
     """Both kernels of one network, at the parameters it has.
 
@@ -111,7 +126,8 @@ def empirical_kernel(
         trainable=trainable,
         implementation=implementation,
         chunk_size=chunk_size,
+        mesh=mesh,
         **outputs,
     )
-    nngp = empirical_nngp(model, x1, x2, params, **outputs)
+    nngp = empirical_nngp(model, x1, x2, params, mesh=mesh, **outputs)
     return jax.tree.map(Kernel, nngp, ntk)

@@ -7,21 +7,20 @@ import equinox as eqx
 import jax
 from jaxtyping import Array
 
+from eqtangents._gram._placement import MeshOrMaker
 from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._parameters import Model, Trainable
 from eqtangents._signatures import names_checked
 from eqtangents._trees import Batch, One, Params, Tree
 from eqtangents.empirical._choice import Implementation
-from eqtangents.empirical._evaluate import (
-    is_contributions,
-    tangent_contributions,
-)
+from eqtangents.empirical._evaluate import is_contributions
 from eqtangents.empirical._options import (
     ParameterOptions,
     WayOptions,
     checked_network,
     checked_options,
 )
+from eqtangents.empirical._over_mesh import divided_tangents
 
 
 Whole = TypeVar("Whole")
@@ -33,6 +32,8 @@ def empirical_ntk(
     x1: One,
     x2: One | None = None,
     params: Params | None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[WayOptions],
 ) -> Array: ...
 @overload
@@ -41,6 +42,8 @@ def empirical_ntk(
     x1: Batch,
     x2: Batch | None = None,
     params: Params | None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[WayOptions],
 ) -> Tree[Array]: ...
 @names_checked(FINITE_HABITS)
@@ -56,6 +59,7 @@ def empirical_ntk(
     diagonal_axes: int | Sequence[int] = (),
     implementation: Implementation = "auto",
     chunk_size: int | None = None,
+    mesh: MeshOrMaker | None = None,
 ) -> Tree[Array]:
     r"""The neural tangent kernel of one network, at the parameters it has.
 
@@ -93,25 +97,33 @@ def empirical_ntk(
         `eqtangents.explain_empirical_ntk`.
     - `chunk_size`: how many rows of the Jacobian (an output of an example each) of
         either batch, or columns of the kernel, to treat at a time. Without, as many as
-        are estimated to take 2 GiB.
+        are estimated to take 2 GiB, of each device.
+    - `mesh`: devices to divide the kernel over, as `eqtangents.gram` does.
 
     **Returns:** an array with axes `(n1, n2, *diagonal, *outputs1, *outputs2)`, outputs
     without traced and diagonal axes; for several outputs a tree of them, each output
-    with itself.
+    with itself. Over a mesh they are global arrays, split as those of
+    `eqtangents.gram`.
 
     **Raises:** `ValueError` if there is nothing to train, a model has state that is not
     given, the batches do not fit each other, an axis does not exist or is named twice,
     the outputs are complex, or the network has a loop without derivative; `TypeError`
     if an argument is of another kind.
 
-    **Cost:** see `eqtangents.explain_empirical_ntk`.
+    **Cost:** see `eqtangents.explain_empirical_ntk`. Of $D$ devices each has a share of
+    the pairs, $n_1 n_2 / D$, and forms the rows of the Jacobian for its own
+    $n_1 / D$ examples and the $n_2$ that it pairs them with; with two axes of $A$ and
+    $B$ devices, for $n_1 / A$ and $n_2 / B$. Without `x2` it has
+    $n_1^2 (1 / 2 + 1 / D) / D$ pairs, and rows for $n_1 (1 + 2 / D)$ examples. Devices
+    hand one another inputs, which are few numbers: the rows of an example are, for each
+    output, as many as there are parameters, or values inside of the network.
 
     **Source:** Jacot et al. 2018, arXiv:1806.07572; Novak et al. 2022,
     arXiv:2206.08720.
     """
     options = checked_options(trace_axes, diagonal_axes, implementation, chunk_size)
-    found = tangent_contributions(
-        *checked_network(model, x1, x2, params, trainable, state), options
+    found = divided_tangents(
+        *checked_network(model, x1, x2, params, trainable, state), options, mesh
     )
     return jax.tree.map(lambda terms: terms.total, found, is_leaf=is_contributions)
 
@@ -122,6 +134,8 @@ def empirical_ntk_by_leaf(
     x1: Batch,
     x2: Batch | None = None,
     params: None = None,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[ParameterOptions],
 ) -> Model: ...
 @overload
@@ -130,6 +144,8 @@ def empirical_ntk_by_leaf(
     x1: Batch,
     x2: Batch | None,
     params: Whole,
+    *,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[ParameterOptions],
 ) -> Whole: ...
 @overload
@@ -139,6 +155,7 @@ def empirical_ntk_by_leaf(
     x2: Batch | None = None,
     *,
     params: Whole,
+    mesh: MeshOrMaker | None = None,
     **options: Unpack[ParameterOptions],
 ) -> Whole: ...
 @names_checked(FINITE_HABITS)
@@ -153,6 +170,7 @@ def empirical_ntk_by_leaf(
     trace_axes: int | Sequence[int] | None = None,
     diagonal_axes: int | Sequence[int] = (),
     chunk_size: int | None = None,
+    mesh: MeshOrMaker | None = None,
 ) -> Any:
     """The contribution of each parameter to the tangent kernel, in one pass.
 
@@ -165,7 +183,7 @@ def empirical_ntk_by_leaf(
         trace_axes, diagonal_axes, "structured", chunk_size, by_leaf=True
     )
     network, x1, x2 = checked_network(model, x1, x2, params, trainable, state)
-    found = tangent_contributions(network, x1, x2, options)
+    found = divided_tangents(network, x1, x2, options, mesh)
     outputs, treedef = jax.tree.flatten(found, is_leaf=is_contributions)
     by_leaf = zip(*(terms.arrays for terms in outputs), strict=True)
     leaves = [jax.tree.unflatten(treedef, kernels) for kernels in by_leaf]

@@ -11,12 +11,20 @@ import jax.numpy as jnp
 import lineax as lx
 import numpy as np
 from jax.flatten_util import ravel_pytree
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, PyTree
 
+from eqtangents._gram._placement import (
+    MeshOrMaker,
+    Placement,
+    made_mesh,
+    without_axis_types,
+)
 from eqtangents._parameters import Trainable
 from eqtangents._trees import Batch, Params, Tree
-from eqtangents.empirical._batches import checked_batches, example_of, size_of
+from eqtangents.empirical._batches import checked_batches, size_of
 from eqtangents.empirical._network import Network, check_model, differentiable
+from eqtangents.empirical._over_mesh import by_example
 
 
 class NTKOperator(lx.AbstractLinearOperator):
@@ -42,11 +50,14 @@ class NTKOperator(lx.AbstractLinearOperator):
     matrix, `lx.diagonal` takes but the diagonal.
 
     **Cost:** a product takes about four evaluations of the network on either batch.
+    Over a mesh, each device does so for its share of the examples; devices add up one
+    number for each parameter.
     """
 
     network: Network
     x1: PyTree[Array]
     x2: PyTree[Array] | None
+    mesh: Mesh | None = eqx.field(static=True)
 
     def __init__(
         self,
@@ -57,6 +68,7 @@ class NTKOperator(lx.AbstractLinearOperator):
         *,
         trainable: Trainable = None,
         state: eqx.nn.State | None = None,
+        mesh: MeshOrMaker | None = None,
     ):
         """Take arguments as `eqtangents.empirical_ntk` does; all outputs are compared.
 
@@ -65,14 +77,20 @@ class NTKOperator(lx.AbstractLinearOperator):
         """
         check_model(model, params, state, x1)
         self.network = Network(model, params, trainable, state)
-        self.x1, self.x2 = checked_batches(x1, x2)
+        self.mesh = without_axis_types(made_mesh(mesh))
+        place = Placement.of_rows(self.mesh)
+        self.x1, self.x2 = (
+            None if x is None else place.put(x, place.fitting(size_of(x)))
+            for x in checked_batches(x1, x2)
+        )
 
     @property
     def _other(self) -> PyTree[Array]:
         return self.x1 if self.x2 is None else self.x2
 
     def _outputs(self, x: PyTree[Array]) -> Callable[[list[Array]], PyTree[Array]]:
-        return lambda leaves: jax.vmap(lambda one: self.network(leaves, one))(x)
+        given = lambda leaves: (self.network, leaves)
+        return lambda leaves: by_example(_outputs_at, given(leaves), x, self.mesh)
 
     @differentiable()
     def mv(self, vector: Tree[Array]) -> Tree[Array]:
@@ -100,10 +118,18 @@ class NTKOperator(lx.AbstractLinearOperator):
         return self._structure(self.x1)
 
     def _structure(self, x: PyTree[Array]) -> PyTree[jax.ShapeDtypeStruct]:
-        one = jax.eval_shape(self.network, self.network.leaves, example_of(x))
+        struct = lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype)
+        example = jax.tree.map(struct, x)
+        one = jax.eval_shape(self.network, self.network.leaves, example)
         return jax.tree.map(
             lambda s: jax.ShapeDtypeStruct((size_of(x), *s.shape), s.dtype), one
         )
+
+
+def _outputs_at(given: tuple[Network, list[Array]], x: PyTree[Array]) -> PyTree[Array]:
+    """Outputs for a batch, at some parameters."""
+    network, leaves = given
+    return jax.vmap(lambda one: network(leaves, one))(x)
 
 
 def _of_columns(
@@ -215,12 +241,19 @@ def _operator_diagonal(operator: NTKOperator) -> Float[Array, " size"]:
         return _of_columns(operator, lambda i, column: column.at[i].get(mode="fill"))[
             :size
         ]
-    leaves = operator.network.leaves
+    given = operator.network, operator.network.leaves
+    return ravel_pytree(by_example(_diagonals, given, (x1, x2), operator.mesh))[0]
+
+
+def _diagonals(
+    given: tuple[Network, list[Array]], pairs: tuple[PyTree[Array], PyTree[Array]]
+) -> PyTree[Array]:
+    """The products of rows of two examples, for each output."""
+    network, leaves = given
 
     def of_example(examples: tuple[PyTree, PyTree]) -> PyTree[Array]:
         one, other = (
-            jax.vjp(functools.partial(operator.network, example=x), leaves)
-            for x in examples
+            jax.vjp(functools.partial(network, example=x), leaves) for x in examples
         )
         flat, unravel = ravel_pytree(one[0])
 
@@ -232,8 +265,7 @@ def _operator_diagonal(operator: NTKOperator) -> Float[Array, " size"]:
         found = jax.lax.map(entry, jnp.arange(flat.size), batch_size=16)
         return unravel(found)
 
-    found = jax.lax.map(of_example, (x1, x2))
-    return ravel_pytree(found)[0]
+    return jax.lax.map(of_example, pairs)
 
 
 @lx.tridiagonal.register(NTKOperator)
