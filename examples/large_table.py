@@ -246,7 +246,7 @@ def draw(results, path):
                 right.plot(rows, steps, label=way, **style)
         ticks = sorted({one.rows for one in results})
         log_axis(left, x=ticks)
-        log_axis(right, x=ticks)
+        log_axis(right, x=ticks[::2])
         low, high = (f(one.error for one in results) for f in (min, max))
         marks = [e for e in np.arange(0.05, 0.5, 0.01) if low * 0.97 < e < high * 1.03]
         left.set_yscale("log")
