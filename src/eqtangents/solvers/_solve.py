@@ -78,10 +78,16 @@ class BlockCG(eqx.Module):
         self.max_steps = checked_integer("max_steps", max_steps, 1)
 
     def found(
-        self, operator: lx.AbstractLinearOperator, targets: ColumnBlock
+        self,
+        operator: lx.AbstractLinearOperator,
+        targets: ColumnBlock,
+        or_none: bool = False,
     ) -> BlockResult:
-        """The solution for some columns, with what can be said of it."""
-        return _solved_compiled(self, operator, targets)
+        """The solution for some columns, with what can be said of it.
+
+        With `or_none` it need not be a good one if it does not converge.
+        """
+        return _solved_compiled(self, operator, targets, or_none)
 
 
 class Solution(eqx.Module):
@@ -111,7 +117,8 @@ def solve(
         vectors to vectors that is positive semidefinite.
     - `y`: right-hand sides, along further axes. They are converted to its dtype.
     - `solver`: when to stop, and the preconditioner.
-    - `throw`: whether not to converge is an error.
+    - `throw`: whether not to converge is an error. It is raised as soon as rounding is
+        seen to be larger than `rtol` allows.
 
     **Returns:** a `Solution`: `value` has the shape of `y`. `residual` is the norm of
     $y - (K + \sigma^2 I)\,x$ for each right-hand side, as computed from `value`, over
@@ -135,7 +142,8 @@ def solve(
             "right-hand sides along further axes, `(n, *outputs)`, are needed."
         )
     outputs = y.shape[1:]
-    found = solver.found(operator, y.reshape(y.shape[0], math.prod(outputs)))
+    columns = y.reshape(y.shape[0], math.prod(outputs))
+    found = solver.found(operator, columns, or_none=throw)
     solution = Solution(
         found.solution.reshape(y.shape),
         found.residual.reshape(outputs),
@@ -204,7 +212,10 @@ def product_with(operator: lx.AbstractLinearOperator) -> Product:
 
 @eqx.filter_jit
 def _solved_compiled(
-    solver: BlockCG, operator: lx.AbstractLinearOperator, targets: ColumnBlock
+    solver: BlockCG,
+    operator: lx.AbstractLinearOperator,
+    targets: ColumnBlock,
+    or_none: bool,
 ) -> BlockResult:
     """By JAX's implicit differentiation: its derivative solves again."""
     product = product_with(operator)
@@ -212,7 +223,7 @@ def _solved_compiled(
 
     def solved(product: Product, columns: ColumnBlock) -> tuple[ColumnBlock, Any]:
         found = solved_in_block(
-            product, preconditioner, columns, solver.rtol, solver.max_steps
+            product, preconditioner, columns, solver.rtol, solver.max_steps, or_none
         )
         return found.solution, (found.residual, found.steps)
 
