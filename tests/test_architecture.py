@@ -34,7 +34,7 @@ BELOW = {
     "other_names": [],
     "nn": ["signatures", "covariance", "other_names"],
     "equinox": ["nn"],
-    "traced": ["equinox", "jaxpr", "kernel_habits"],
+    "traced": ["equinox", "jaxpr", "kernel_habits", "trees"],
     "trees": [],
     "kernel_pair": [],
     "networks": ["nn"],
@@ -67,6 +67,7 @@ BELOW = {
 # Names that mean different things in different files, and why each may: a layer and its
 # entry in a table, say. In lower case, without underscores.
 SHARED_NAMES: dict[str, str] = {
+    "networkkernel": "a kernel of each library, in a module of its name",
     "kernel": "a function, and what it returns: names that users know",
     "ntk": "a function, and the parameterisation that is called like its kernel",
 }

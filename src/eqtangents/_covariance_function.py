@@ -11,34 +11,34 @@ from eqtangents.nn import AbstractLayer
 
 
 # The covariance of outputs, or the tangent kernel in its place.
-Kind: TypeAlias = Literal["nngp", "ntk"]
-_OF_KIND = {"nngp": (nngp, nngp_diagonal), "ntk": (ntk, ntk_diagonal)}
+WhichCovariance: TypeAlias = Literal["nngp", "ntk"]
+_FUNCTIONS = {"nngp": (nngp, nngp_diagonal), "ntk": (ntk, ntk_diagonal)}
 
 
-def checked_kind(net: Any, kind: Any) -> Kind:
+def checked_covariance(net: Any, kind: Any) -> WhichCovariance:
     """Which of the kernels, if this is a network.
 
     **Raises:** `TypeError` for what is no network; `ValueError` for other kernels.
     """
     check_network(net, None)
-    return checked_choice("kind", kind, tuple(_OF_KIND))
+    return checked_choice("kind", kind, tuple(_FUNCTIONS))
 
 
-def matrix_of(
+def covariance_matrix(
     net: AbstractLayer,
-    kind: Kind,
+    kind: WhichCovariance,
     x1: Float[Array, "n1 *shape"],
     x2: Float[Array, "n2 *shape"] | None,
 ) -> Float[Array, "n1 n2"]:
     """The kernel of two batches, of a network with one output for each example."""
-    return _of_single_outputs(_OF_KIND[kind][0](net, x1, x2), 2)
+    return _of_single_outputs(_FUNCTIONS[kind][0](net, x1, x2), 2)
 
 
-def diagonal_of(
-    net: AbstractLayer, kind: Kind, x: Float[Array, "n *shape"]
+def own_covariances(
+    net: AbstractLayer, kind: WhichCovariance, x: Float[Array, "n *shape"]
 ) -> Float[Array, " n"]:
     """The kernel of each example with itself."""
-    return _of_single_outputs(_OF_KIND[kind][1](net, x), 1)
+    return _of_single_outputs(_FUNCTIONS[kind][1](net, x), 1)
 
 
 def _of_single_outputs(kernel: Any, axes: int) -> Array:

@@ -11,8 +11,8 @@ import functools
 import hashlib
 import inspect
 import operator
+import pathlib
 import sys
-import sysconfig
 import types
 from collections.abc import Iterator, Mapping, Sequence, Set
 from importlib import metadata
@@ -195,6 +195,6 @@ def _is_of_library(value: Any) -> bool:
 def _is_installed(package: str) -> bool:
     if package in (*sys.stdlib_module_names, __name__.partition(".")[0]):
         return True
-    places = [sysconfig.get_path(name) for name in ("purelib", "platlib")]
     file = getattr(sys.modules.get(package), "__file__", None) or ""
-    return file.startswith(tuple(places))
+    # Of this environment, or of one that it extends.
+    return not {"site-packages", "dist-packages"}.isdisjoint(pathlib.Path(file).parts)

@@ -1,27 +1,23 @@
-"""Infinitely wide networks as kernels of tinygp.
-
-They are imported from here, `from eqtangents.tinygp import NetworkKernel`, and need
-tinygp: `pip install 'eqtangents[tinygp]'`.
-"""
+"""The kernel of a network, with the methods of tinygp's kernels."""
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents._covariance_function import (
-    Kind,
-    checked_kind,
-    diagonal_of,
-    matrix_of,
+    WhichCovariance,
+    checked_covariance,
+    covariance_matrix,
+    own_covariances,
 )
 from eqtangents._extras import needed
 from eqtangents.nn import AbstractLayer
 
 
-_kernels = needed("tinygp.kernels", "tinygp", "`eqtangents.tinygp`")
+_tinygp_kernels = needed("tinygp.kernels", "tinygp", "`eqtangents.tinygp`")
 
 
-class NetworkKernel(_kernels.Kernel):
+class NetworkKernel(_tinygp_kernels.Kernel):
     """The kernel of an infinitely wide network, for `tinygp.GaussianProcess`.
 
     Matrices are computed at once, as `eqtangents.nngp` does, and not pair by pair. A
@@ -46,22 +42,23 @@ class NetworkKernel(_kernels.Kernel):
     """
 
     net: AbstractLayer
-    kind: Kind = eqx.field(static=True)
+    kind: WhichCovariance = eqx.field(static=True)
 
-    def __init__(self, net: AbstractLayer, kind: Kind = "nngp"):
+    def __init__(self, net: AbstractLayer, kind: WhichCovariance = "nngp"):
         """Keep the network."""
-        self.kind, self.net = checked_kind(net, kind), net
+        self.kind, self.net = checked_covariance(net, kind), net
 
     def evaluate(
         self, X1: Float[Array, "*shape"], X2: Float[Array, "*shape"]
     ) -> Float[Array, ""]:
         """The kernel of two examples."""
         one, other = jnp.asarray(X1)[None], jnp.asarray(X2)[None]
-        return matrix_of(self.net, self.kind, _channels(one), _channels(other))[0, 0]
+        one, other = _channels(one), _channels(other)
+        return covariance_matrix(self.net, self.kind, one, other)[0, 0]
 
     def evaluate_diag(self, X: Float[Array, "*shape"]) -> Float[Array, ""]:
         """The kernel of an example with itself."""
-        return diagonal_of(self.net, self.kind, _channels(jnp.asarray(X)[None]))[0]
+        return own_covariances(self.net, self.kind, _channels(jnp.asarray(X)[None]))[0]
 
     def __call__(
         self,
@@ -74,9 +71,9 @@ class NetworkKernel(_kernels.Kernel):
         """
         x1 = _channels(jnp.asarray(X1))
         if X2 is None:
-            return diagonal_of(self.net, self.kind, x1)
+            return own_covariances(self.net, self.kind, x1)
         x2 = None if X2 is X1 else _channels(jnp.asarray(X2))
-        return matrix_of(self.net, self.kind, x1, x2)
+        return covariance_matrix(self.net, self.kind, x1, x2)
 
 
 def _channels(x: Float[Array, "n *shape"]) -> Float[Array, "n channels *spatial"]:

@@ -1,8 +1,4 @@
-"""Infinitely wide networks as kernels of GPJax.
-
-They are imported from here, `from eqtangents.gpjax import NetworkKernel`, and need
-GPJax: `pip install 'eqtangents[gpjax]'`.
-"""
+"""The kernel of a network, with the methods of GPJax's kernels."""
 
 from typing import Any, ClassVar
 
@@ -12,16 +8,16 @@ from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
 from eqtangents._covariance_function import (
-    Kind,
-    checked_kind,
-    diagonal_of,
-    matrix_of,
+    WhichCovariance,
+    checked_covariance,
+    covariance_matrix,
+    own_covariances,
 )
 from eqtangents._extras import needed
 from eqtangents.nn import AbstractLayer
 
 
-_kernels = needed("gpjax.kernels", "gpjax", "`eqtangents.gpjax`")
+_gpjax_kernels = needed("gpjax.kernels", "gpjax", "`eqtangents.gpjax`")
 _computations = needed("gpjax.kernels.computations", "gpjax", "`eqtangents.gpjax`")
 
 
@@ -31,20 +27,20 @@ class _OfBatches(_computations.AbstractKernelComputation):
     def _cross_covariance(
         self, kernel: "NetworkKernel", x: Array, y: Array
     ) -> Float[Array, "n m"]:
-        return matrix_of(
+        return covariance_matrix(
             kernel.net, kernel.kind, kernel.examples(x), kernel.examples(y)
         )
 
     def _gram(self, kernel: "NetworkKernel", x: Array) -> Float[Array, "n n"]:
-        return matrix_of(kernel.net, kernel.kind, kernel.examples(x), None)
+        return covariance_matrix(kernel.net, kernel.kind, kernel.examples(x), None)
 
     def _diagonal(self, kernel: "NetworkKernel", inputs: Array) -> Any:
-        diagonal = diagonal_of(kernel.net, kernel.kind, kernel.examples(inputs))
+        diagonal = own_covariances(kernel.net, kernel.kind, kernel.examples(inputs))
         operator = lx.DiagonalLinearOperator(diagonal)
         return lx.TaggedLinearOperator(operator, lx.positive_semidefinite_tag)
 
 
-class NetworkKernel(_kernels.AbstractKernel):
+class NetworkKernel(_gpjax_kernels.AbstractKernel):
     """The kernel of an infinitely wide network, for the priors of GPJax.
 
     Matrices are computed at once, as `eqtangents.nngp` does, and not pair by pair. A
@@ -71,33 +67,34 @@ class NetworkKernel(_kernels.AbstractKernel):
     name: ClassVar[str] = "Network"
 
     net: AbstractLayer
-    kind: Kind = eqx.field(static=True)
+    kind: WhichCovariance = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(
         self,
         net: AbstractLayer,
-        kind: Kind = "nngp",
+        kind: WhichCovariance = "nngp",
         *,
         shape: tuple[int, ...] = (-1,),
         active_dims: list[int] | slice | None = None,
     ):
         """Keep the network."""
-        self.kind, self.net = checked_kind(net, kind), net
+        self.kind, self.net = checked_covariance(net, kind), net
         if not isinstance(shape, tuple):
             raise TypeError(
                 f"`shape` is {described(shape)}, but must be the shape of one example, "
                 "`(channels, *spatial)`: `shape=(3, 32, 32)`, say."
             )
         self.shape = shape
-        super().__init__(active_dims=active_dims, compute_engine=_OfBatches())
+        base = _gpjax_kernels.AbstractKernel.__init__
+        base(self, active_dims=active_dims, compute_engine=_OfBatches())
 
     def __call__(
         self, x: Float[Array, " d"], y: Float[Array, " d"]
     ) -> Float[Array, ""]:
         """The kernel of two examples."""
         one, other = self.examples(x[None]), self.examples(y[None])
-        return matrix_of(self.net, self.kind, one, other)[0, 0]
+        return covariance_matrix(self.net, self.kind, one, other)[0, 0]
 
     def examples(self, x: Float[Array, "n d"]) -> Float[Array, "n channels *spatial"]:
         """The inputs of the network in rows of numbers."""
