@@ -49,6 +49,14 @@ def close(found, truth):
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)
 
 
+def test_matrices_are_those_of_the_network():
+    of = importlib.import_module("eqtangents.tinygp").NetworkKernel
+    x, _, x_test = data()
+    close(of(network(1.3))(x, x_test), eqt.nngp(network(1.3), x, x_test))
+    close(of(network(1.3), "ntk")(x), eqt.ntk_diagonal(network(1.3), x))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_tinygp_has_the_evidence_and_the_posterior(kind):
     tinygp = importlib.import_module("tinygp")
@@ -66,6 +74,7 @@ def test_tinygp_has_the_evidence_and_the_posterior(kind):
     close(process(1.3).condition(y, x_test).gp.loc, mean[:, 0])
 
 
+@pytest.mark.slow
 def test_tinygp_adds_and_multiplies_and_takes_any_inputs():
     kernels = importlib.import_module("tinygp.kernels")
     of = importlib.import_module("eqtangents.tinygp").NetworkKernel
@@ -79,6 +88,7 @@ def test_tinygp_adds_and_multiplies_and_takes_any_inputs():
     close(of(pooled(), "ntk")(images, images), eqt.ntk(pooled(), images))
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")  # GPJax warns of another
 @pytest.mark.parametrize("kind", KINDS)
 def test_gpjax_has_the_evidence_and_the_posterior(kind):
@@ -103,6 +113,7 @@ def test_gpjax_has_the_evidence_and_the_posterior(kind):
     close(process(1.3).predict(x_test, train_data=seen).mean, mean[:, 0])
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float64")  # GPJax warns of another
 def test_gpjax_adds_and_takes_images_and_columns():
     gpjax = pytest.importorskip("gpjax", reason=NOT_THERE)

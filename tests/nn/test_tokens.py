@@ -76,6 +76,7 @@ def test_the_function_is_that_of_unit_vectors():
     np.testing.assert_allclose(net(one).value, np.where(MASK[1], vectors[1], 0), 1e-12)
 
 
+@pytest.mark.slow
 def test_tokens_beside_other_inputs_and_batches():
     net = nn.Sequential(
         [
@@ -168,6 +169,7 @@ TABLES = {
 
 
 @STANDARD
+@pytest.mark.quick(3)
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_tables_are_read(name):
     model = TABLES[name]
