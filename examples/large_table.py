@@ -9,9 +9,9 @@ are solved exactly, too, by a Cholesky factorisation, and gradient-boosted trees
 from all of the parts.
 
 `python examples/large_table.py` takes some ten minutes on two cores, and 5 GB on disk
-for each kernel of all rows; `--rows 3000` takes a minute. It prints errors and saves a figure,
-`large_table.png`: both kernels learn more from few diamonds than trees do, which catch
-up where there are tens of thousands, and both ways to solve find the same.
+for each kernel of all rows; `--rows 3000` takes a minute. It prints errors and saves a
+figure, `large_table.png`: both kernels learn more from few diamonds than trees do,
+which catch up where there are tens of thousands, and both ways to solve find the same.
 
 On a Dask cluster, whose workers compute the kernels:
 
