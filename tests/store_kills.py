@@ -1,7 +1,7 @@
 """A run that is killed again and again: `python store_kills.py FOLDER KILLS`.
 
 Each process goes on with the store and is killed at a random time, often in the middle
-of a write. It prints, as JSON, how many kills there were, how many within a write, and
+of a write; a last one completes it, and another one fills a store without disturbance. It prints, as JSON, how many kills there were, how many within a write, and
 which files of finished tiles any of them changed.
 """
 
@@ -109,11 +109,12 @@ def main(folder, kills):
         there = finished(store)
         changed += [path for path, file in known.items() if there.get(path) != file]
     known = finished(store)
-    pid = os.fork()
-    if not pid:
-        computed(store)
-        os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    for one in (store, store.with_name("undisturbed")):
+        pid = os.fork()
+        if not pid:
+            computed(one)
+            os._exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
     there = finished(store)
     changed += [path for path, file in known.items() if there.get(path) != file]
     result = {"kills": count, "within": within, "changed": changed}

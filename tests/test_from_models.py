@@ -219,8 +219,15 @@ WIDE = {
 def test_kernel_is_the_mean_over_draws_of_the_model_itself(name):
     one, w = WIDE[name], 96
     x = one.batch(2)
-    drawn = eqt.monte_carlo(lambda key: one.make(key, w), x, None, jr.key(3), 256)
-    limit = eqt.kernel(eqt.from_equinox(one.make(jr.key(0), w), x[0]), x)
+    model = one.make(jr.key(0), w)
+    limit = eqt.kernel(eqt.from_equinox(model, x[0]), x)
+    # Channels are along the axis that is none of positions.
+    out, rank = jax.eval_shape(model, x[0]).shape, limit.nngp.ndim // 2 - 1
+    positions = limit.nngp.shape[2 : 2 + rank]
+    axes = [i for i in range(len(out)) if out[:i] + out[i + 1 :] == positions]
+    drawn = eqt.monte_carlo(
+        lambda key: one.make(key, w), x, None, jr.key(3), 256, trace_axes=axes[:1]
+    )
     for kind in ("nngp", "ntk"):
         expected, mean, error = (
             np.asarray(getattr(k, kind), float)

@@ -150,7 +150,6 @@ def test_killed_again_and_again(tmp_path):
     assert found["within"] > 0
     assert found["changed"] == []
     assert 0 < found["before"] < found["tiles"] == 820
-    store_kills.computed(tmp_path / "undisturbed")
     folders = [tmp_path / name / "matrix/c" for name in ("killed", "undisturbed")]
     names, others = ({p.relative_to(f) for p in f.rglob("*")} for f in folders)
     assert names == others

@@ -255,7 +255,7 @@ def test_rows_of_the_jacobian_are_divided(way, shape):
     plain = compiled_over(None, kernel, n, n)
     assert flops(over) < 1.3 * flops(plain) / 4
     for size, name in moved(over):
-        assert name == "all-gather"
+        assert name in ("all-gather", "collective-permute")
         assert size <= n * 50
 
 

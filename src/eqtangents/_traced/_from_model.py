@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from eqtangents import nn
-from eqtangents._arguments import check, described
+from eqtangents._arguments import check, described, rule_of
 from eqtangents._equinox import Scales, lift
 from eqtangents._equinox._affine import UNIFORM_STD
 from eqtangents._jaxpr import jaxpr_and_consts
@@ -25,7 +25,7 @@ from eqtangents._traced._parameters import Parameters, leaves_of
 from eqtangents._traced._values import InputFunction, Unreadable, refusal
 from eqtangents._traced._walk import Walk
 from eqtangents._trees import Params
-from eqtangents._types import Scalar, known_value
+from eqtangents._types import NonNegative, Rule, Scalar, known_value
 from eqtangents.nn._parameterization import (
     IS_PARAMETERIZATION,
     AbstractParameterization,
@@ -106,6 +106,12 @@ def from_equinox(
     return from_model(model, example, weight_std, bias_std, given)
 
 
+_FINITE_KERNELS = (
+    "Kernels of the model as it is, of finite width: `eqtangents.empirical_ntk`."
+)
+_IS_STD = cast(Rule, rule_of(NonNegative | None))
+
+
 def _check_read(owner: str, name: str, model: Any) -> None:
     """Raise unless this is a model, or a function, and no class of models."""
     if isinstance(model, type) or not callable(model):
@@ -123,6 +129,8 @@ def _check_keeps_models(
     bias_std: Scalar | None,
 ) -> None:
     """Raise unless the parameters of a model can be those of its network."""
+    for name, value in (("weight_std", weight_std), ("bias_std", bias_std)):
+        check(owner, name, value, _IS_STD)
     if given.channels(1) != 1:
         raise ValueError(
             f"{owner}: layers of a model are as wide as they are, but "
@@ -270,7 +278,7 @@ def _not_callable(
             pass
         else:
             whole += " With `example[0]` it can be: give one example, not a batch."
-    return ValueError(whole)
+    return ValueError(f"{whole.rstrip('.')}. {_FINITE_KERNELS}")
 
 
 def _if_integers(dtype: Any) -> Any:
@@ -284,6 +292,7 @@ def _example_struct(example: Any) -> jax.ShapeDtypeStruct:
     if not array.ndim:
         raise ValueError(
             "`example` is a number, but kernels are of arrays with channels. Write the "
-            "model for an array of one entry."
+            "model for an array of one entry; of a shape, make an input, by "
+            "`jax.ShapeDtypeStruct(shape, jnp.float32)`."
         )
     return jax.ShapeDtypeStruct(array.shape, array.dtype)

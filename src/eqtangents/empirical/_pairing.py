@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Inexact
 
 
 class RowCounts(NamedTuple):
@@ -50,8 +50,8 @@ class Pairing:
         return RowCounts(examples, *sizes)
 
     def grouped(
-        self, outputs: Float[Array, "n *output"]
-    ) -> Float[Array, "n diagonal traced free"]:
+        self, outputs: Inexact[Array, "n *output"]
+    ) -> Inexact[Array, "n diagonal traced free"]:
         """Outputs in the order of rows."""
         order = (*self.diagonal, *self.traced, *self.free)
         moved = jnp.transpose(outputs, (0, *(1 + axis for axis in order)))

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import TypeAlias, TypeGuard, TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Shaped
 
 from eqtangents._arguments import described as described
 from eqtangents._kernel import Kernel
+from eqtangents._refuse import known as known, refuse as refuse
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
 from eqtangents.solvers import GramOperator
@@ -55,14 +55,6 @@ def is_both(kernel: object) -> TypeGuard[Kernel]:
     return isinstance(kernel, Kernel)
 
 
-def known(condition: Bool[Array, ""]) -> bool | None:
-    """Whether it is true, or `None` within what is compiled or batched."""
-    try:
-        return bool(condition)
-    except jax.errors.ConcretizationTypeError:
-        return None
-
-
 def branch_of(
     condition: Bool[Array, ""], yes: Callable[[], T], no: Callable[[], T]
 ) -> T:
@@ -71,33 +63,6 @@ def branch_of(
     if now is None:
         return lax.cond(condition, yes, no)
     return yes() if now else no()
-
-
-def refuse(value: T, *checks: tuple[Bool[Array, ""], str]) -> T:
-    """The same value, unless something is wrong with it.
-
-    What is known now is raised now, as any error of Python. What is known only when a
-    compiled function runs is raised then, by `eqx.branched_error_if`.
-
-    **Arguments:**
-
-    - `value`: what depends on the checks.
-    - `checks`: whether something is wrong, and what; the first that is, is told.
-
-    **Raises:** `RuntimeError`.
-    """
-    later = []
-    for wrong, message in checks:
-        now = known(wrong)
-        if now is None:
-            later.append((wrong, message))
-        elif now:
-            raise RuntimeError(message)
-    if not later:
-        return value
-    wrong = jnp.stack([wrong for wrong, _ in later])
-    messages = [message for _, message in later]
-    return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
 
 
 def array_argument(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
+from eqtangents._refuse import refuse
 from eqtangents._types import Scalar
 from eqtangents.solvers._backing import ColumnBlock
 
@@ -48,9 +49,8 @@ class LowRank(eqx.Module):
         diagonal = jnp.broadcast_to(
             jnp.asarray(diagonal, factor.dtype), factor.shape[:1]
         )
-        self.diagonal = eqx.error_if(
-            diagonal, ~jnp.all(diagonal > 0), "`diagonal` must be positive."
-        )
+        wrong = ~jnp.all(diagonal > 0)
+        self.diagonal = refuse(diagonal, (wrong, "`diagonal` must be positive."))
         self.basis, self.values = _decomposed(factor, self.diagonal)
 
     def multiply(self, columns: ColumnBlock) -> ColumnBlock:

@@ -17,6 +17,7 @@ from eqtangents._gram._pairs import AbstractPairs, NetworkPairs
 from eqtangents._gram._placement import made_mesh
 from eqtangents._kernel import Kernel, Kind
 from eqtangents._parameters import Trainable
+from eqtangents._refuse import refuse
 from eqtangents._tile_plan import Examples
 from eqtangents._trees import Batch
 from eqtangents._types import Scalar
@@ -237,7 +238,7 @@ def _noise(
     if not _is_no_noise(relative_noise):
         total = total + relative * jnp.mean(backing.diagonal())
     wrong = ~(jnp.all(jnp.isfinite(total) & (each >= 0)) & (relative >= 0))
-    return eqx.error_if(total, wrong, _BAD_NOISE)
+    return refuse(total, (wrong, _BAD_NOISE))
 
 
 def _has_one_entry(operator: GramOperator) -> bool:

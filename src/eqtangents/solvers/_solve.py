@@ -12,12 +12,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._arguments import checked_integer, described
 from eqtangents._gram._placement import is_traced
+from eqtangents._refuse import refuse
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._block_cg import BlockResult, Product, solved_in_block
 from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator
 
 
+_NO_SOLUTION = (
+    "`y` holds NaN or infinity, for which there is no solution. Leave out the rows "
+    "that have no value."
+)
 _UNCONVERGED = """
 Conjugate gradients did not converge: after {steps} of at most {most} steps the largest
 residual{found} is above `rtol={rtol:g}`.
@@ -124,7 +129,8 @@ def solve(
     $y - (K + \sigma^2 I)\,x$ for each right-hand side, as computed from `value`, over
     that of $y$; `converged` says whether all are at most `rtol`.
 
-    **Raises:** `RuntimeError` if it did not converge, unless `throw=False`;
+    **Raises:** `RuntimeError` if it did not converge, or if `y` is not finite, unless
+    `throw=False`;
     `ValueError` if shapes do not fit, or the operator is not positive semidefinite.
 
     **Cost:** a product with the operator each step, for all right-hand sides at once;
@@ -141,6 +147,7 @@ def solve(
             f"`y` has shape {y.shape}, but the operator has {structure.shape[0]} rows: "
             "right-hand sides along further axes, `(n, *outputs)`, are needed."
         )
+    y = refuse(y, (~jnp.all(jnp.isfinite(y)), _NO_SOLUTION)) if throw else y
     outputs = y.shape[1:]
     columns = y.reshape(y.shape[0], math.prod(outputs))
     found = solver.found(operator, columns, or_none=throw)
@@ -198,9 +205,7 @@ def refuse_unconverged(solution: Solution, solver: BlockCG) -> Solution:
     message = _UNCONVERGED.format(
         steps=steps, most=solver.max_steps, found=found, rtol=solver.rtol
     )
-    if known_now:
-        raise RuntimeError(message)
-    return eqx.error_if(solution, ~solution.converged, message)
+    return refuse(solution, (~solution.converged, message))
 
 
 def product_with(operator: lx.AbstractLinearOperator) -> Product:

@@ -1,0 +1,46 @@
+"""Errors about values, as early as these are known."""
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+
+Refusable = TypeVar("Refusable")
+
+
+def known(condition: Bool[Array, ""]) -> bool | None:
+    """Whether it is true, or `None` within what is compiled or batched."""
+    try:
+        return bool(condition)
+    except jax.errors.ConcretizationTypeError:
+        return None
+
+
+def refuse(value: Refusable, *checks: tuple[Bool[Array, ""], str]) -> Refusable:
+    """The same value, unless something is wrong with it.
+
+    What is known now is raised now, as any error of Python. What is known only when a
+    compiled function runs is raised then, by `eqx.branched_error_if`.
+
+    **Arguments:**
+
+    - `value`: what depends on the checks.
+    - `checks`: whether something is wrong, and what; the first that is, is told.
+
+    **Raises:** `RuntimeError`.
+    """
+    later = []
+    for wrong, message in checks:
+        now = known(wrong)
+        if now is None:
+            later.append((wrong, message))
+        elif now:
+            raise RuntimeError(message)
+    if not later:
+        return value
+    wrong = jnp.stack([wrong for wrong, _ in later])
+    messages = [message for _, message in later]
+    return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
