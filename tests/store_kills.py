@@ -1,8 +1,9 @@
 """A run that is killed again and again: `python store_kills.py FOLDER KILLS`.
 
 Each process goes on with the store and is killed at a random time, often in the middle
-of a write; a last one completes it, and another one fills a store without disturbance. It prints, as JSON, how many kills there were, how many within a write, and
-which files of finished tiles any of them changed.
+of a write; a last one completes it, and another one fills a store without disturbance.
+It prints, as JSON, how many kills there were, how many within a write, and which files
+of finished tiles any of them changed.
 """
 
 import contextlib
