@@ -52,6 +52,7 @@ def test_the_kernel_is_that_of_the_whole(options, masked):
     np.testing.assert_allclose(ours.ntk, theirs.ntk, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_keys_of_another_branch_count_alike():
     """What remains is the bias; queries may be at other positions."""
     bias = np.where(np.eye(4, 5) > 0, -np.inf, np.linspace(0, 1, 5)[None])
