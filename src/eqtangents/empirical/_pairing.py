@@ -65,8 +65,8 @@ class Pairing:
         return grouped.reshape(*grouped.shape[:-1], *self.shape)
 
     def assembled(
-        self, kernel: Float[Array, "n1 n2 diagonal free1 free2"]
-    ) -> Float[Array, "n1 n2 *axes"]:
+        self, kernel: Inexact[Array, "n1 n2 diagonal free1 free2"]
+    ) -> Inexact[Array, "n1 n2 *axes"]:
         """The kernel with its axes, averaged over traced ones."""
         sizes = [[self.shape[i] for i in axes] for axes in (self.diagonal, self.free)]
         shape = (*kernel.shape[:2], *sizes[0], *sizes[1], *sizes[1])
