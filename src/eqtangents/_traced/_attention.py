@@ -35,10 +35,12 @@ def begun_scores(
     """The products of two random arrays, over the channels of each head."""
     over, heads = eqn.params["dimension_numbers"]
     ends = [_one_end(builder, a, over[i], heads[i]) for i, a in enumerate(args)]
-    hole = Hole(shape_of(eqn.outvars[0]))
+    shape = shape_of(eqn.outvars[0])
     channels = math.prod(args[0].shape[axis] for axis in over[0])
-    products = multiple(hole, math.prod(factor for _, _, factor in ends))
     nodes = tuple((node, positions) for node, positions, _ in ends)
+    # One for products that are written twice, as where a softmax is.
+    hole = builder.once(("scores", *nodes, *heads, shape), lambda: Hole(shape))
+    products = multiple(hole, math.prod(factor for _, _, factor in ends))
     return [Scores(nodes, len(heads[0]), channels, hole, products, builder.line)]
 
 
