@@ -33,7 +33,7 @@ def tests(session):
     What plain `pytest` does, which has all options in `pyproject.toml`.
     """
     floor = ["-c", "tests/floor.txt"] if session.python == "3.11" else []
-    session.install("-e", ".[examples,tests]", *floor)
+    session.install("-e", ".[table,tests]", *floor)
     session.run("pytest", *session.posargs)
 
 

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 def test_large_table(tmp_path):
     """Steps find what a factorisation finds, and few rows are enough for kernels."""
     for name in ("matplotlib", "plotnine"):
-        pytest.importorskip(name, reason=f"{name} is of the extra `examples`")
+        pytest.importorskip(name, reason=f"{name} is of the extra `table`")
     run = subprocess.run(
         [sys.executable, ROOT / "examples" / "large_table.py", "--rows", "500"],
         cwd=tmp_path,
