@@ -5,7 +5,6 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eqtangents._types import Count, Scalar, lowered, plain
@@ -18,7 +17,7 @@ from eqtangents.covariance import (
 )
 from eqtangents.nn._dot_general import FixedArray, FrozenArray
 from eqtangents.nn._inputs import Signal, unwrap
-from eqtangents.nn._keys import Distances, Mechanism, attended, within_reach
+from eqtangents.nn._keys import Distances, Mechanism, attended, weighed, within_reach
 from eqtangents.nn._layer import (
     AbstractParameterless,
     Covariances,
@@ -137,15 +136,7 @@ class Attend(AbstractParameterless):
             one = lambda s, m: self._weights(s, (size, size_in), m)
             return jax.vmap(one)(scores, keys.outline.mask)
 
-        def attend(
-            weights: Float[Array, "queries keys"], values: Float[Array, "*size_in"]
-        ) -> Float[Array, "*size"]:
-            out = jnp.matmul(
-                weights, values.reshape(-1), precision=lax.Precision.HIGHEST
-            )
-            return out.reshape(size)
-
-        out = Mapped(values, size, attend, weights, mask=queries.outline.mask)
+        out = Mapped(values, size, weighed(size), weights, mask=queries.outline.mask)
         out.outline = out.outline.replace(graph=queries.outline.graph)
         return out
 

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
-from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from eqtangents._types import Count, NonNegative, Scalar, lowered, plain
@@ -24,7 +23,7 @@ from eqtangents.covariance import (
 )
 from eqtangents.nn._embedding import PositionalEmbedding
 from eqtangents.nn._inputs import SignalT, unwrap
-from eqtangents.nn._keys import Distances, Mechanism, attended, within_reach
+from eqtangents.nn._keys import Distances, Mechanism, attended, weighed, within_reach
 from eqtangents.nn._layer import (
     AbstractLayer,
     Covariances,
@@ -228,16 +227,8 @@ class GlobalSelfAttention(AbstractLayer):
             one = lambda s, m: attended(s, self.mechanism, self._keys(size, m))
             return jax.vmap(one)(scores, outline.mask)
 
-        def attend(
-            weights: Float[Array, "queries keys"], values: Float[Array, "*size"]
-        ) -> Float[Array, "*size"]:
-            out = jnp.matmul(
-                weights, values.reshape(-1), precision=lax.Precision.HIGHEST
-            )
-            return out.reshape(size)
-
         return Affine(
-            Mapped(valued, size, attend, weights, mask=outline.mask),
+            Mapped(valued, size, weighed(size), weights, mask=outline.mask),
             scale=self._output_variance,
             shift=self._bias_variance,
             weight_gradient=self._output_variance * self._rate_of("value", "output"),

@@ -1,11 +1,12 @@
 """Which keys the queries of attention have, and how much each counts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Rule, is_integer
@@ -83,3 +84,15 @@ def attended(
         functions = {"identity": lambda s: s, "relu": jax.nn.relu, "abs": jnp.abs}
         weights = functions[mechanism](scores)
     return weights if keys is None else jnp.where(keys, weights, 0.0)
+
+
+def weighed(size: tuple[int, ...]) -> Callable[[Array, Array], Array]:
+    """How values at the positions of keys are added up, for queries at others."""
+
+    def add_up(
+        weights: Float[Array, "queries keys"], values: Float[Array, "*size_in"]
+    ) -> Float[Array, "*size"]:
+        out = jnp.matmul(weights, values.reshape(-1), precision=lax.Precision.HIGHEST)
+        return out.reshape(size)
+
+    return add_up
