@@ -43,7 +43,7 @@ def checked_arguments(
         _check_habits(name, x)
     x1 = _signals("x1", x1)
     x2 = None if x2 is None else _signals("x2", x2)
-    if takes_integers(net):
+    if any(map(_has_integers, (x1, x2))) and takes_integers(net):
         x1 = _in_floating_point("x1", x1)
         x2 = None if x2 is None else _in_floating_point("x2", x2)
     for name, x in (("x1", x1), ("x2", x2)):
@@ -51,9 +51,7 @@ def checked_arguments(
     if x2 is not None:
         x1, x2 = _alike(x1, x2)
     check_independent(net)
-    for x in (x1, x2):
-        if x is not None:
-            check_tokens(net, x)
+    check_tokens(net, x1, x2)
     return net, x1, x2
 
 
@@ -105,6 +103,11 @@ def _flat(x: Any) -> Iterator[Any]:
             yield from _flat(one)
     else:
         yield x
+
+
+def _has_integers(x: PyTree[Signal] | None) -> bool:
+    given = () if x is None else map(values_of, _flat(x))
+    return any(jnp.issubdtype(values.dtype, jnp.integer) for values in given)
 
 
 def _in_floating_point(name: str, x: PyTree[Signal]) -> PyTree[Signal]:

@@ -68,19 +68,27 @@ def takes_integers(net: AbstractLayer) -> bool:
     return any(isinstance(one, AbstractLayer) and one.takes_integers for one in nodes)
 
 
-def check_tokens(net: AbstractLayer, x: PyTree[Signal]) -> None:
-    """Raise for tokens of a batch that there are not, where they are known.
+def check_tokens(net: AbstractLayer, *batches: PyTree[Signal] | None) -> None:
+    """Raise for tokens of batches that there are not, where they are known.
 
     Within what is compiled none is. So the network is asked for its covariance here,
     until no layer is left that reads tokens.
     """
-    is_reader = lambda node: isinstance(node, Embedding)
-    readers = [one for one in jax.tree.leaves(net, is_leaf=is_reader) if is_reader(one)]
-    if not readers or not all(map(is_concrete, jax.tree.leaves(x))):
-        return
-    left = _Left(len(readers))
-    look = lambda node: _Looking(node, left) if is_reader(node) else node
-    looking = jax.tree.map(look, net, is_leaf=is_reader)
+    readers = sum(map(_reads_tokens, jax.tree.leaves(net, is_leaf=_reads_tokens)))
+    for x in batches if readers else ():
+        if x is not None and all(map(is_concrete, jax.tree.leaves(x))):
+            _look_at_tokens(net, x, readers)
+
+
+def _reads_tokens(node: Any) -> bool:
+    return isinstance(node, Embedding)
+
+
+def _look_at_tokens(net: AbstractLayer, x: PyTree[Signal], readers: int) -> None:
+    """Raise for tokens of a batch that there are not."""
+    left = _Left(readers)
+    look = lambda node: _Looking(node, left) if _reads_tokens(node) else node
+    looking = jax.tree.map(look, net, is_leaf=_reads_tokens)
     with jax.ensure_compile_time_eval():
         here = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), x)
         none = jax.tree.map(lambda leaf: leaf[:0], here)
