@@ -5,7 +5,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Shaped
 
 
 Refusable = TypeVar("Refusable")
@@ -44,3 +44,9 @@ def refuse(value: Refusable, *checks: tuple[Bool[Array, ""], str]) -> Refusable:
     wrong = jnp.stack([wrong for wrong, _ in later])
     messages = [message for _, message in later]
     return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
+
+
+@jax.jit
+def not_finite(array: Shaped[Array, "..."]) -> Bool[Array, ""]:
+    """Whether NaN or infinity is among the values."""
+    return ~jnp.all(jnp.isfinite(array))

@@ -8,11 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
 
 from eqtangents._arguments import described as described
 from eqtangents._kernel import Kernel
-from eqtangents._refuse import known as known, refuse as refuse
+from eqtangents._refuse import (
+    known as known,
+    not_finite as not_finite,
+    refuse as refuse,
+)
 from eqtangents._types import Scalar
 from eqtangents.nn import AbstractLayer
 from eqtangents.solvers import GramOperator
@@ -161,12 +165,6 @@ def in_range(
 def finite(name: str, value: Array, message: str = _NONFINITE) -> Array:
     """The same array, if all of it is finite."""
     return refuse(value, (not_finite(value), message.format(name=name)))
-
-
-@jax.jit
-def not_finite(array: Shaped[Array, "..."]) -> Bool[Array, ""]:
-    """Whether NaN or infinity is among the values."""
-    return ~jnp.all(jnp.isfinite(array))
 
 
 def checked_times(t: Times, dtype: np.dtype, name: str = "t") -> Float[Array, "..."]:

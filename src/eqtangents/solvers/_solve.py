@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._arguments import checked_integer, described
 from eqtangents._gram._placement import is_traced
-from eqtangents._refuse import refuse
+from eqtangents._refuse import not_finite, refuse
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._block_cg import BlockResult, Product, solved_in_block
 from eqtangents.solvers._low_rank import LowRank
@@ -130,8 +130,8 @@ def solve(
     that of $y$; `converged` says whether all are at most `rtol`.
 
     **Raises:** `RuntimeError` if it did not converge, or if `y` is not finite, unless
-    `throw=False`;
-    `ValueError` if shapes do not fit, or the operator is not positive semidefinite.
+    `throw=False`; `ValueError` if shapes do not fit, or the operator is not positive
+    semidefinite.
 
     **Cost:** a product with the operator each step, for all right-hand sides at once;
     one more at the end, and about ten arrays of the size of `y`.
@@ -147,7 +147,7 @@ def solve(
             f"`y` has shape {y.shape}, but the operator has {structure.shape[0]} rows: "
             "right-hand sides along further axes, `(n, *outputs)`, are needed."
         )
-    y = refuse(y, (~jnp.all(jnp.isfinite(y)), _NO_SOLUTION)) if throw else y
+    y = refuse(y, (not_finite(y), _NO_SOLUTION)) if throw else y
     outputs = y.shape[1:]
     columns = y.reshape(y.shape[0], math.prod(outputs))
     found = solver.found(operator, columns, or_none=throw)
