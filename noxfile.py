@@ -63,7 +63,8 @@ def reproductions(session):
 def libraries(session):
     """Kernels for other libraries, with all of these installed."""
     session.install("-e", ".[tests,gpjax]")
-    session.run("pytest", "tests/test_libraries.py", *session.posargs)
+    files = ["tests/test_libraries.py", "tests/test_architecture.py"]
+    session.run("pytest", *files, *session.posargs)
 
 
 @nox.session

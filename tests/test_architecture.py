@@ -5,6 +5,7 @@ import ast
 import collections
 import dataclasses
 import importlib
+import importlib.util
 import inspect
 import pathlib
 import pkgutil
@@ -74,6 +75,8 @@ SHARED_NAMES: dict[str, str] = {
 }
 # Files, and functions as `file.py:name`, that may be longer than others, and why.
 LONG: dict[str, str] = {}
+# Parts for a library that not every JAX runs: `nox -s libraries` looks into them.
+OF_A_LIBRARY = ["gpjax"]
 # Types that public classes hold, and that their users need not look into.
 OPAQUE = {
     "Recipe": "how a network was analysed; a `Candidate` holds it",
@@ -229,10 +232,19 @@ def too_long(root):
 
 
 def _import_all(root):
-    """Every module of the package, imported."""
+    """Every module of the package whose library is installed, imported."""
     top = importlib.import_module(root.name)
-    below = pkgutil.walk_packages(top.__path__, f"{root.name}.")
-    return [top, *(importlib.import_module(module.name) for module in below)]
+    parts = list(pkgutil.iter_modules(top.__path__, f"{root.name}."))
+    missing = {name for name in OF_A_LIBRARY if not importlib.util.find_spec(name)}
+    modules = [top]
+    for part in parts:
+        if part.name.removeprefix(f"{root.name}.") in missing:
+            continue
+        modules.append(importlib.import_module(part.name))
+        if part.ispkg:
+            below = pkgutil.walk_packages(modules[-1].__path__, f"{part.name}.")
+            modules += [importlib.import_module(module.name) for module in below]
+    return modules
 
 
 def _subclasses(cls):

@@ -151,22 +151,27 @@ def _check_at_zero(
 ) -> None:
     """Derivatives of `E f(u) f(v)` where one input or both are zero.
 
-    In the covariance it is `f'(0) E f'(v)`. In the variance of the other input it is
-    the derivative of `E f(v)`, times `f(0)`, and in that of zero `f''(0) E f(v) / 2`.
+    In the covariance it is `f'(0) E f'(v)`, with jumps of `f` in its derivative:
+    `E f'(v) = E v f(v) / E v^2`. In the variance of the other input it is the
+    derivative of `E f(v)`, times `f(0)`, and in that of zero `f''(0) E f(v) / 2`.
     """
     function = shape.function
     assert function is not None
 
+    def with_product(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        value, _ = function(x)
+        return value, x * value
+
     def means(v: float) -> tuple[float, float, float]:
-        """`E f(v)`, `E f'(v)`, and the derivative of the first in the variance."""
+        """`E f(v)`, `E v f(v) / v`, and the derivative of the first in the variance."""
         if not v:
             value, slope = function(np.array([0.0, _BESIDE, -_BESIDE]))
             change = (slope[1] - slope[2]) / (4 * _BESIDE)
             return float(value[0]), float(slope[0]), float(change)
-        at = lambda v: single_expectation(function, np.sqrt(v), shape.breaks)
+        at = lambda v: single_expectation(with_product, np.sqrt(v), shape.breaks)
         change = at(v * (1 + _STEP_AT_ZERO))[0] - at(v * (1 - _STEP_AT_ZERO))[0]
-        value, slope = at(v)
-        return float(value), float(slope), float(change) / (2 * _STEP_AT_ZERO * v)
+        value, product = at(v)
+        return float(value), float(product / v), float(change) / (2 * _STEP_AT_ZERO * v)
 
     ends = [np.transpose([means(v) for v in axis]) for axis in pairs[1:]]
     (value1, slope1, change1), (value2, slope2, change2) = ends
