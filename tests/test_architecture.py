@@ -477,6 +477,7 @@ def test_homonyms_are_seen(tmp_path, first, second, count):
     assert len(homonyms(root)) == count
 
 
+@pytest.mark.slow
 def test_exceptions_are_needed(monkeypatch):
     reasons = [*SHARED_NAMES.values(), *LONG.values()]
     assert all(reasons)

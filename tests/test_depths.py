@@ -68,6 +68,7 @@ def test_all_depths_cost_what_the_deepest_does(parts):
     assert every < 0.6 * one_by_one
 
 
+@pytest.mark.slow
 def test_no_depth_compiles_anew():
     x = jr.normal(jr.key(0), (3, 3))
     traced = []

@@ -95,7 +95,7 @@ def test_regressors_say_what_predictors_say(estimator, dtype):
     assert not jax.config.jax_enable_x64
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", CLASSIFIERS)
 def test_classifiers_say_what_predictors_say(estimator):
     x, y = data()

@@ -160,6 +160,7 @@ def test_functions_of_parameters_are_read():
     assert given.layers[0].weight_std == 1.5
 
 
+@pytest.mark.slow
 def test_a_normalisation_is_recognised_however_it_is_written():
     embed, head = arrays((4, 8), (8, 2))
     params = {"embed": embed, "head": head}

@@ -393,7 +393,7 @@ def test_no_displacement_pads_its_last_axis(getkey):
     assert all(e.params["padding_config"][-1] == (0, 0, 0) for e in pads)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "stride"), [(3, 2), (7, 4), (8, 3)])
 def test_windows_of_one_tap_pick_positions(size, stride):
     """Also where the stride leaves a rest, and so do derivatives."""

@@ -49,6 +49,7 @@ def close(found, truth):
     np.testing.assert_allclose(found, truth, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_matrices_are_those_of_the_network():
     of = importlib.import_module("eqtangents.tinygp").NetworkKernel
     x, _, x_test = data()

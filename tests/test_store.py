@@ -88,6 +88,7 @@ def stored_matrices(precision, tmp_path_factory):
     return {alone: (matrix, np.asarray(matrix)) for alone, matrix in found.items()}
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.precision("float32")
 def test_whole_matrices(alone, stored_matrices):
@@ -421,6 +422,7 @@ class Elsewhere(concurrent.futures.Executor):
         return future
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float32")
 def test_workers_are_sent_a_job_once(tmp_path, monkeypatch):
     taken, take = [], _task._taken

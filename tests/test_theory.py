@@ -40,6 +40,7 @@ def test_modes_on_a_sphere_add_up_to_the_kernel(kind):
     )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("dim", [2, 3, 6])
 def test_multiplicities_count_harmonics(dim):
     modes = theory.modes_on_sphere(network(nn.Erf()), dim, 4)
@@ -47,6 +48,7 @@ def test_multiplicities_count_harmonics(dim):
     np.testing.assert_allclose(modes.multiplicities[:3], [1, dim, second])
 
 
+@pytest.mark.slow
 def test_odd_degrees_of_relu_have_no_eigenvalue():
     modes = theory.modes_on_sphere(network(nn.Relu()), 10, 8)
     assert jnp.all(modes.eigenvalues[jnp.array([0, 1, 2, 4, 6])] > 0)

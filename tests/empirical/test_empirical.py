@@ -133,6 +133,7 @@ def test_batch_as_one_example(getkey):
     np.testing.assert_allclose(found[0, 0], truth, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_explanation_names_ways_and_parameters(case):
     model, x1, x2, *_ = case
     text = str(eqt.explain_empirical_ntk(model, x1, x2))
@@ -171,6 +172,7 @@ def test_operator_is_the_kernel(case):
         assert jnp.all(error < 5 * found.standard_error + slack), estimate.__name__
 
 
+@pytest.mark.slow
 def test_operator_solves(getkey):
     model = nn.Linear(1, bias_std=1.0).init((6,), key=getkey())
     x, y = jr.normal(getkey(), (4, 6)), jr.normal(getkey(), (4, 1))

@@ -107,7 +107,7 @@ def test_gradients_over_drawn_meshes(problem):
     jax.tree.map(same, found, expected)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @over_shapes
 @over_meshes
 @pytest.mark.parametrize("way", WAYS)

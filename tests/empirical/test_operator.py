@@ -129,6 +129,7 @@ def test_all_agree_on_traced_axes(getkey):
     )
 
 
+@pytest.mark.slow
 def test_scalar_outputs_have_no_channels(getkey):
     mlp = eqx.nn.MLP(3, "scalar", 4, 1, key=getkey())
     x = jr.normal(getkey(), (4, 3))

@@ -125,6 +125,7 @@ def test_hyperparameters_are_no_parameters(use):
         assert np.max(np.abs(everything - expected)) > 0.01, "asked for, they are"
 
 
+@pytest.mark.slow
 def test_sampled_network_with_array_hyperparameters(getkey):
     by_hand = 1.0  # 1/2 from each layer of weights, for `x @ x / d = 1`
     layers = [nn.Linear(64), nn.Relu(), nn.Linear(1, weight_std=jnp.asarray(1.0))]

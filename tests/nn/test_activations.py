@@ -493,6 +493,7 @@ def test_derivatives_at_equal_inputs_are_seen():
         check_dual(NaiveReluDual(), jax.nn.relu, variances=(1.0, 4.0))
 
 
+@pytest.mark.slow
 def test_duals_without_a_function_have_laws_too():
     check_dual(duals.ExpNormalizedDual(0.7, -0.4), None, variances=(0.5, 2.0))
 
@@ -518,6 +519,7 @@ def test_exp_normalized_is_its_formula_and_no_function():
         layer(jnp.ones(3))
 
 
+@pytest.mark.slow
 def test_an_activation_of_the_input_is_exact(getkey):
     x = jr.normal(getkey(), (3, 5, 4), DTYPE)
     net = nn.Sequential([nn.Tanh(), nn.Relu(), nn.Conv(4, 3, bias_std=0.1)])

@@ -177,6 +177,7 @@ def test_gradients_are_finite_and_those_of_differences():
     np.testing.assert_allclose(slope, difference, rtol=rtol)
 
 
+@pytest.mark.slow
 def test_cost_grows_with_the_length_as_it_is_said():
     def cost(readout, length):
         x = jnp.ones((2, 3, length))

@@ -71,6 +71,7 @@ def test_slopes_that_may_change_are_no_line(x):
         eqt.nngp(network(nn.ABRelu(slope, slope)), x)
 
 
+@pytest.mark.slow
 def test_a_factor_is_differentiated(x):
     total = lambda c: jnp.sum(eqt.ntk(network(nn.Scale(c)), x))
     value = total(jnp.asarray(1.5))

@@ -169,7 +169,7 @@ TABLES = {
 
 
 @STANDARD
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_rows_of_tables_are_read(name):
     model = TABLES[name]

@@ -82,6 +82,7 @@ def test_noise_may_differ_between_examples(getkey):
     assert_close(*same, 10 * tolerance())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trained", ["all", "last"])
 def test_training_examples_are_examples(getkey, trained):
     k, y, _, _ = _kernels(getkey())

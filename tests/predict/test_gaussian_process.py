@@ -129,6 +129,7 @@ def test_an_observation_never_adds_variance(seed, n_train):
     assert jnp.min(jnp.linalg.eigvalsh(fewer - more)) > -tolerance()
 
 
+@pytest.mark.slow
 def test_variance_is_never_negative():
     # Nearly repeated examples: rounding is then larger than the variance that remains.
     x = jnp.linspace(0, 1, 40, dtype=DTYPE)

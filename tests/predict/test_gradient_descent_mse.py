@@ -177,7 +177,7 @@ def test_ends_at_kernel_ridge_regression(getkey, rule):
         )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @few_rules
 def test_training_examples_are_examples(getkey, rule):
     k, y, _, _ = problem(getkey())
@@ -248,6 +248,7 @@ def test_a_singular_kernel_is_learned_where_it_can_be(getkey):
     assert np.isfinite(training.weights(1e4)).all()
 
 
+@pytest.mark.slow
 def test_slightly_negative_eigenvalues_are_zeros(getkey):
     k, y, k_star, _ = problem(getkey())
     values, vectors = jnp.linalg.eigh(k)

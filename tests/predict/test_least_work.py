@@ -133,6 +133,7 @@ def test_the_end_needs_eigenvectors_in_a_branch_at_most(name):
     assert "potrf" in _outside_of_branches(program)
 
 
+@pytest.mark.slow
 def test_eigenvectors_are_computed_once():
     k, y, k_star = _kernel(0, 0.1)
     training = predict.GradientDescentMSE(k, y)

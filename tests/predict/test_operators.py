@@ -152,6 +152,7 @@ def test_refusals(make, error, match, without_jaxtyping):
         make()
 
 
+@pytest.mark.slow
 def test_what_does_not_settle_is_refused():
     values = jnp.linspace(1.0, 100.0, 40, dtype=DTYPE)
     operator = eqt.GramOperator(jnp.diag(values), noise=1e-3)

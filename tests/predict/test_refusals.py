@@ -197,6 +197,7 @@ def test_lists_and_numpy_are_arrays(name):
     assert found.dtype == expected.dtype
 
 
+@pytest.mark.slow
 @plain
 def test_times_and_variances_may_be_lists():
     training, ensemble = (

@@ -45,13 +45,10 @@ RULES = {
         {"optimiser": _optax(0.5, momentum=0.8), "monotone": False},
     ),
 }
-QUICK = list(RULES)[:2]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in RULES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RULES)
 def test_rules_obey_their_laws(name):
     rule, options = RULES[name]()
     check_rule(rule, **options)
