@@ -21,7 +21,7 @@ from eqtangents.covariance._covariance import (
 )
 from eqtangents.covariance._gaps import deviations, tracks_gaps
 from eqtangents.covariance._gathered import on_common_canvas, recanvassed
-from eqtangents.covariance._lattice import along, partner, where
+from eqtangents.covariance._lattice import along, partner, positions, where
 from eqtangents.covariance._outline import Outline
 from eqtangents.duals._pair import summed_gap
 
@@ -215,8 +215,8 @@ class SpatialConcat(AbstractCovariance):
         canvas, rank = frame.canvas[self.axis], self.outline.rank
 
         def look(d: Int[Array, " rank"]) -> Bool[Array, "..."]:
-            positions = jnp.arange(canvas), partner(canvas, d[self.axis])
-            here, there = ((p >= start) & (p < start + length) for p in positions)
+            places = positions(canvas), partner(canvas, d[self.axis])
+            here, there = ((p >= start) & (p < start + length) for p in places)
             return along(here & there, self.axis, rank)
 
         return frame.mask(("place", self.axis, start, length), look)

@@ -73,9 +73,17 @@ def rolled(
     return lax.dynamic_slice(twice, start, sizes)
 
 
+def positions(canvas: int) -> Int[Array, " canvas"]:
+    """The first position of each entry, in the type of displacements.
+
+    Masks of 64-bit integers would halve the vectors of whatever they select from.
+    """
+    return jnp.arange(canvas, dtype=jnp.int32)
+
+
 def partner(canvas: int, displacement: Int[Array, ""]) -> Int[Array, " canvas"]:
     """The second position of each entry, `(p + d) mod canvas`."""
-    position = jnp.arange(canvas, dtype=displacement.dtype) + displacement
+    position = positions(canvas) + displacement
     return jnp.where(position >= canvas, position - canvas, position)
 
 
@@ -115,7 +123,7 @@ def both_inside(
     inside = jnp.ones((1,) * len(canvas), bool)
     for axis, (g, h) in enumerate(zip(canvas, size, strict=True)):
         if g > h:
-            ends = (jnp.arange(g) < h) & (partner(g, displacement[axis]) < h)
+            ends = (positions(g) < h) & (partner(g, displacement[axis]) < h)
             inside = inside & along(ends, axis, len(canvas))
     return jnp.broadcast_to(inside, canvas)
 

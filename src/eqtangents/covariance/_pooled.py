@@ -29,7 +29,7 @@ from eqtangents.covariance._covariance import (
     Frame,
     Scope,
 )
-from eqtangents.covariance._lattice import along, materialised
+from eqtangents.covariance._lattice import along, materialised, positions
 from eqtangents.covariance._overlay import added_at, box_of, overlaid
 from eqtangents.covariance._stencil import strided
 from eqtangents.covariance._table import Sweep, at_displacement
@@ -165,7 +165,7 @@ class _Axis:
             return {}
 
         def mask(rho: int, delta: int, offset: int) -> Bool[Array, " canvas"]:
-            p = jnp.arange(self.canvas, dtype=t.dtype) * stride + offset
+            p = positions(self.canvas) * stride + offset
             partner = (p + (t * stride + rho)) % self.above
             # The output of the partner may be one that does not exist.
             output = partner - offset - delta

@@ -19,7 +19,7 @@ from eqtangents.covariance._covariance import (
     Scope,
 )
 from eqtangents.covariance._gaps import tolerance
-from eqtangents.covariance._lattice import partner
+from eqtangents.covariance._lattice import partner, positions
 from eqtangents.covariance._learning import learning_rates
 from eqtangents.covariance._outline import new_source
 from eqtangents.covariance._pointwise import Affine
@@ -186,9 +186,9 @@ class Recurrence(AbstractCovariance):
         def starting(d: Int[Array, " 1"]) -> Bool[Array, " canvas"]:
             assert frame.canvas is not None
             there = partner(frame.canvas[0], d[0])
-            return (jnp.arange(frame.canvas[0]) == first) | (there == first)
+            return (positions(frame.canvas[0]) == first) | (there == first)
 
-        starts = lambda at: jnp.arange(size) == first
+        starts = lambda at: positions(size) == first
         if frame.canvas is not None:
             starts = frame.mask(("first", first), starting)
 

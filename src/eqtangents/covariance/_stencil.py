@@ -16,7 +16,7 @@ from eqtangents.covariance._covariance import (
     Lookup,
 )
 from eqtangents.covariance._gathered import recanvassed, wrap_uneven
-from eqtangents.covariance._lattice import along, partner
+from eqtangents.covariance._lattice import along, partner, positions
 from eqtangents.covariance._outline import Outline
 from eqtangents.covariance._window import Window, seen_through
 from eqtangents.covariance._window_sums import Counted, rows_follow, sums_under
@@ -135,7 +135,7 @@ def _tap_mask(
     canvas = above.canvas[axis]
 
     def look(d: Int[Array, " rank"]) -> Counted:
-        here, there = jnp.arange(canvas)[::stride], partner(canvas, d[axis])[::stride]
+        here, there = positions(canvas)[::stride], partner(canvas, d[axis])[::stride]
         inside = [(p + offset >= 0) & (p + offset < size) for p in (here, there)]
         counted = Counted.of(inside[0] & inside[1], offset, stride)
         return jax.tree.map(lambda places: along(places, axis, rank), counted)
