@@ -2,6 +2,7 @@
 
 from eqtangents.solvers._backing import HostMatrix as HostMatrix
 from eqtangents.solvers._block_cg import BlockResult as BlockResult
+from eqtangents.solvers._cholesky import Cholesky as Cholesky
 from eqtangents.solvers._evidence import (
     Bounds as Bounds,
     log_density as log_density,
@@ -15,6 +16,9 @@ from eqtangents.solvers._features import random_features as random_features
 from eqtangents.solvers._low_rank import LowRank as LowRank
 from eqtangents.solvers._operator import GramOperator as GramOperator
 from eqtangents.solvers._pivots import nystroem as nystroem, rp_cholesky as rp_cholesky
+from eqtangents.solvers._preconditioner import (
+    AbstractPreconditioner as AbstractPreconditioner,
+)
 from eqtangents.solvers._solve import (
     BlockCG as BlockCG,
     Solution as Solution,

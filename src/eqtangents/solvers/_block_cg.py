@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.solvers._backing import ColumnBlock
-from eqtangents.solvers._low_rank import LowRank
+from eqtangents.solvers._preconditioner import AbstractPreconditioner
 
 
 Product: TypeAlias = Callable[[ColumnBlock], ColumnBlock]
@@ -57,7 +57,7 @@ class _Attempt(NamedTuple):
 
 def solved_in_block(
     product: Product,
-    preconditioner: LowRank | None,
+    preconditioner: AbstractPreconditioner | None,
     targets: ColumnBlock,
     tolerance: float,
     max_steps: int,
@@ -130,7 +130,7 @@ class _Recursion(NamedTuple):
     """How to get from one search to the next."""
 
     product: Product
-    preconditioner: LowRank | None
+    preconditioner: AbstractPreconditioner | None
     tolerance: float
 
     def begun(

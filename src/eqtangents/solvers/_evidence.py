@@ -14,9 +14,9 @@ from eqtangents._trees import without_derivative
 from eqtangents.empirical import Estimate
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._lanczos import lanczos
-from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator, noise_of
 from eqtangents.solvers._pivots import check_symmetric
+from eqtangents.solvers._preconditioner import AbstractPreconditioner
 from eqtangents.solvers._solve import BlockCG, checked_solver, solve
 
 
@@ -38,8 +38,8 @@ def log_determinant(
     **Arguments:**
 
     - `operator`: of one batch, with noise.
-    - `solver`: its preconditioner; how much the quadrature of a probe may change at
-        last, relative to its value, `rtol`, and after how many products at most.
+    - `solver`: its preconditioner; how much the determinant of a probe may change at
+        last, relative to its size, `rtol`, and after how many products at most.
     - `key`: draws the signs.
     - `probes`: how many vectors of signs, at least 2.
 
@@ -80,15 +80,30 @@ def _log_determinant(
         tiny = float(jnp.finfo(values.dtype).eps) * jnp.max(values)
         return jnp.sum(vectors[0] ** 2 * jnp.log(jnp.maximum(values, tiny)))
 
-    found = lanczos(product, signs, logarithm, solver.rtol, solver.max_steps)
     n, probes = signs.shape
-    each = n * found.value
-    mean = jnp.mean(each)
-    if preconditioner is not None:
-        mean = mean + preconditioner.log_determinant()
+    rtol, most = solver.rtol, solver.max_steps
+
+    def by_quadrature(known: Float[Array, ""]) -> tuple[Array, Array]:
+        found = lanczos(product, signs, logarithm, rtol, most, added_to=known / n)
+        return n * found.value, n * jnp.mean(found.change)
+
+    known = jnp.zeros((), signs.dtype)
+    if preconditioner is None:
+        each, wrong = by_quadrature(known)
+    else:
+        known = preconditioner.log_determinant()
+        # Where little is missing of the identity, the logarithm is that, but for half
+        # of its square.
+        missing = product(signs) - signs
+        wrong = jnp.mean(jnp.sum(missing**2, axis=0)) / 2
+        each, wrong = lax.cond(
+            wrong <= rtol * jnp.abs(known),
+            lambda _: (jnp.sum(signs * missing, axis=0), wrong),
+            by_quadrature,
+            known,
+        )
     scatter = jnp.std(each, ddof=1) / probes**0.5
-    truncated = n * jnp.mean(found.change)
-    return Estimate(mean, jnp.hypot(scatter, truncated))
+    return Estimate(known + jnp.mean(each), jnp.hypot(scatter, wrong))
 
 
 def log_density(
@@ -151,7 +166,7 @@ def log_density(
 
 
 def _of_covariance(
-    preconditioner: LowRank | None, signs: ColumnBlock
+    preconditioner: AbstractPreconditioner | None, signs: ColumnBlock
 ) -> tuple[ColumnBlock, ColumnBlock]:
     r"""Vectors of the covariance $P$, and $P^{-1}$ times them."""
     if preconditioner is None:

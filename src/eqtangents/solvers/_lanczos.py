@@ -52,6 +52,7 @@ def lanczos(
     measure: Measure,
     tolerance: float,
     max_steps: int,
+    added_to: Float[Array, ""] | float = 0.0,
 ) -> Measured:
     r"""Reduce a symmetric operator to tridiagonal matrices, one for each column.
 
@@ -64,6 +65,8 @@ def lanczos(
     - `measure`: what is to be known of $T$.
     - `tolerance`: how much that changes at last, relative to its norm.
     - `max_steps`: how many products to take at most.
+    - `added_to`: what is added to it in the end, so that it need not be known any
+        better than that.
 
     **Source:** Golub & Van Loan 2013, chapter 10, with full orthogonalisation.
     """
@@ -92,7 +95,8 @@ def lanczos(
         return lax.cond(due, compared, lambda s: s, state)
 
     def unfinished(state: _Spaces) -> Bool[Array, ""]:
-        enough = jnp.all(state.change <= tolerance * _norms_of(state.value))
+        size = _norms_of(state.value) + jnp.abs(added_to)
+        enough = jnp.all(state.change <= tolerance * size)
         return ~enough & (state.steps < most)
 
     start = _first_spaces(first, most)

@@ -1,23 +1,21 @@
 """Matrices of low rank with a diagonal, which are easily inverted: preconditioners."""
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-import lineax as lx
 from jaxtyping import Array, Float
 
 from eqtangents._refuse import refuse
 from eqtangents._types import Scalar
 from eqtangents.solvers._backing import ColumnBlock
+from eqtangents.solvers._preconditioner import AbstractPreconditioner
 
 
-class LowRank(eqx.Module):
+class LowRank(AbstractPreconditioner):
     r"""The matrix $P = F F^\top + D$, a preconditioner where it is close to a kernel.
 
-    Conjugate gradients need few steps where $P^{-1} (K + \sigma^2 I)$ has few
-    eigenvalues that are far from one. `eqtangents.rp_cholesky` and
-    `eqtangents.solvers.nystroem` choose $F$ from the columns of a kernel;
-    `eqtangents.solvers.feature_preconditioner` has features of a network in its place.
+    `eqtangents.rp_cholesky` and `eqtangents.solvers.nystroem` choose $F$ from the
+    columns of a kernel; `eqtangents.solvers.feature_preconditioner` has features of a
+    network in its place.
 
     Inverse and square roots come of the singular values of $D^{-1/2} F$, without
     differences of large numbers, so that they are good in float32, too.
@@ -58,43 +56,25 @@ class LowRank(eqx.Module):
         low = self.factor @ (self.factor.T @ columns)
         return low + self.diagonal[:, None] * columns
 
-    def inverse(self, columns: ColumnBlock) -> ColumnBlock:
-        r"""$P^{-1}$ times some columns.
-
-        As a square, which rounding does not make negative.
-        """
-        return self.root_inverse(self.root_inverse_transposed(columns))
+    def structure(self) -> jax.ShapeDtypeStruct:
+        """As of the diagonal."""
+        return jax.ShapeDtypeStruct(self.diagonal.shape, self.diagonal.dtype)
 
     def root(self, columns: ColumnBlock) -> ColumnBlock:
-        r"""$S$ times some columns, where $P = S S^\top$."""
+        """By the singular values."""
         return self._root_diagonal * self._stretched(columns, 0.5)
 
     def root_inverse(self, columns: ColumnBlock) -> ColumnBlock:
-        r"""$S^{-\top}$ times some columns."""
+        """By the singular values."""
         return self._stretched(columns, -0.5) / self._root_diagonal
 
     def root_inverse_transposed(self, columns: ColumnBlock) -> ColumnBlock:
-        r"""$S^{-1}$ times some columns."""
+        """By the singular values."""
         return self._stretched(columns / self._root_diagonal, -0.5)
 
     def log_determinant(self) -> Float[Array, ""]:
-        r"""$\log\det P$."""
+        """That of the diagonal, and of what is beside it."""
         return jnp.sum(jnp.log(self.diagonal)) + jnp.sum(jnp.log1p(self.values))
-
-    def inverse_operator(self) -> lx.FunctionLinearOperator:
-        """The inverse as a preconditioner for solvers of `lineax`.
-
-        ```python
-        options = {"preconditioner": preconditioner.inverse_operator()}
-        lx.linear_solve(operator, y, lx.CG(rtol=1e-6, atol=1e-6), options=options)
-        ```
-        """
-        like = jax.ShapeDtypeStruct(self.diagonal.shape, self.diagonal.dtype)
-        return lx.FunctionLinearOperator(
-            lambda vector: self.inverse(vector[:, None])[:, 0],
-            like,
-            lx.positive_semidefinite_tag,
-        )
 
     @property
     def _root_diagonal(self) -> Float[Array, "n 1"]:

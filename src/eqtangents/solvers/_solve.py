@@ -15,8 +15,8 @@ from eqtangents._gram._placement import is_traced
 from eqtangents._refuse import not_finite, refuse
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._block_cg import BlockResult, Product, solved_in_block
-from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator
+from eqtangents.solvers._preconditioner import AbstractPreconditioner
 
 
 _NO_SOLUTION = (
@@ -46,13 +46,13 @@ class BlockCG(eqx.Module):
     `lineax.CG` has one right-hand side, or several that do not know of each other.
     """
 
-    preconditioner: LowRank | None
+    preconditioner: AbstractPreconditioner | None
     rtol: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
 
     def __init__(
         self,
-        preconditioner: LowRank | None = None,
+        preconditioner: AbstractPreconditioner | None = None,
         *,
         rtol: float = 1e-3,
         max_steps: int = 500,
@@ -68,10 +68,10 @@ class BlockCG(eqx.Module):
 
         **Raises:** `TypeError` or `ValueError` for arguments of another kind or size.
         """
-        if not isinstance(preconditioner, LowRank | None):
+        if not isinstance(preconditioner, AbstractPreconditioner | None):
             raise TypeError(
                 f"`preconditioner` is {described(preconditioner)}, but must be a "
-                "`LowRank`, `eqtangents.rp_cholesky(operator, rank, key)` say, or "
+                "preconditioner, `eqtangents.rp_cholesky(operator, rank, key)` say, or "
                 "`None`."
             )
         if not (isinstance(rtol, float | int) and 0 < rtol < 1):
