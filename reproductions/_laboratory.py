@@ -137,6 +137,13 @@ def slope(x: Any, y: Any) -> float:
     return float(np.polyfit(np.log(np.asarray(x, float)), np.log(y), 1)[0])
 
 
+def slope_error(x: Any, relative_errors: Any) -> float:
+    """The standard error of this exponent, for independent values of such errors."""
+    x = np.log(np.asarray(x, float))
+    shares = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
+    return float(np.sqrt(np.sum((shares * relative_errors) ** 2)))
+
+
 # ------------------------------------------------------------------------------------
 # Data.
 # ------------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ from reproductions._laboratory import (
     panels,
     show,
     slope,
+    slope_error,
     title,
 )
 
@@ -187,10 +188,11 @@ def run(size: str = "small") -> Result:
 
 def exponents(r: Result) -> tuple[np.ndarray, np.ndarray]:
     """Of the changes, and their standard errors."""
-    rates = np.array([slope(r.widths, change) for change in r.changes.T])
-    x = np.log(r.widths / r.widths.mean())
-    x = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
-    return rates, np.sqrt(x**2 @ (r.errors / r.changes) ** 2)
+    errors = (r.errors / r.changes).T
+    return (
+        np.array([slope(r.widths, change) for change in r.changes.T]),
+        np.array([slope_error(r.widths, error) for error in errors]),
+    )
 
 
 def extrapolated(r: Result, of_pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
