@@ -137,6 +137,26 @@ def slope(x: Any, y: Any) -> float:
     return float(np.polyfit(np.log(np.asarray(x, float)), np.log(y), 1)[0])
 
 
+def slope_error(x: Any, relative_errors: Any) -> float:
+    """The standard error of this exponent, for independent values of such errors."""
+    x = np.log(np.asarray(x, float))
+    shares = (x - x.mean()) / np.sum((x - x.mean()) ** 2)
+    return float(np.sqrt(np.sum((shares * relative_errors) ** 2)))
+
+
+def extrapolated(widths: Any, *samples: Any) -> tuple[np.ndarray, np.ndarray]:
+    """A mean at infinite width, and its standard error.
+
+    It is the line in 1 / n through the means at two widths.
+    """
+    n, m = widths
+    shares = np.array([-n, m]) / (m - n)
+    means = np.stack([s.mean(0) for s in samples])
+    variances = np.stack([s.var(0, ddof=1) / len(s) for s in samples])
+    error = np.sqrt(np.tensordot(shares**2, variances, 1))
+    return np.tensordot(shares, means, 1), error
+
+
 # ------------------------------------------------------------------------------------
 # Data.
 # ------------------------------------------------------------------------------------
