@@ -4,10 +4,11 @@ import typing as _typing
 
 from eqtangents._other_names import names_told as _names_told
 
-# These three register their rules.
+# These four register their rules.
 from eqtangents.empirical import (
     _axes as _axes,
     _maps as _maps,
+    _operator_rules as _operator_rules,
     _products as _products,
 )
 from eqtangents.empirical._choice import (
