@@ -75,6 +75,26 @@ MISTAKES = {
         AttributeError,
         ["`taylorise`", "eqt.taylorize"],
     ),
+    "a layer of the reference, of the package": (
+        lambda: eqt.Dense,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["`eqtangents` has no `Dense`", "`eqt.nn.Linear`"],
+    ),
+    "a part that is not imported": (
+        lambda: eqt.nn.estimators,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["`from eqtangents import estimators`"],
+    ),
+    "an estimator of another part": (
+        lambda: eqt.predict.NtkRegressor,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["`from eqtangents.estimators import NTKRegressor`"],
+    ),
+    "a name of another part misspelt": (
+        lambda: eqt.theory.correlationmaps,  # pyright: ignore[reportAttributeAccessIssue]
+        AttributeError,
+        ["Did you mean `eqt.mean_field.CorrelationMap`?"],
+    ),
     # Models.
     "class of models": (
         lambda: eqt.from_equinox(eqx.nn.MLP),
@@ -754,6 +774,34 @@ def test_a_mistake_is_told(attempt, kind, parts):
     )
     # It is raised where the user called, and not while something compiles.
     assert not re.search("filter_jit|outside of JIT", message)
+
+
+MODULES = [eqt, *filter(inspect.ismodule, vars(eqt).values())]
+PARTS = [
+    part for part in MODULES if re.fullmatch(r"eqtangents(\.[a-z]\w*)?", part.__name__)
+]
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_a_name_asked_for_in_the_wrong_part_is_found(part):
+    """Where it is, as `eqt.predict.FromNetwork` or by an import, whoever was asked."""
+    for name in public_names(part):
+        for other in PARTS:
+            if name in vars(other):
+                continue
+            with pytest.raises(AttributeError) as told:
+                getattr(other, name)
+            places = re.findall(r"`(?:eqt\.|from eqtangents)[^`]*`", str(told.value))
+            assert any(re.search(rf"\b{name}`", place) for place in places), told.value
+
+
+def public_names(part):
+    return [
+        name
+        for name in vars(part)
+        if not name.startswith("_") and not inspect.ismodule(vars(part)[name])
+    ]
 
 
 # Each layer, and a constructor call that is right: all that there are.

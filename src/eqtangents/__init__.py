@@ -37,7 +37,10 @@ from eqtangents._monte_carlo import (
     running_monte_carlo as running_monte_carlo,
 )
 from eqtangents._ntk_by_leaf import ntk_by_leaf as ntk_by_leaf
-from eqtangents._other_names import none_here as _none_here
+from eqtangents._other_names import (
+    OF_PACKAGE as _OF_PACKAGE,
+    names_told as _names_told,
+)
 from eqtangents._traced import (
     from_equinox as from_equinox,
     from_function as from_function,
@@ -69,7 +72,4 @@ except _metadata.PackageNotFoundError:  # sources that are not installed
 
 
 if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
-
-    def __getattr__(name: str) -> _typing.Any:
-        """Say what is called otherwise here."""
-        raise _none_here(name, list(globals()))
+    __getattr__ = _names_told(__name__, _OF_PACKAGE)

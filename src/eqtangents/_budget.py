@@ -71,6 +71,8 @@ def _device_kind(place: Any) -> str | None:
     """The kind of the devices of a mesh or an array, if it is known."""
     if isinstance(place, Mesh):
         return place.devices.flat[0].device_kind
+    if isinstance(place, AbstractMesh):
+        return _kind_of_mesh(place)
     if not isinstance(place, jax.Array):
         return None
     if not is_concrete(place):

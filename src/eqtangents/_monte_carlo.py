@@ -8,7 +8,7 @@ from jaxtyping import Array, PRNGKeyArray
 from eqtangents._arguments import check_key, checked_choice, checked_integer, described
 from eqtangents._gram._placement import (
     MeshOrMaker,
-    made_mesh,
+    mesh_of,
     without_axis_types,
 )
 from eqtangents._kernel_habits import FINITE_HABITS
@@ -124,7 +124,8 @@ def monte_carlo(
         default averaged over the channels.
     - `batch_size`: how many networks to evaluate at a time, on each device.
     - `mesh`: devices to spread them over, along all of its axes, as many networks on
-        each, up to one; or a function that makes the mesh.
+        each, up to one; or a function that makes the mesh. By default those over whose
+        explicit axes a batch is split, if one is.
     - `progress`: is called with the number of samples drawn, after each batch.
 
     **Returns:** an `Estimate`, whose `mean` and `standard_error` are each an
@@ -232,7 +233,7 @@ def running_monte_carlo(
         )
     size = checked_integer("batch_size", batch_size, 1)
     kernels = checked_choice("kernels", kernels, get_args(WhichKernels))
-    devices = without_axis_types(made_mesh(mesh))
+    devices = without_axis_types(mesh_of(mesh, x1, x2))
     if progress is not None and not callable(progress):
         raise TypeError(
             f"`progress` is {described(progress)}, but must be a function of the "

@@ -7,10 +7,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
-from jax.sharding import Mesh
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from eqtangents._arguments import described
+from eqtangents._gram._placement import AnyMesh, in_any_mesh
 from eqtangents._parameters import (
     Trainable,
     check_trained,
@@ -159,7 +159,7 @@ def running_estimates(
     key: PRNGKeyArray,
     counts: list[int],
     batch_size: int,
-    mesh: Mesh | None,
+    mesh: AnyMesh | None,
     progress: Callable[[int], None] | None,
 ) -> Iterator[Estimate[Any]]:
     """One after each count of samples."""
@@ -169,7 +169,8 @@ def running_estimates(
     for count in counts:
         while drawn < count:
             stop = min(drawn + at_a_time, count)
-            found = by_example(kernels_of_samples, sampled, keys[drawn:stop], mesh)
+            some = sampled, keys[drawn:stop], mesh
+            found = in_any_mesh(by_example, kernels_of_samples, *some)
             moments = _merged(moments, found, drawn)
             drawn = stop
             if progress is not None:

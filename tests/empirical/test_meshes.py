@@ -1,5 +1,6 @@
 """Kernels of finite networks over meshes: the values are those of the plain call."""
 
+import contextlib
 import math
 import re
 
@@ -15,7 +16,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import eqtangents as eqt
-from eqtangents import nn
+from eqtangents import _sampling, nn
+from eqtangents.empirical import _over_mesh
 from mesh_cases import AXES, MESHES, assert_same, line, over_meshes, over_shapes, square
 from precision import DTYPE, by_precision
 
@@ -193,6 +195,29 @@ def test_batches_may_lie_anywhere(kind):
     assert_same(kernel(x, mesh=lambda: mesh), expected)
 
 
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("in_force", [False, True], ids=["", "in force"])
+@pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
+def test_batches_bring_the_mesh_that_they_are_split_over(traced, in_force):
+    params, x, mesh = parameters(), batch(8), line("explicit")
+    put = jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
+    vector = vector_for(eqt.NTKOperator(several, x, None, params))
+    few = nn.Sequential([nn.Linear(3), nn.Relu(), nn.Linear(1)])
+
+    def kernels(x):
+        operator = eqt.NTKOperator(several, x, None, params)
+        drawn = eqt.monte_carlo(few, x["values"], None, jr.key(0), 2)
+        products = operator.mv(vector), lx.linearise(operator).mv(vector)
+        kernel = eqt.empirical_kernel(several, x, None, params)
+        return kernel, *products, lx.diagonal(operator), drawn.mean
+
+    expected = kernels(x)
+    with jax.set_mesh(mesh) if in_force else contextlib.nullcontext():
+        found = (jax.jit(kernels) if traced else kernels)(put)
+    assert_same(found, expected)
+    assert jax.typeof(found[0]["one"].ntk).sharding.spec == PartitionSpec("d", None)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("n", [8, 9])
 def test_kernels_are_split_where_they_can_be(n):
@@ -224,7 +249,12 @@ def compiled_over(mesh, kernel, *sizes):
 
 
 def flops(program):
-    return program.cost_analysis()["flops"]
+    """Operations of a device: XLA counts those of the body of a loop once.
+
+    All loops here are one inside of the other, if there are several.
+    """
+    trips = re.findall(r'known_trip_count":\{"n":"(\d+)"', program.as_text())
+    return program.cost_analysis()["flops"] * math.prod(map(int, trips))
 
 
 def moved(program):
@@ -257,6 +287,32 @@ def test_rows_of_the_jacobian_are_divided(way, shape):
     for size, name in moved(over):
         assert name in ("all-gather", "collective-permute")
         assert size <= n * 50
+    # Of two blocks that mirror each other one is computed: of 4 in a row 3 at most.
+    alone = compiled_over(mesh, lambda a: kernel(a, None, mesh), n)
+    both = compiled_over(line(), lambda a, b: kernel(a, b, line()), n, n)
+    assert flops(alone) < 0.9 * flops(both)
+
+
+@pytest.mark.quick(1)
+@over_meshes
+def test_explanations_are_of_one_device(kind):
+    params, x1, x2 = parameters(), batch(16), batch(8, 2)
+    explained = lambda *batches, **over: eqt.explain_empirical_ntk(
+        convolved, *batches, params, trace_axes=(), **over
+    )
+    part = batch(4)
+    for over, tile, tiles in (
+        (explained(x1, x2, mesh=line(kind)), explained(part, x2), 1),
+        (explained(x1, x2, mesh=square(kind)), explained(batch(8), part), 1),
+        # Of four blocks in a row of blocks those on the diagonal, and two after it.
+        (explained(x1, None, mesh=line(kind)), explained(part, part), 3),
+    ):
+        assert over.choice.name == tile.choice.name
+        assert over.choice.cost.flops == tiles * tile.choice.cost.flops
+        assert over.choice.cost.peak == tile.choice.cost.peak
+    rows = NamedSharding(line("explicit"), PartitionSpec("d"))
+    split = explained(jax.device_put(x1, rows), x2)
+    assert str(split) == str(explained(x1, x2, mesh=line()))
 
 
 @pytest.mark.parametrize("shape", MESHES)
@@ -272,6 +328,41 @@ def test_outputs_are_computed_once(shape):
     over = compiled_over(mesh, lambda a, b: kernel(a, b, mesh), n, n)
     assert flops(over) < 1.1 * flops(compiled_over(None, kernel, n, n)) / 4
     assert max(moved(over))[0] <= n * 3
+
+
+def programs_of(module, name, monkeypatch, function):
+    """The compiled programs of a jitted function of a module that a call runs."""
+    run, found = getattr(module, name), []
+
+    def recorded(*args):
+        found.append(run.lower(*args).compile().compiled)
+        return run(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, recorded)
+        function()
+    return found
+
+
+@pytest.mark.parametrize("shape", MESHES)
+@pytest.mark.quick(1)
+def test_draws_are_divided(shape, monkeypatch):
+    """Devices draw their share of the networks, and hand on means of kernels alone."""
+    net = nn.Sequential([nn.Linear(64), nn.Relu(), nn.Linear(3)])
+    x, mesh, n = jr.normal(jr.key(0), (16, 50), DTYPE), MESHES[shape](), 8
+
+    def drawn(mesh, batch_size):
+        options = {"batch_size": batch_size, "mesh": mesh, "kernels": "ntk"}
+        return lambda: eqt.monte_carlo(net, x, None, jr.key(1), n, **options)
+
+    draws, means = (_over_mesh, "_by_example"), (_sampling, "_merged")
+    (plain,) = programs_of(*draws, monkeypatch, drawn(None, n))
+    (over,) = programs_of(*draws, monkeypatch, drawn(mesh, n // 4))
+    assert flops(over) < 1.1 * flops(plain) / 4
+    assert not moved(over)
+    (merged,) = programs_of(*means, monkeypatch, drawn(mesh, n // 4))
+    assert {name for _, name in moved(merged)} == {"all-reduce"}
+    assert sum(size for size, _ in moved(merged)) <= 2 * 16 * 16
 
 
 @pytest.mark.usefixtures("without_jaxtyping")

@@ -1,6 +1,5 @@
 """Kernels over whole data sets: the function that users call."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any, cast, get_args
 
@@ -14,9 +13,16 @@ from eqtangents._arguments import checked_choice, checked_integer, described
 from eqtangents._batches import checked_arguments
 from eqtangents._budget import suiting
 from eqtangents._gram._chunks import Location
+from eqtangents._gram._layout import plan_over
 from eqtangents._gram._mesh import Task, all_at_once, one_after_the_other
 from eqtangents._gram._pairs import AbstractPairs, FunctionPairs, NetworkPairs
-from eqtangents._gram._placement import MeshOrMaker, Placement, is_traced, made_mesh
+from eqtangents._gram._placement import (
+    AnyMesh,
+    MeshOrMaker,
+    Placement,
+    is_traced,
+    made_mesh,
+)
 from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Clock, Line, Report
 from eqtangents._gram._run import gram_in_store
@@ -30,8 +36,6 @@ from eqtangents._trees import Batch, Tree
 from eqtangents.nn import AbstractLayer
 
 
-# Examples of columns up to this size are whole on every device.
-WHOLE_BYTES = 2**30
 # A run that reports its progress does so after each of about so many steps.
 STEPS = 200
 
@@ -135,7 +139,7 @@ def gram_of_pairs(
     pairs: AbstractPairs,
     x1: Examples,
     x2: Examples | None,
-    mesh: Mesh | None,
+    mesh: AnyMesh | None,
     most: int | None = None,
     ring: bool | None = None,
     report: Report | None = None,
@@ -149,7 +153,7 @@ def _divided(
     pairs: AbstractPairs,
     x1: Examples,
     x2: Examples | None,
-    mesh: Mesh | None,
+    mesh: AnyMesh | None,
     most: int | None,
     ring: bool | None,
     report: Report | None,
@@ -160,13 +164,8 @@ def _divided(
         # What one call computes, in tiles of its own.
         pairs, x1, x2 = Placement(mesh).put((pairs, x1, x2), PartitionSpec())
         return pairs(x1, x2, None)
-    symmetric = x2 is None and pairs.is_mirrored(x1)
     second = x1 if x2 is None else x2
-    placement, split = _placed_on(mesh, second, x2 is None, ring)
-    rows, columns = map(placement.count, (placement.row_axes, placement.column_axes))
-    plan = Plan(n1, n2, (n1, n2), rows, columns, symmetric, split)
-    tile = pairs.tile(x1, plan) if most is None else (most, most)
-    plan = dataclasses.replace(plan, tile=tile)
+    plan, placement = plan_over(pairs, x1, x2, mesh, most, ring)
     task = _laid_on_mesh(pairs, x1, second, plan, placement)
     if report is None or any(map(is_traced, jax.tree.leaves(task))):
         return all_at_once(task)
@@ -237,21 +236,6 @@ def _checked_progress(progress: Any) -> Report | None:
             "an `eqtangents.Progress`, `print` say."
         )
     return progress
-
-
-def _placed_on(
-    mesh: Mesh | None, second: Examples, alone: bool, ring: bool | None
-) -> tuple[Placement, bool]:
-    """What is split over which axes, and whether examples go round in a ring."""
-    if mesh is None:
-        return Placement(None), False
-    axes = tuple(mesh.axis_names)
-    grid = not alone and len(axes) == 2 and not ring
-    parts = mesh.shape[axes[1]] if grid else 1
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(second)) // parts
-    if ring or (ring is None and size > WHOLE_BYTES):
-        return Placement(mesh, axes), True
-    return Placement(mesh, *((axes[:1], axes[1:]) if grid else (axes,))), False
 
 
 def _laid_on_mesh(

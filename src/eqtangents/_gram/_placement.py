@@ -8,7 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+)
 from jaxtyping import Array, PyTree, Shaped
 
 from eqtangents._arguments import described
@@ -16,17 +22,19 @@ from eqtangents._arguments import described
 
 # A mesh, or a function that makes one where it is needed.
 MeshOrMaker: TypeAlias = Mesh | Callable[[], Mesh]
+# Of arrays whose values are not known yet, the devices may not be known either.
+AnyMesh: TypeAlias = Mesh | AbstractMesh
 
 
 class Placement(NamedTuple):
     """The axes of a mesh that rows and columns are split over; no mesh, no axes."""
 
-    mesh: Mesh | None
+    mesh: AnyMesh | None
     row_axes: tuple[str, ...] = ()
     column_axes: tuple[str, ...] = ()
 
     @classmethod
-    def of_rows(cls, mesh: Mesh | None) -> "Placement":
+    def of_rows(cls, mesh: AnyMesh | None) -> "Placement":
         """Rows are split over all axes there are."""
         return cls(mesh, () if mesh is None else tuple(mesh.axis_names))
 
@@ -84,8 +92,10 @@ class Placement(NamedTuple):
         """Arrays, split so over the mesh."""
         if self.mesh is None:
             return tree
-        sharding = NamedSharding(self.mesh, spec)
-        put = lambda a: self.within(a, spec) if is_traced(a) else _put(a, sharding)
+        sharding, known = NamedSharding(self.mesh, spec), isinstance(self.mesh, Mesh)
+        put = lambda a: (
+            self.within(a, spec) if is_traced(a) or not known else _put(a, sharding)
+        )
         arrays, rest = eqx.partition(tree, _is_some_array)
         return eqx.combine(jax.tree.map(put, arrays), rest)
 
@@ -127,12 +137,33 @@ def whole_of(
 
     Axes that are explicit are left to the compiler meanwhile.
     """
-    mesh = jax.typeof(x).sharding.mesh
+    return _left_to_compiler(jax.typeof(x).sharding.mesh, function, x, *more)
+
+
+def in_any_mesh(function: Callable[..., Any], *args: Any) -> Any:
+    """A function that divides its work over a mesh without axis types.
+
+    In a mesh that is in force, by `jax.set_mesh`, whose axes are explicit, results are
+    whole, as all arrays are that are made there.
+    """
+    arrays, rest = eqx.partition(args, eqx.is_array)
+    run = lambda arrays: function(*eqx.combine(arrays, rest))
+    return _left_to_compiler(jax.sharding.get_abstract_mesh(), run, arrays)
+
+
+def explicit_in_force() -> bool:
+    """Whether a mesh is in force, by `jax.set_mesh`, that has explicit axes."""
+    return AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+
+
+def _left_to_compiler(
+    mesh: AbstractMesh, function: Callable[..., Any], *args: Any
+) -> Any:
     if AxisType.Explicit not in mesh.axis_types:
-        return function(x, *more)
+        return function(*args)
     whole = NamedSharding(mesh, PartitionSpec())
     gathered: Any = jax.sharding.auto_axes(function, out_sharding=whole)
-    return gathered(x, *more)
+    return gathered(*args)
 
 
 def made_mesh(mesh: Any) -> Mesh | None:
@@ -149,12 +180,30 @@ def made_mesh(mesh: Any) -> Mesh | None:
     )
 
 
-def without_axis_types(mesh: Mesh | None) -> Mesh | None:
+def mesh_of(mesh: Any, *batches: Any) -> AnyMesh | None:
+    """The mesh that was given, or that over whose explicit axes batches are split."""
+    if (made := made_mesh(mesh)) is not None:
+        return made
+    arrays = [x for x in jax.tree.leaves(batches) if isinstance(x, jax.Array)]
+    for x in arrays:
+        own = jax.typeof(x).sharding
+        if any(own.spec) and set(own.mesh.axis_types) <= {
+            AxisType.Explicit,
+            AxisType.Auto,
+        }:
+            here = None if is_traced(x) else x.sharding
+            return here.mesh if isinstance(here, NamedSharding) else own.mesh
+    return None
+
+
+def without_axis_types(mesh: AnyMesh | None) -> AnyMesh | None:
     """The mesh with axes that arrays do not tell of.
 
     For results that go where shapes alone are known: into solvers, and other networks.
     """
-    return None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
+    if mesh is None or isinstance(mesh, Mesh):
+        return None if mesh is None else Mesh(mesh.devices, mesh.axis_names)
+    return mesh.update(axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def _is_some_array(x: Any) -> bool:

@@ -6,6 +6,9 @@ A covariance is not an array but a rule that gives blocks of it to whoever asks.
 other file one kind of rule. Nothing here knows of layers.
 """
 
+import typing as _typing
+
+from eqtangents._other_names import names_told as _names_told
 from eqtangents.covariance._branches import (
     BranchProduct as BranchProduct,
     BranchSum as BranchSum,
@@ -72,3 +75,7 @@ from eqtangents.covariance._window import (
     Window as Window,
     seen_through as seen_through,
 )
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+    __getattr__ = _names_told(__name__)

@@ -11,6 +11,9 @@ A dual of your own is a subclass of `AbstractDual` with three methods; `Pair`,
 `Moments`, `Stacked` and the functions here are what it may need.
 """
 
+import typing as _typing
+
+from eqtangents._other_names import names_told as _names_told
 from eqtangents.duals._arcsine import ErfDual as ErfDual, GeluDual as GeluDual
 from eqtangents.duals._dual import (
     AbstractDual as AbstractDual,
@@ -55,3 +58,7 @@ from eqtangents.duals._rectified import (
     ReluDual as ReluDual,
     SignDual as SignDual,
 )
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+    __getattr__ = _names_told(__name__)

@@ -1,9 +1,14 @@
 """Kernels of networks of finite width, at the parameters they have."""
 
-# These three register their rules.
+import typing as _typing
+
+from eqtangents._other_names import names_told as _names_told
+
+# These four register their rules.
 from eqtangents.empirical import (
     _axes as _axes,
     _maps as _maps,
+    _operator_rules as _operator_rules,
     _products as _products,
 )
 from eqtangents.empirical._choice import (
@@ -39,3 +44,7 @@ from eqtangents.empirical._views import (
     new_labels as new_labels,
     value_of as value_of,
 )
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+    __getattr__ = _names_told(__name__)

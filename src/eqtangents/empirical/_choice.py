@@ -35,6 +35,16 @@ class Explanation:
     candidates: list[Candidate]
     choice: Candidate
 
+    def repeated(self, times: int) -> "Explanation":
+        """Of so many tiles, one after the other."""
+        ways = [
+            dataclasses.replace(way, cost=way.cost.repeated(times))
+            for way in self.candidates
+        ]
+        pairs = zip(self.candidates, ways, strict=True)
+        (choice,) = (new for way, new in pairs if way is self.choice)
+        return Explanation(self.names, ways, choice)
+
     def __str__(self) -> str:
         """A table of the ways, and one of the parameters."""
         lines = [f"{'':18}{'GFLOP':>11}{'GiB moved':>11}{'GiB held':>11}{'chunk':>8}"]

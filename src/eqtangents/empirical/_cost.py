@@ -40,6 +40,12 @@ class Cost:
         """The estimated time, in units of one floating-point operation on matrices."""
         return self.flop_time * self.flops + FLOPS_PER_BYTE * self.traffic
 
+    def repeated(self, times: int) -> "Cost":
+        """The cost of so many of the same, one after the other."""
+        return dataclasses.replace(
+            self, flops=times * self.flops, traffic=times * self.traffic
+        )
+
     def __add__(self, other: "Cost") -> "Cost":
         """The cost of both, at one rate, with all that they hold."""
         return Cost(

@@ -98,7 +98,8 @@ def empirical_ntk(
     - `chunk_size`: how many rows of the Jacobian (an output of an example each) of
         either batch, or columns of the kernel, to treat at a time. Without, as many as
         are estimated to take 2 GiB, of each device.
-    - `mesh`: devices to divide the kernel over, as `eqtangents.gram` does.
+    - `mesh`: devices to divide the kernel over, as `eqtangents.gram` does. By default
+        those over whose explicit axes a batch is split, if one is.
 
     **Returns:** an array with axes `(n1, n2, *diagonal, *outputs1, *outputs2)`, outputs
     without traced and diagonal axes; for several outputs a tree of them, each output

@@ -6,24 +6,33 @@ output, as many as there are parameters, or values inside of the network; they a
 formed where they are needed.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from eqtangents._gram._gram import gram_of_pairs, lengthened
+from eqtangents._gram._layout import plan_over
 from eqtangents._gram._pairs import AbstractPairs
-from eqtangents._gram._placement import MeshOrMaker, Placement, made_mesh
+from eqtangents._gram._placement import (
+    AnyMesh,
+    MeshOrMaker,
+    Placement,
+    mesh_of,
+)
 from eqtangents._gram._plan import Plan
 from eqtangents._tile_plan import Examples
 from eqtangents.empirical._batches import size_of
+from eqtangents.empirical._choice import Explanation
 from eqtangents.empirical._evaluate import (
     Contributions,
     KernelOptions,
+    explanations,
     is_contributions,
     output_products,
     outputs_of_batch,
@@ -98,7 +107,31 @@ def divided_tangents(
     mesh: MeshOrMaker | None,
 ) -> PyTree[Contributions]:
     """Contributions to the kernel of each output, by all devices of a mesh."""
-    return gram_of_pairs(TangentPairs(network, options), x1, x2, made_mesh(mesh))
+    return gram_of_pairs(TangentPairs(network, options), x1, x2, mesh_of(mesh, x1, x2))
+
+
+def explained_over(
+    network: Network,
+    x1: PyTree[Array],
+    x2: PyTree[Array] | None,
+    options: KernelOptions,
+    mesh: MeshOrMaker | None,
+) -> PyTree[Explanation]:
+    """The ways to each output's kernel, with what one device of a mesh has to do."""
+    devices, second = mesh_of(mesh, x1, x2), x1 if x2 is None else x2
+    if devices is None or devices.size == 1 or not (size_of(x1) and size_of(second)):
+        return explanations(network, x1, x2, options)
+    plan, _ = plan_over(TangentPairs(network, options), x1, x2, devices)
+    rows, columns = (
+        jax.tree.map(lambda a, n=n: jnp.zeros_like(a, shape=(n, *a.shape[1:])), x)
+        for x, n in zip((x1, second), plan.sizes, strict=True)
+    )
+    tiles = math.prod(plan.table().shape[1:3])
+    return jax.tree.map(
+        lambda of_tile: of_tile.repeated(tiles),
+        explanations(network, rows, columns, options),
+        is_leaf=lambda node: isinstance(node, Explanation),
+    )
 
 
 def divided_products(
@@ -109,19 +142,19 @@ def divided_products(
     mesh: MeshOrMaker | None,
 ) -> PyTree[Array]:
     """Products of outputs, each of which one device of a mesh has computed."""
-    mesh = made_mesh(mesh)
+    devices = mesh_of(mesh, x1, x2)
     outputs1, outputs2 = (
-        None if x is None else by_example(outputs_of_batch, whole, x, mesh)
+        None if x is None else by_example(outputs_of_batch, whole, x, devices)
         for x in (x1, x2)
     )
-    return gram_of_pairs(OutputPairs(options), outputs1, outputs2, mesh)
+    return gram_of_pairs(OutputPairs(options), outputs1, outputs2, devices)
 
 
 def by_example(
     function: Callable[[Any, PyTree[Array]], PyTree[Array]],
     given: Any,
     x: PyTree[Array],
-    mesh: Mesh | None,
+    mesh: AnyMesh | None,
 ) -> PyTree[Array]:
     """A function of a batch, that each device calls with its own examples.
 

@@ -7,6 +7,7 @@ of infinitely many channels.
 
 import typing as _typing
 
+from eqtangents._other_names import names_told as _names_told
 from eqtangents.nn._activations import AbstractActivation as AbstractActivation
 from eqtangents.nn._affine import AbstractAffine as AbstractAffine
 from eqtangents.nn._attend import Attend as Attend
@@ -39,7 +40,7 @@ from eqtangents.nn._expanded import (
 )
 from eqtangents.nn._graph import Aggregate as Aggregate
 from eqtangents.nn._group_norm import GroupNorm as GroupNorm
-from eqtangents.nn._habits import no_layer as _no_layer
+from eqtangents.nn._habits import OF_LAYERS as _OF_LAYERS
 from eqtangents.nn._index import Index as Index, Slice as Slice
 from eqtangents.nn._inputs import (
     Edges as Edges,
@@ -122,7 +123,4 @@ from eqtangents.nn._wiring import Wiring as Wiring
 
 
 if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
-
-    def __getattr__(name: str) -> _typing.Any:
-        """Say what is called otherwise here."""
-        raise _no_layer(name, list(globals()))
+    __getattr__ = _names_told(__name__, _OF_LAYERS)

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 
 from eqtangents._arguments import described
-from eqtangents._other_names import no_such_name
+from eqtangents._other_names import Said
 from eqtangents._signatures import Habits, check_constructor
 from eqtangents._types import is_integer
 
@@ -228,6 +228,4 @@ _ABSENT = {
 }
 
 
-def no_layer(name: str, names: Sequence[str]) -> AttributeError:
-    """The error for a name that `eqtangents.nn` does not have."""
-    return no_such_name("eqtangents.nn", "nn", name, names, _LAYERS, _ABSENT)
+OF_LAYERS = Said(_LAYERS, _ABSENT)

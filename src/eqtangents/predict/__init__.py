@@ -2,7 +2,7 @@
 
 import typing as _typing
 
-from eqtangents._other_names import no_predictor as _no_predictor
+from eqtangents._other_names import names_told as _names_told
 from eqtangents.predict._classification import (
     class_probabilities as class_probabilities,
     decode_labels as decode_labels,
@@ -24,6 +24,7 @@ from eqtangents.predict._gradient_descent_mse import (
     GradientDescentMSE as GradientDescentMSE,
 )
 from eqtangents.predict._gradient_steps import GradientSteps as GradientSteps
+from eqtangents.predict._habits import OF_PREDICTORS as _OF_PREDICTORS
 from eqtangents.predict._losses import (
     cross_entropy as cross_entropy,
     half_mean_squared_error as half_mean_squared_error,
@@ -38,7 +39,4 @@ from eqtangents.predict._training_state import TrainingState as TrainingState
 
 
 if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
-
-    def __getattr__(name: str) -> _typing.Any:
-        """Say what is called otherwise here."""
-        raise _no_predictor(name, list(globals()))
+    __getattr__ = _names_told(__name__, _OF_PREDICTORS)

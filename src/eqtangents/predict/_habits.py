@@ -2,6 +2,7 @@
 
 from typing import Any, TypeVar
 
+from eqtangents._other_names import Said
 from eqtangents._signatures import Habits, names_checked
 
 
@@ -74,3 +75,19 @@ def habits_told(cls: _Predictor) -> _Predictor:
     cls.__init__ = names_checked(_SAID_OF_PREDICTORS)(cls.__init__)
     cls.__getattr__ = missing
     return cls
+
+
+OF_PREDICTORS = Said(
+    {
+        "FromInputs": "FromNetwork",
+        "GP": "GaussianProcess",
+        "GaussianProcessRegressor": "GaussianProcess",
+        "KernelRidge": "GaussianProcess",
+        "gp_inference": "GaussianProcess",
+        "gradient_descent": "GradientDescent",
+        "gradient_descent_mse": "GradientDescentMSE",
+        "gradient_descent_mse_ensemble": "Ensemble",
+        "ODEState": "TrainingState",
+    },
+    {},
+)

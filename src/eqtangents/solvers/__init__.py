@@ -1,5 +1,8 @@
 """Kernels larger than memory: operators, solvers, preconditioners, determinants."""
 
+import typing as _typing
+
+from eqtangents._other_names import names_told as _names_told
 from eqtangents.solvers._backing import HostMatrix as HostMatrix
 from eqtangents.solvers._block_cg import BlockResult as BlockResult
 from eqtangents.solvers._cholesky import Cholesky as Cholesky
@@ -24,3 +27,7 @@ from eqtangents.solvers._solve import (
     Solution as Solution,
     solve as solve,
 )
+
+
+if not _typing.TYPE_CHECKING:  # type checkers know that there are no other names
+    __getattr__ = _names_told(__name__)
