@@ -6,6 +6,7 @@ A covariance is not an array but a rule that gives blocks of it to whoever asks.
 other file one kind of rule. Nothing here knows of layers.
 """
 
+from eqtangents.covariance._affine import Affine as Affine
 from eqtangents.covariance._branches import (
     BranchProduct as BranchProduct,
     BranchSum as BranchSum,
@@ -47,7 +48,6 @@ from eqtangents.covariance._nonlinear import (
     Nonlinear as Nonlinear,
 )
 from eqtangents.covariance._pointwise import (
-    Affine as Affine,
     Normalised as Normalised,
     Scaled as Scaled,
     ScaledGains as ScaledGains,
@@ -72,3 +72,4 @@ from eqtangents.covariance._window import (
     Window as Window,
     seen_through as seen_through,
 )
+from eqtangents.covariance._window_sums import TapWeights as TapWeights
