@@ -72,4 +72,3 @@ from eqtangents.covariance._window import (
     Window as Window,
     seen_through as seen_through,
 )
-from eqtangents.covariance._window_sums import TapWeights as TapWeights

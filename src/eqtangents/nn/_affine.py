@@ -14,9 +14,9 @@ from eqtangents.covariance import (
     AbstractCovariance,
     Affine,
     Stencil,
-    TapWeights,
     Vanished,
 )
+from eqtangents.covariance._window_sums import TapWeights
 from eqtangents.nn._layer import (
     AbstractLayer,
     LayerError,

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
 from eqtangents._types import Counts, Rule, ScalarOrBatch, is_concrete, is_real
-from eqtangents.covariance import TapWeights
+from eqtangents.covariance._window_sums import TapWeights
 from eqtangents.nn._layer import LayerError
 
 

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_choice, checked_integer, described
 from eqtangents._types import ScalarOrBatch
-from eqtangents.covariance import TapWeights
+from eqtangents.covariance._window_sums import TapWeights
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._activations import AbstractActivation
 from eqtangents.nn._affine import AbstractAffine
