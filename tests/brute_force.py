@@ -163,7 +163,7 @@ def _(layer: nn.FanInConcat, moments: list[Moments]) -> Moments:
 @propagate.register
 def _(layer: nn.Linear, moments: Moments) -> Moments:
     channels = layer.parameterization.channels(layer.out_features)
-    return _affine(layer, moments, moments, moments.channels, channels)
+    return _affine(layer, moments, moments.nngp, moments.channels, channels)
 
 
 @propagate.register
@@ -178,26 +178,40 @@ def _(layer: nn.Conv, moments: Moments) -> Moments:
         layer.padding,
     )
 
-    def average(cov: np.ndarray) -> np.ndarray:
+    def average(cov: np.ndarray, variances: np.ndarray) -> np.ndarray:
         out_sizes = windows.shape
         out = np.zeros((*cov.shape[:2], *out_sizes, *out_sizes))
         for p in np.ndindex(out_sizes):
             for q in np.ndindex(out_sizes):
                 # One weight for each offset, so both windows are read at the same one.
-                for u, v in zip(windows[p], windows[q], strict=True):
+                for u, v, share in zip(windows[p], windows[q], variances, strict=True):
                     if u is not None and v is not None:
-                        out[:, :, *p, *q] += cov[:, :, *u, *v] / math.prod(kernel)
+                        out[:, :, *p, *q] += cov[:, :, *u, *v] * share
         return out
 
     channels = layer.parameterization.channels(layer.out_channels)
     fan_in = moments.channels * math.prod(kernel)
-    return _affine(layer, moments, moments.map(average), fan_in, channels)
+    variances = _tap_variances(layer, kernel)
+    drawn = moments.map(lambda cov: average(cov, variances))
+    # Standard parameters are not multiplied by their deviations: all taps train alike.
+    seen = average(moments.nngp, np.full(len(variances), 1 / len(variances)))
+    return _affine(layer, drawn, seen, fan_in, channels)
+
+
+def _tap_variances(layer: nn.Conv, kernel: tuple[int, ...]) -> np.ndarray:
+    """The share of each tap in the variance, in the order of offsets."""
+    if layer.tap_variances is None:
+        return np.full(math.prod(kernel), 1 / math.prod(kernel))
+    variances = np.asarray(layer.tap_variances, float)
+    if variances.ndim == 1:
+        variances = functools.reduce(np.multiply.outer, [variances] * len(kernel))
+    return variances.ravel() / variances.sum()
 
 
 def _affine(
     layer: nn.Linear | nn.Conv,
-    before: Moments,
     averaged: Moments,
+    seen: np.ndarray,
     fan_in: int,
     channels: int,
 ) -> Moments:
@@ -210,7 +224,7 @@ def _affine(
     else:
         assert isinstance(layer.parameterization, nn.Standard)
         wider, _ = layer.parameterization.width_multipliers
-        ntk = ntk + fan_in / wider * averaged.nngp
+        ntk = ntk + fan_in / wider * seen
         ntk = ntk + (0 if layer.bias_std is None else 1)
     return Moments(nngp, ntk, channels)
 

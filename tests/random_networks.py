@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import hypothesis.strategies as st
+import jax.numpy as jnp
+import numpy as np
 
 from eqtangents import nn
 
@@ -184,11 +186,24 @@ def _conv(
         draw(_spelled(stride)),
         padding,
         dilation=draw(_spelled(dilation)),
+        tap_variances=draw(_tap_variances(kernel)),
         **options,
     )
     extents = [(f - 1) * d + 1 for f, d in zip(kernel, dilation, strict=True)]
     sizes = _out_sizes(activation.sizes, extents, stride, padding)
     return layer, _Activation(channels, sizes, gaussian=True)
+
+
+def _tap_variances(kernel: tuple[int, ...]) -> st.SearchStrategy:
+    """One for each tap, as constants or as an array; zeros among them, or one alone."""
+    taps = math.prod(kernel)
+    entries = st.lists(st.sampled_from([0.0, 0.3, 1.0, 2.0]), min_size=taps)
+    drawn = entries.map(lambda some: np.reshape(some[:taps], kernel))
+    given = drawn.filter(np.any)
+    kinds = [st.none(), given, given.map(jnp.asarray)]
+    if len(set(kernel)) == 1:
+        kinds.append(st.just(tuple(range(1, kernel[0] + 1))))
+    return st.one_of(kinds)
 
 
 def _spelled(values: tuple[int, ...]) -> st.SearchStrategy:

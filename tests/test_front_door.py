@@ -521,6 +521,61 @@ MISTAKES = {
         ValueError,
         ["`parameterization`", "'mup'", '"ntk"', '"standard"'],
     ),
+    "word of variances": (
+        lambda: nn.Conv(8, 3, tap_variances="centre"),
+        TypeError,
+        ["`tap_variances`", "'centre'", "(1, 2, 1)"],
+    ),
+    "one variance": (
+        lambda: nn.Conv(8, 3, tap_variances=0.5),
+        ValueError,
+        ["`tap_variances`", "0.5", "one for each tap"],
+    ),
+    "negative variances": (
+        lambda: nn.ConvLocal(8, 3, tap_variances=(1, -1, 1)),
+        ValueError,
+        ["`tap_variances`", "not negative"],
+    ),
+    "no variance": (
+        lambda: nn.Conv(8, 3, tap_variances=jnp.zeros(3)),
+        ValueError,
+        ["`tap_variances`", "not all zero"],
+    ),
+    "ragged variances": (
+        lambda: nn.Conv(8, 3, tap_variances=((1, 2, 1), (1, 2))),
+        TypeError,
+        ["`tap_variances`", "one for each tap"],
+    ),
+    "variances of another window": (
+        lambda: nn.ConvTranspose(8, 3, tap_variances=(1, 2)),
+        ValueError,
+        ["`tap_variances`", "(1, 2)", "size 3"],
+    ),
+    "variances of one axis for another": (
+        lambda: nn.Conv(8, (3, 5), tap_variances=(0, 1, 0)),
+        ValueError,
+        ["`tap_variances`", "(0, 1, 0)", "(3, 5)"],
+    ),
+    "variances of more axes": (
+        lambda: eqt.nngp(nn.Conv(8, 3, tap_variances=np.ones((3, 3))), images()),
+        ValueError,
+        ["Conv", "`tap_variances`", "(3, 3)", "(3,)"],
+    ),
+    "orthogonal": (
+        lambda: nn.Linear(8, weight_init="haar"),
+        ValueError,
+        ["`weight_init`", "'haar'", '"orthogonal"'],
+    ),
+    "delta-orthogonal": (
+        lambda: nn.Conv(8, 3, weight_init="delta_orthogonal"),
+        ValueError,
+        ["`weight_init`", '"orthogonal"', "`tap_variances=(0, 1, 0)`"],
+    ),
+    "initialiser": (
+        lambda: nn.Linear(8, kernel_init=jax.nn.initializers.orthogonal()),
+        TypeError,
+        ["`kernel_init` is `weight_init` here"],
+    ),
     "kernel size": (
         lambda: nn.Conv(8, "SAME"),
         TypeError,

@@ -46,8 +46,11 @@ def check_independent(net: AbstractLayer) -> None:
         return
     seen: dict[int, str] = {}
     for path, layer, name, value in fields_of(net, ""):
-        # The parameters of functions count as fixed, and may be shared.
+        # The parameters of functions count as fixed, and may be shared; so may whatever
+        # a layer has beside the parameters that it names.
         fixed = isinstance(layer, AbstractActivation)
+        named = getattr(layer, "rated", frozenset())
+        fixed = fixed or bool(named and name not in named)
         if fixed or not (eqx.is_array(value) and value.ndim):
             continue
         place = f"{path}.{name}".lstrip(".")

@@ -9,6 +9,7 @@ other file one kind of rule. Nothing here knows of layers.
 import typing as _typing
 
 from eqtangents._other_names import names_told as _names_told
+from eqtangents.covariance._affine import Affine as Affine
 from eqtangents.covariance._branches import (
     BranchProduct as BranchProduct,
     BranchSum as BranchSum,
@@ -50,7 +51,6 @@ from eqtangents.covariance._nonlinear import (
     Nonlinear as Nonlinear,
 )
 from eqtangents.covariance._pointwise import (
-    Affine as Affine,
     Normalised as Normalised,
     Scaled as Scaled,
     ScaledGains as ScaledGains,

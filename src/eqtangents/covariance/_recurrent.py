@@ -9,6 +9,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._types import Scalar
+from eqtangents.covariance._affine import Affine
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -22,7 +23,6 @@ from eqtangents.covariance._gaps import tolerance
 from eqtangents.covariance._lattice import partner, positions
 from eqtangents.covariance._learning import learning_rates
 from eqtangents.covariance._outline import new_source
-from eqtangents.covariance._pointwise import Affine
 from eqtangents.duals._dual import AbstractDual, in_terms
 from eqtangents.duals._pair import Pair
 

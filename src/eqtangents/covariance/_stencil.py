@@ -1,5 +1,6 @@
 """Windows that move over positions, and convolutions: both positions move alike."""
 
+import copy
 import dataclasses
 
 import jax
@@ -18,14 +19,21 @@ from eqtangents.covariance._gathered import recanvassed, wrap_uneven
 from eqtangents.covariance._lattice import along, partner, positions
 from eqtangents.covariance._outline import Outline
 from eqtangents.covariance._window import Window, seen_through
-from eqtangents.covariance._window_sums import Counted, rows_follow, sums_under
+from eqtangents.covariance._window_sums import (
+    Counted,
+    TapWeights,
+    rows_follow,
+    sums_under,
+    weighted_sums_under,
+)
 
 
 class Stencil(AbstractCovariance):
     r"""$K'_{pp'} = \sum_o K_{s p + o,\, s p' + o}$ over the offsets of a window.
 
-    Inputs have `s` times the displacement of the outputs, so that a stride
-    leaves all other displacements uncomputed.
+    Or $\sum_o w_o K_{s p + o,\, s p' + o}$ with weights $w_o$. Inputs have `s` times
+    the displacement of the outputs, so that a stride leaves all other displacements
+    uncomputed.
     """
 
     nonzero_where_masked = True
@@ -43,9 +51,17 @@ class Stencil(AbstractCovariance):
         """
         self.upstream, self.windows, outline = strided(upstream, windows)
         self.outline = outline if mask is None else outline.replace(mask=mask)
+        self.weights: TapWeights | None = None
+
+    def weighted(self, weights: TapWeights) -> "Stencil":
+        """The same inputs under the same windows, with a weight for each tap."""
+        other = copy.copy(self)
+        other.weights = weights
+        return other
 
     def bind(self, frame: Frame) -> BlockRule:
         """Look the masks of all axes up, then sum."""
+        windows, weights, factor = _taps_with_weight(self.windows, self.weights)
         above = frame.strided(tuple(window.stride for window in self.windows))
         upstream = above.bind(self.upstream)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
@@ -54,22 +70,45 @@ class Stencil(AbstractCovariance):
             [
                 None
                 if coincide or window.periodic
-                else _tap_mask(above, self.windows, axis, offset)
+                else _tap_mask(above, windows, axis, offset)
                 for offset in window.offsets
             ]
-            for axis, window in enumerate(self.windows)
+            for axis, window in enumerate(windows)
         ]
-        by_rows = not coincide and frame.read_once and rows_follow(self.windows)
+        by_rows = not coincide and frame.read_once and rows_follow(windows)
 
         def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
             here = [[tap and tap(at) for tap in of_axis] for of_axis in counted]
-            return sums_under(block, self.windows, canvas, here, by_rows=by_rows)
+            if weights is not None:
+                return weighted_sums_under(block, windows, canvas, here, weights)
+            total = sums_under(block, windows, canvas, here, by_rows=by_rows)
+            return total if factor == 1 else jnp.asarray(factor, total.dtype) * total
 
         def rule(at: Evaluation) -> Block:
             nngp, ntk, _ = at(upstream)
             return Block(total(nngp, at), None if ntk is None else total(ntk, at))
 
         return rule
+
+
+def _taps_with_weight(
+    windows: tuple[Window, ...], weights: TapWeights | None
+) -> tuple[tuple[Window, ...], TapWeights | None, float]:
+    """The windows without what has no weight, the weights, and a factor for the sums.
+
+    Taps alike, and so a single one, have no weights but the factor.
+    """
+    if not isinstance(weights, np.ndarray):
+        return windows, weights, 1.0
+    read = [np.unique(places) for places in np.nonzero(weights)]
+    weights = weights[np.ix_(*read)]
+    windows = tuple(
+        dataclasses.replace(window, offsets=tuple(window.offsets[i] for i in places))
+        for window, places in zip(windows, read, strict=True)
+    )
+    if np.all(weights == weights.flat[0]):
+        return windows, None, float(weights.flat[0])
+    return windows, weights, 1.0
 
 
 def strided(

@@ -69,6 +69,70 @@ def sums_under(
     )
 
 
+# Of each tap: fixed numbers, or an array that may be differentiated.
+TapWeights: TypeAlias = Float[np.ndarray, "..."] | Float[Array, "..."]
+
+
+def weighted_sums_under(
+    block: Float[Array, "..."],
+    windows: tuple[Window, ...],
+    sizes: tuple[int, ...],
+    counted: list[list[Counted | None]],
+    weights: TapWeights,
+) -> Float[Array, "..."]:
+    """Sum the entries under windows as `sums_under` does, with a weight for each tap.
+
+    Derivatives in weights, if these are an array of JAX, are found operation by
+    operation, as `with_transpose` knows of none.
+    """
+    outputs = [[mask and mask.outputs for mask in of_axis] for of_axis in counted]
+    if not isinstance(weights, np.ndarray):
+        return _weighted_sums(block, windows, sizes, outputs, weights)
+    inputs = [[mask and mask.inputs for mask in of_axis[::-1]] for of_axis in counted]
+    back = tuple(window.transposed for window in windows)
+    sizes_in = block.shape[block.ndim - len(windows) :]
+    return with_transpose(
+        lambda block: _weighted_sums(block, windows, sizes, outputs, weights),
+        lambda cotangent: _weighted_sums(
+            _apart(cotangent, windows), back, sizes_in, inputs, np.flip(weights)
+        ),
+        block,
+    )
+
+
+def _weighted_sums(
+    block: Float[Array, "..."],
+    windows: tuple[Window, ...],
+    sizes: tuple[int, ...],
+    masks: list[_Taps],
+    weights: TapWeights,
+) -> Float[Array, "..."]:
+    """Sum the entries under windows along the last axes, all taps at once.
+
+    Weights are no products over the axes, so that there is nothing to do axis by axis.
+    """
+    lead = block.ndim - len(windows)
+    ends = zip(windows, block.shape[lead:], sizes, strict=True)
+    reach = [window.reach(size_in, size) for window, size_in, size in ends]
+    widths = {False: [(0, 0)] * block.ndim, True: [(0, 0)] * block.ndim}
+    for axis, window in enumerate(windows):
+        widths[window.periodic][lead + axis] = reach[axis]
+    block = _surrounded(_surrounded(block, widths[False]), widths[True], "wrap")
+    taps = []
+    for at in np.ndindex(weights.shape):
+        if isinstance(weights, np.ndarray) and not weights[at]:
+            continue
+        tap = block
+        for axis, (window, (low, _)) in enumerate(zip(windows, reach, strict=True)):
+            start, step = low + window.offsets[at[axis]], window.stride
+            stop = start + (sizes[axis] - 1) * step + 1
+            tap = lax.slice_in_dim(tap, start, stop, step, lead + axis)
+        for of_axis, i in zip(masks, at, strict=True):
+            tap = tap if of_axis[i] is None else where(of_axis[i], tap)
+        taps.append(jnp.asarray(weights[at], block.dtype) * tap)
+    return functools.reduce(operator.add, taps)
+
+
 def _apart(
     block: Float[Array, "..."], windows: tuple[Window, ...]
 ) -> Float[Array, "..."]:

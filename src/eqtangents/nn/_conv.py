@@ -12,6 +12,7 @@ from eqtangents._types import (
     Multipliers,
     NonNegative,
     Padding,
+    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, Stencil
@@ -25,6 +26,13 @@ from eqtangents.nn._parameterization import (
     as_parameterization,
 )
 from eqtangents.nn._spatial import padded, windows
+from eqtangents.nn._taps import (
+    KeptVariances,
+    TapVariances,
+    kept_variances,
+    relative_variances,
+)
+from eqtangents.nn._weight_init import WeightInit
 
 
 class Conv(AbstractAffine):
@@ -36,22 +44,30 @@ class Conv(AbstractAffine):
 
     $$K' = \sigma_w^2 A(K) + \sigma_b^2, \qquad T' = \sigma_w^2 A(T) + K'$$
 
-    in the NTK parameterisation, with $|F|$ offsets in the window.
+    in the NTK parameterisation, with $|F|$ offsets in the window. Where taps have their
+    own variances, of shares $v_o$ that sum to one, $\omega_o$ is multiplied by
+    $\sqrt{|F| v_o}$, and $A(K)_{pp'} = \sum_o v_o K_{s p + o,\, s p' + o}$. So taps
+    without variance are not trained. In the standard parameterisation they are, as all
+    others, whatever they are drawn with: with the mean $M$ over all taps
+    $T' = \sigma_w^2 A(T) + \frac{N}{s_0} M(K) + 1$.
 
     **Source:** Novak et al. 2019, arXiv:1810.05148, eq. 8; Arora et al. 2019,
-    arXiv:1904.11955, section 4.
+    arXiv:1904.11955, section 4. For delta-orthogonal weights, Xiao et al. 2018,
+    arXiv:1806.05393.
     """
 
     weight: Float[Array, "out in *kernel"] | None
     bias: Float[Array, " out"] | None
     weight_std: NonNegative
     bias_std: NonNegative | None
+    tap_variances: KeptVariances | None
     out_channels: Count = eqx.field(static=True)
     kernel_size: Counts = eqx.field(static=True)
     stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
     dilation: Counts = eqx.field(static=True)
     groups: Count = eqx.field(static=True)
+    weight_init: WeightInit = eqx.field(static=True)
     parameterization: AbstractParameterization
 
     def __init__(
@@ -65,6 +81,8 @@ class Conv(AbstractAffine):
         groups: Count = 1,
         weight_std: NonNegative = 1.0,
         bias_std: NonNegative | None = None,
+        tap_variances: TapVariances | None = None,
+        weight_init: WeightInit = "normal",
         parameterization: Parameterization = "ntk",
         width_multipliers: Multipliers = (1, 1),
     ):
@@ -86,6 +104,16 @@ class Conv(AbstractAffine):
             count as infinitely wide, and do not change the kernel.
         - `weight_std`, `bias_std`, `parameterization`, `width_multipliers`: as for
             `Linear`.
+        - `tap_variances`: how the variance of the weights is shared among the taps of
+            the window; by default they are alike. Only ratios matter: numbers for each
+            tap, or those along one axis, which stand for all axes and are multiplied.
+            `(0, 1, 0)` is the centre alone. Numbers of Python or NumPy are constants;
+            an array of JAX can be differentiated.
+        - `weight_init`: as for `Linear`, for each tap and each group. Orthogonal
+            weights at the centre alone are delta-orthogonal.
+
+        **Raises:** `ValueError` for variances of another window, and for width
+        multipliers that would have no effect.
         """
         self.weight, self.bias = None, None
         self.out_channels = plain(out_channels)
@@ -93,6 +121,8 @@ class Conv(AbstractAffine):
         self.stride, self.padding = plain(stride), plain(padding)
         self.dilation, self.groups = plain(dilation), plain(groups)
         self.weight_std, self.bias_std = weight_std, bias_std
+        self.tap_variances = kept_variances(self, tap_variances, self.kernel_size)
+        self.weight_init = lowered(weight_init)
         self.parameterization = as_parameterization(
             self, parameterization, width_multipliers
         )
@@ -106,7 +136,9 @@ class Conv(AbstractAffine):
         inputs = self._inputs_to_each(channels)
         out = self.parameterization.channels(self.out_channels)
         fans = Fans(inputs * math.prod(kernel), inputs, out)
-        return self._drawn((out, inputs, *kernel), fans, key)
+        relative = relative_variances(self, self.tap_variances, kernel)
+        shape = (out, inputs, *kernel)
+        return self._drawn(shape, fans, key, relative=relative, groups=self.groups)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         weight = self._drawn_weight()
@@ -122,17 +154,24 @@ class Conv(AbstractAffine):
         covered = self._windows(value.shape[1:])
         rank = len(covered)
         dilation = self.dilation
-        out = lax.conv_general_dilated(
-            padded(value, covered)[None],
-            weight,
-            window_strides=[window.stride for window in covered],
-            padding="VALID",
-            rhs_dilation=(dilation,) * rank if isinstance(dilation, int) else dilation,
-            feature_group_count=self.groups,
-        )[0]
-        out = out[:, *(slice(window.size_out) for window in covered)]
-        inputs = math.prod(weight.shape[1:])
-        out = self._scaled(out, Fans(inputs, weight.shape[1], weight.shape[0]))
+
+        def convolve(weight: Float[Array, "..."]) -> Float[Array, "..."]:
+            out = lax.conv_general_dilated(
+                padded(value, covered)[None],
+                weight,
+                window_strides=[window.stride for window in covered],
+                padding="VALID",
+                rhs_dilation=(
+                    (dilation,) * rank if isinstance(dilation, int) else dilation
+                ),
+                feature_group_count=self.groups,
+            )[0]
+            return out[:, *(slice(window.size_out) for window in covered)]
+
+        out, channels, *kernel = weight.shape
+        fans = Fans(math.prod(weight.shape[1:]), channels, out)
+        relative = relative_variances(self, self.tap_variances, kernel)
+        out = self._applied(convolve, weight, fans, relative)
         return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
@@ -148,11 +187,13 @@ class Conv(AbstractAffine):
                 "it.",
             )
         covered = self._windows(outline.size)
+        kernel = [window.count for window in covered]
         return self._fresh(
             Stencil(covariance, covered),
-            taps=math.prod(window.count for window in covered),
+            taps=math.prod(kernel),
             channels_in=self._inputs_to_each(outline.channels),
             channels=self.out_channels,
+            relative=relative_variances(self, self.tap_variances, kernel),
             gaussian=self.groups == 1 or self.groups < outline.channels,
         )
 

@@ -12,6 +12,7 @@ from eqtangents._types import (
     Multipliers,
     NonNegative,
     Padding,
+    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, LocallyConnected, Stencil
@@ -25,6 +26,13 @@ from eqtangents.nn._parameterization import (
     as_parameterization,
 )
 from eqtangents.nn._spatial import padded, windows
+from eqtangents.nn._taps import (
+    KeptVariances,
+    TapVariances,
+    kept_variances,
+    relative_variances,
+)
+from eqtangents.nn._weight_init import WeightInit
 
 
 class ConvLocal(AbstractAffine):
@@ -43,10 +51,12 @@ class ConvLocal(AbstractAffine):
     bias: Float[Array, "out *size_out"] | None
     weight_std: NonNegative
     bias_std: NonNegative | None
+    tap_variances: KeptVariances | None
     out_channels: Count = eqx.field(static=True)
     kernel_size: Counts = eqx.field(static=True)
     stride: Counts = eqx.field(static=True)
     padding: Padding = eqx.field(static=True)
+    weight_init: WeightInit = eqx.field(static=True)
     parameterization: AbstractParameterization
 
     def __init__(
@@ -58,6 +68,8 @@ class ConvLocal(AbstractAffine):
         *,
         weight_std: NonNegative = 1.0,
         bias_std: NonNegative | None = None,
+        tap_variances: TapVariances | None = None,
+        weight_init: WeightInit = "normal",
         parameterization: Parameterization = "ntk",
         width_multipliers: Multipliers = (1, 1),
     ):
@@ -67,6 +79,8 @@ class ConvLocal(AbstractAffine):
         self.kernel_size = plain(kernel_size)
         self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
+        self.tap_variances = kept_variances(self, tap_variances, self.kernel_size)
+        self.weight_init = lowered(weight_init)
         self.parameterization = as_parameterization(
             self, parameterization, width_multipliers
         )
@@ -77,11 +91,19 @@ class ConvLocal(AbstractAffine):
         """Draw weights for inputs of a shape."""
         channels, *size = input_shape
         covered = self._windows(tuple(size))
-        taps = channels * math.prod(window.count for window in covered)
+        kernel = [window.count for window in covered]
         positions = tuple(window.size_out for window in covered)
         out = self.parameterization.channels(self.out_channels)
-        shape, fans = (out, taps, *positions), Fans(taps, channels, out)
-        return self._drawn(shape, fans, key, (out, *positions))
+        taps = channels * math.prod(kernel)
+        drawn = self._drawn(
+            (out, channels, *kernel, *positions),
+            Fans(taps, channels, out),
+            key,
+            (out, *positions),
+            relative=relative_variances(self, self.tap_variances, kernel),
+        )
+        flat = lambda weight: weight.reshape(out, taps, *positions)
+        return eqx.tree_at(lambda layer: layer.weight, drawn, replace_fn=flat)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         weight = self._drawn_weight()
@@ -96,27 +118,37 @@ class ConvLocal(AbstractAffine):
                 f"{value.shape} needs `(out, {', '.join(map(str, shape))})`: they "
                 "belong to positions, so that all inputs must have one size.",
             )
-        out = lax.conv_general_dilated_local(
-            padded(value, covered)[None],
-            weight,
-            window_strides=[window.stride for window in covered],
-            padding="VALID",
-            filter_shape=[window.count for window in covered],
-        )[0]
-        out = out[:, *(slice(window.size_out) for window in covered)]
-        out = self._scaled(out, Fans(taps, value.shape[0], weight.shape[0]))
+        kernel = [window.count for window in covered]
+
+        def convolve(weight: Float[Array, "..."]) -> Float[Array, "..."]:
+            out = lax.conv_general_dilated_local(
+                padded(value, covered)[None],
+                weight.reshape(-1, *shape),
+                window_strides=[window.stride for window in covered],
+                padding="VALID",
+                filter_shape=kernel,
+            )[0]
+            return out[:, *(slice(window.size_out) for window in covered)]
+
+        out, channels = weight.shape[0], value.shape[0]
+        by_tap = weight.reshape(out, channels, *kernel, *shape[1:])
+        fans = Fans(taps, channels, out)
+        relative = relative_variances(self, self.tap_variances, kernel)
+        out = self._applied(convolve, by_tap, fans, relative)
         return extras.rewrap(out, window_mask(extras, covered))
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         """As `Conv` where positions coincide, zero elsewhere."""
         covariance = one_input(self, covariance)
         covered = self._windows(covariance.outline.size)
+        kernel = [window.count for window in covered]
         return LocallyConnected(
             self._fresh(
                 Stencil(covariance, covered),
-                taps=math.prod(window.count for window in covered),
+                taps=math.prod(kernel),
                 channels_in=covariance.outline.channels,
                 channels=self.out_channels,
+                relative=relative_variances(self, self.tap_variances, kernel),
             )
         )
 

@@ -13,6 +13,7 @@ from eqtangents._types import (
     Multipliers,
     NamedPadding,
     NonNegative,
+    lowered,
     plain,
 )
 from eqtangents.covariance import AbstractCovariance, Gathered, Stencil, Window, picked
@@ -30,6 +31,13 @@ from eqtangents.nn._spatial import (
     per_axis,
     window_sums,
 )
+from eqtangents.nn._taps import (
+    KeptVariances,
+    TapVariances,
+    kept_variances,
+    relative_variances,
+)
+from eqtangents.nn._weight_init import WeightInit
 
 
 class ConvTranspose(AbstractAffine):
@@ -50,10 +58,12 @@ class ConvTranspose(AbstractAffine):
     bias: Float[Array, " out"] | None
     weight_std: NonNegative
     bias_std: NonNegative | None
+    tap_variances: KeptVariances | None
     out_channels: Count = eqx.field(static=True)
     kernel_size: Counts = eqx.field(static=True)
     stride: Counts = eqx.field(static=True)
     padding: NamedPadding = eqx.field(static=True)
+    weight_init: WeightInit = eqx.field(static=True)
     parameterization: AbstractParameterization
 
     def __init__(
@@ -65,6 +75,8 @@ class ConvTranspose(AbstractAffine):
         *,
         weight_std: NonNegative = 1.0,
         bias_std: NonNegative | None = None,
+        tap_variances: TapVariances | None = None,
+        weight_init: WeightInit = "normal",
         parameterization: Parameterization = "ntk",
         width_multipliers: Multipliers = (1, 1),
     ):
@@ -77,6 +89,8 @@ class ConvTranspose(AbstractAffine):
         self.kernel_size = plain(kernel_size)
         self.stride, self.padding = plain(stride), plain(padding)
         self.weight_std, self.bias_std = weight_std, bias_std
+        self.tap_variances = kept_variances(self, tap_variances, self.kernel_size)
+        self.weight_init = lowered(weight_init)
         self.parameterization = as_parameterization(
             self, parameterization, width_multipliers
         )
@@ -89,7 +103,8 @@ class ConvTranspose(AbstractAffine):
         kernel = per_axis(self, "kernel_size", self.kernel_size, len(size))
         out = self.parameterization.channels(self.out_channels)
         fans = Fans(channels * math.prod(kernel), channels, out)
-        return self._drawn((out, channels, *kernel), fans, key)
+        relative = relative_variances(self, self.tap_variances, kernel)
+        return self._drawn((out, channels, *kernel), fans, key, relative=relative)
 
     def __call__(self, x: SignalT, *, key: PRNGKeyArray | None = None) -> SignalT:
         weight = self._drawn_weight()
@@ -102,14 +117,16 @@ class ConvTranspose(AbstractAffine):
                 "batch is mapped by `jax.vmap(model)(xs)`.",
             )
         indices, covered = self._spread(value.shape[1:])
-        out = lax.conv_general_dilated(
+        convolve = lambda weight: lax.conv_general_dilated(
             padded(picked(value, indices), covered)[None],
             weight,
             window_strides=(1,) * len(covered),
             padding="VALID",
         )[0]
-        inputs = math.prod(weight.shape[1:])
-        out = self._scaled(out, Fans(inputs, weight.shape[1], weight.shape[0]))
+        out, channels, *kernel = weight.shape
+        fans = Fans(math.prod(weight.shape[1:]), channels, out)
+        relative = relative_variances(self, self.tap_variances, kernel)
+        out = self._applied(convolve, weight, fans, relative)
         mask = extras.mask
         return extras.rewrap(out, None if mask is None else self._mask(mask[None])[0])
 
@@ -118,11 +135,13 @@ class ConvTranspose(AbstractAffine):
         outline = covariance.outline
         indices, covered = self._spread(outline.size)
         mask = None if outline.mask is None else self._mask(outline.mask)
+        kernel = [window.count for window in covered]
         return self._fresh(
             Stencil(Gathered(covariance, indices), covered, mask=mask),
-            taps=math.prod(window.count for window in covered),
+            taps=math.prod(kernel),
             channels_in=outline.channels,
             channels=self.out_channels,
+            relative=relative_variances(self, self.tap_variances, kernel),
         )
 
     def _spread(

@@ -27,6 +27,8 @@ _NEW_NAMES = {
     ("kernel", "window", "pool_size"): ("kernel_size",),
     ("strides",): ("stride",),
     ("pad", "pads"): ("padding",),
+    ("window_init", "w_init", "kernel_init", "initializer"): ("weight_init",),
+    ("tap_weights", "kernel_variances", "variances"): ("tap_variances",),
     ("rhs_dilation", "kernel_dilation", "dilations"): ("dilation",),
     ("feature_group_count", "num_groups", "n_groups"): ("groups",),
     ("s",): ("width_multipliers",),
@@ -102,9 +104,8 @@ _REMARKS = {
         "How far keys may be before and after queries is their `reach`: "
         "`reach=((None, 0),)` is causal."
     ),
-    ("window_init", "w_init", "b_init"): (
-        "Parameters are normally distributed, of standard deviations `weight_std` and "
-        "`bias_std`."
+    ("b_init", "bias_init"): (
+        "Biases are normally distributed, of the standard deviation `bias_std`."
     ),
 }
 

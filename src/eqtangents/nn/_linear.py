@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from eqtangents._types import Count, Multipliers, NonNegative, plain
+from eqtangents._types import Count, Multipliers, NonNegative, lowered, plain
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn._affine import AbstractAffine
 from eqtangents.nn._inputs import SignalT, unwrap
@@ -15,6 +15,7 @@ from eqtangents.nn._parameterization import (
     Parameterization,
     as_parameterization,
 )
+from eqtangents.nn._weight_init import WeightInit
 
 
 class Linear(AbstractAffine):
@@ -34,6 +35,7 @@ class Linear(AbstractAffine):
     weight_std: NonNegative
     bias_std: NonNegative | None
     out_features: Count = eqx.field(static=True)
+    weight_init: WeightInit = eqx.field(static=True)
     parameterization: AbstractParameterization
 
     def __init__(
@@ -42,6 +44,7 @@ class Linear(AbstractAffine):
         *,
         weight_std: NonNegative = 1.0,
         bias_std: NonNegative | None = None,
+        weight_init: WeightInit = "normal",
         parameterization: Parameterization = "ntk",
         width_multipliers: Multipliers = (1, 1),
     ):
@@ -52,6 +55,10 @@ class Linear(AbstractAffine):
         - `out_features`: the number of outputs. The kernel does not depend on it.
         - `weight_std`: $\sigma_w$.
         - `bias_std`: $\sigma_b$, or `None` for no bias.
+        - `weight_init`: how weights are drawn: `"normal"`, each for itself, or
+            `"orthogonal"`, as a uniformly distributed matrix with orthogonal rows or
+            columns, whichever are fewer, whose entries have the same variance. The
+            kernels are those of normal weights (Huang et al. 2021, arXiv:2004.05867).
         - `parameterization`: `"ntk"` or `nn.NTK()`: standard normal parameters, scaled
             in the forward pass; `"standard"` or `nn.Standard()`: parameters drawn at
             their scale; `nn.MuP()`: maximal updates; or one of your own.
@@ -62,6 +69,7 @@ class Linear(AbstractAffine):
         """
         self.weight, self.bias = None, None
         self.weight_std, self.bias_std = weight_std, bias_std
+        self.weight_init = lowered(weight_init)
         self.out_features = plain(out_features)
         self.parameterization = as_parameterization(
             self, parameterization, width_multipliers
@@ -85,9 +93,9 @@ class Linear(AbstractAffine):
                 f"{value.shape}, which means {value.shape[0]} of them. Channels come "
                 "first, and a batch is mapped by `jax.vmap(model)(xs)`.",
             )
+        multiply = lambda weight: jnp.tensordot(weight, value, 1)
         out, channels = weight.shape
-        product = jnp.tensordot(weight, value, 1)
-        out = self._scaled(product, Fans(channels, channels, out))
+        out = self._applied(multiply, weight, Fans(channels, channels, out))
         return extras.rewrap(out, extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import equinox as eqx
 
-from eqtangents._types import Multipliers, Rule, Scalar, plain
+from eqtangents._types import Multipliers, Rule, Scalar, ScalarOrBatch, plain
 from eqtangents.nn._habits import checked_new
 
 
@@ -23,15 +23,16 @@ class ParameterScale(NamedTuple):
 
     `multiplier`: what they are multiplied by in the forward pass. `deviation`: the
     standard deviation that they are drawn with. `product`: the product of both, where
-    it is known without the rounding of either.
+    it is known without the rounding of either. Each is one number, or one for each tap
+    of a window.
     """
 
-    multiplier: Scalar
-    deviation: Scalar
-    product: Scalar | None = None
+    multiplier: ScalarOrBatch
+    deviation: ScalarOrBatch
+    product: ScalarOrBatch | None = None
 
     @property
-    def of_function(self) -> Scalar:
+    def of_function(self) -> ScalarOrBatch:
         """The scale of the layer's function."""
         if self.product is None:
             return self.multiplier * self.deviation
@@ -54,7 +55,8 @@ class AbstractParameterization(eqx.Module):
 
     So two pairs of numbers are a parameterisation: finite networks and kernels follow.
     They may depend on the sizes of the layer, and on the standard deviations
-    $\sigma_w, \sigma_b$ that it was given.
+    $\sigma_w, \sigma_b$ that it was given. Where the taps of a window have variances of
+    their own, $\sigma_w$ is an array of them, and so are the numbers that depend on it.
     """
 
     if not TYPE_CHECKING:  # checkers read `__init__`
@@ -74,7 +76,7 @@ class AbstractParameterization(eqx.Module):
         """The number of output channels of a layer that was asked for `out` of them."""
 
     @abc.abstractmethod
-    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
+    def weights(self, std: ScalarOrBatch, fans: Fans) -> ParameterScale:
         r"""The scale $m_w, d_w$ of the weights, for $\sigma_w$ = `std`."""
 
     @abc.abstractmethod
@@ -101,7 +103,7 @@ class NTK(AbstractParameterization):
     def channels(self, out: int) -> int:
         return out
 
-    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
+    def weights(self, std: ScalarOrBatch, fans: Fans) -> ParameterScale:
         return ParameterScale(std, 1.0)
 
     def biases(self, std: Scalar, fans: Fans) -> ParameterScale:
@@ -135,7 +137,7 @@ class Standard(AbstractParameterization):
     def channels(self, out: int) -> int:
         return out * self.width_multipliers[1]
 
-    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
+    def weights(self, std: ScalarOrBatch, fans: Fans) -> ParameterScale:
         wider = self.width_multipliers[0]
         deviation = std * math.sqrt(wider / fans.inputs)
         return ParameterScale(math.sqrt(fans.inputs / wider), deviation, std)
@@ -203,7 +205,7 @@ class MuP(AbstractParameterization):
     def channels(self, out: int) -> int:
         return out
 
-    def weights(self, std: Scalar, fans: Fans) -> ParameterScale:
+    def weights(self, std: ScalarOrBatch, fans: Fans) -> ParameterScale:
         if self.readout:
             return ParameterScale(std, 1 / math.sqrt(fans.channels_in))
         return _divided_by_root(std, fans.channels_out)
@@ -214,7 +216,7 @@ class MuP(AbstractParameterization):
         return _divided_by_root(std, fans.channels_out)
 
 
-def _divided_by_root(std: Scalar, n: int) -> ParameterScale:
+def _divided_by_root(std: ScalarOrBatch, n: int) -> ParameterScale:
     """Parameters of variance `1 / n`, at the same function."""
     return ParameterScale(math.sqrt(n) * std, 1 / math.sqrt(n), std)
 

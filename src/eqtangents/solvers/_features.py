@@ -12,6 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_choice, checked_integer, described
+from eqtangents._types import ScalarOrBatch
+from eqtangents.covariance._window_sums import TapWeights
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._activations import AbstractActivation
 from eqtangents.nn._affine import AbstractAffine
@@ -23,6 +25,7 @@ from eqtangents.nn._pool import AvgPool, GlobalAvgPool, GlobalSumPool, SumPool
 from eqtangents.nn._reshape import Flatten, Identity
 from eqtangents.nn._sequential import Sequential
 from eqtangents.nn._spatial import padded
+from eqtangents.nn._taps import relative_variances
 
 
 # So many examples have their features computed at a time.
@@ -212,32 +215,47 @@ def _after_convolution(layer: Conv, x: _Features, draw: _Draw) -> _Features:
 
     if layer.groups > 1:
         raise LayerError(layer, "has random features only with `groups=1`.")
-    taps = math.prod(window.count for window in covered)
+    kernel = [window.count for window in covered]
+    taps = math.prod(kernel)
     if x.tangent is None:
         x = x._replace(value=patches(x.value))
     else:  # At once, for there may be no features of the tangent kernel.
         both = patches(jnp.concatenate([x.value, x.tangent]))
         value, tangent = jnp.split(both, [x.value.shape[0] * taps])
         x = x._replace(value=value, tangent=tangent)
-    return _after_weights(layer, x, taps, layer.out_channels, draw)
+    relative = relative_variances(layer, layer.tap_variances, kernel)
+    return _after_weights(layer, x, taps, layer.out_channels, draw, relative)
 
 
 def _after_weights(
-    layer: AbstractAffine, x: _Features, taps: int, channels: int, draw: _Draw
+    layer: AbstractAffine,
+    x: _Features,
+    taps: int,
+    channels: int,
+    draw: _Draw,
+    relative: TapWeights | None = None,
 ) -> _Features:
-    """The features after weights, of those under their windows."""
+    """The features after weights, of those under their windows.
+
+    `relative`: the variances of taps, of mean one, if they are not alike.
+    """
     if layer.parameterization.vanishing:
         raise LayerError(layer, "vanishes as it widens, and has no random features.")
     channels = layer.parameterization.channels(channels)
     fans = Fans(x.channels * taps, x.channels, channels)
-    scale = layer.parameterization.weights(layer.weight_std, fans)
+    scale = layer._weight_scale(fans, relative)
     dtype = x.value.dtype
     number = lambda scalar: jnp.asarray(scalar, dtype)
-    function = number(scale.of_function) / math.sqrt(taps)
-    gradient = number(scale.multiplier) / math.sqrt(taps)
-    value, tangent = [function * x.value], [gradient * x.value]
+
+    def times(scale: ScalarOrBatch, x: Float[Array, "f *s"]) -> Float[Array, "f *s"]:
+        by_tap = jnp.ravel(number(scale)) / math.sqrt(taps)
+        every = jnp.tile(by_tap, x.shape[0] // by_tap.size)
+        return every.reshape(-1, *(1,) * (x.ndim - 1)) * x
+
+    value = [times(scale.of_function, x.value)]
+    tangent = [times(scale.multiplier, x.value)]
     if x.tangent is not None:
-        tangent.append(function * x.tangent)
+        tangent.append(times(scale.of_function, x.tangent))
     if layer.bias_std is not None:
         scale = layer.parameterization.biases(layer.bias_std, fans)
         one = jnp.ones((1, *x.value.shape[1:]), dtype)
