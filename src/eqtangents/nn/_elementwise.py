@@ -254,7 +254,10 @@ def _check_elementwise(fn: Callable, owner: str = "Elementwise") -> None:
         )
 
 
-_TRACED = jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError
+_NOT_KNOWN_YET = (
+    jax.errors.ConcretizationTypeError,
+    jax.errors.TracerArrayConversionError,
+)
 
 
 def _mixes_entries(fn: Callable) -> bool:
@@ -263,7 +266,7 @@ def _mixes_entries(fn: Callable) -> bool:
     try:
         with jax.ensure_compile_time_eval():
             (_, *first), (*second, _) = np.asarray(fn(jnp.asarray(x)))
-    except _TRACED:  # it has parameters that are
+    except _NOT_KNOWN_YET:  # it has parameters that are
         return False
     return not np.allclose(first, second, 1e-4, 1e-4, equal_nan=True)
 

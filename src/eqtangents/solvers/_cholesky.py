@@ -14,12 +14,12 @@ from eqtangents._refuse import refuse
 from eqtangents._trees import without_derivative
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._elimination import (
-    Grid,
-    diagonal_of,
+    RowGrid,
+    backward_solved,
     eliminated,
-    multiplied,
-    solved_backward,
-    solved_forward,
+    factor_diagonal,
+    factor_times,
+    forward_solved,
 )
 from eqtangents.solvers._operator import GramOperator, noise_of
 from eqtangents.solvers._pivots import check_symmetric
@@ -54,7 +54,7 @@ class Cholesky(AbstractPreconditioner):
 
     factor: Float[Array, "padded padded"]
     diagonal: Float[Array, " n"]
-    grid: Grid = eqx.field(static=True)
+    grid: RowGrid = eqx.field(static=True)
 
     def __init__(
         self,
@@ -81,9 +81,9 @@ class Cholesky(AbstractPreconditioner):
         tile = checked_integer("tile", tile, 1)
         fixed = without_derivative(operator)
         matrix = fixed.backing.formed()
-        mesh = _mesh_of(matrix) if mesh is None else made_mesh(mesh)
-        self.grid = Grid.of(operator.shape[0], Placement.of_rows(mesh), tile)
-        factor, self.diagonal = _factorised(matrix, noise_of(fixed), self.grid)
+        mesh = _mesh_with(matrix) if mesh is None else made_mesh(mesh)
+        self.grid = RowGrid.of(operator.shape[0], Placement.of_rows(mesh), tile)
+        factor, self.diagonal = _factor_of(matrix, noise_of(fixed), self.grid)
         wrong = ~jnp.all(jnp.isfinite(self.diagonal))
         self.factor = refuse(factor, (wrong, _NOT_DEFINITE))
 
@@ -93,15 +93,15 @@ class Cholesky(AbstractPreconditioner):
 
     def root(self, columns: ColumnBlock) -> ColumnBlock:
         """By the rows that each device has."""
-        return self._mapped(multiplied, columns)
+        return self._mapped(factor_times, columns)
 
     def root_inverse(self, columns: ColumnBlock) -> ColumnBlock:
         """By substitution, from the last block that was eliminated to the first."""
-        return self._mapped(solved_backward, columns)
+        return self._mapped(backward_solved, columns)
 
     def root_inverse_transposed(self, columns: ColumnBlock) -> ColumnBlock:
         """By substitution, from the first block that was eliminated to the last."""
-        return self._mapped(solved_forward, columns)
+        return self._mapped(forward_solved, columns)
 
     def log_determinant(self) -> Float[Array, ""]:
         """That of the diagonal of the factor, twice."""
@@ -115,7 +115,7 @@ class Cholesky(AbstractPreconditioner):
         return found.reshape(grid.size, -1)[:n]
 
 
-def _mesh_of(matrix: Float[Array, "n n"]) -> Mesh | None:
+def _mesh_with(matrix: Float[Array, "n n"]) -> Mesh | None:
     """The mesh that a matrix is split over, if that is known."""
     if is_traced(matrix) or not isinstance(matrix.sharding, NamedSharding):
         return None
@@ -124,8 +124,8 @@ def _mesh_of(matrix: Float[Array, "n n"]) -> Mesh | None:
 
 
 @eqx.filter_jit
-def _factorised(
-    matrix: Float[Array, "n n"], noise: Float[Array, " n"], grid: Grid
+def _factor_of(
+    matrix: Float[Array, "n n"], noise: Float[Array, " n"], grid: RowGrid
 ) -> tuple[Float[Array, "padded padded"], Float[Array, " n"]]:
     """The factor, split by rows, and its diagonal."""
     n, placement = matrix.shape[0], grid.placement
@@ -147,5 +147,5 @@ def _factorised(
 
     specs = placement.rows, PartitionSpec()
     factor = placement.mapped(of_device, specs, placement.rows)(rows, noise)
-    diagonal = grid.mapped(diagonal_of)(factor)
+    diagonal = grid.mapped(factor_diagonal)(factor)
     return factor, diagonal.reshape(-1)[:n]

@@ -22,17 +22,17 @@ from eqtangents._gram._placement import Placement
 
 
 # Of one device: by blocks of rows, and devices and blocks of columns.
-Rows: TypeAlias = Float[Array, "blocks side devices blocks side"]
-Columns: TypeAlias = Float[Array, "devices blocks side columns"]
+OwnRows: TypeAlias = Float[Array, "blocks side devices blocks side"]
+AllColumns: TypeAlias = Float[Array, "devices blocks side columns"]
 Turns: TypeAlias = Float[Array, "devices side columns"]  # of one block of each device
 
-# The columns that are left are cut so many times: more cuts, fewer zeros multiplied.
+# The columns that are left are cut so many times: more cuts, fewer zeros factor_times.
 _CUTS = 8
-_State = TypeVar("_State")
-_product = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+_Carry = TypeVar("_Carry")
+_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
-class Grid(NamedTuple):
+class RowGrid(NamedTuple):
     """How rows and columns are divided: devices, blocks of each, and their side."""
 
     placement: Placement
@@ -41,7 +41,7 @@ class Grid(NamedTuple):
     side: int
 
     @classmethod
-    def of(cls, n: int, placement: Placement, tile: int) -> "Grid":
+    def of(cls, n: int, placement: Placement, tile: int) -> "RowGrid":
         """So many blocks of equal size that none is larger than `tile`."""
         devices = placement.count(placement.row_axes)
         blocks = 1 if devices == 1 else -(-n // (devices * tile))
@@ -80,32 +80,32 @@ class Grid(NamedTuple):
         whole = self.placement.mapped(of_rows, specs, PartitionSpec())
         return lambda rows: whole(rows, *more)
 
-    def in_blocks(self, rows: Float[Array, "rows size"]) -> Rows:
+    def in_blocks(self, rows: Float[Array, "rows size"]) -> OwnRows:
         """The rows of a device."""
         _, devices, blocks, side = self
         return rows.reshape(blocks, side, devices, blocks, side)
 
 
-def _repeated(
-    count: int, step: Callable[[Int[Array, ""], _State], _State], start: _State
-) -> _State:
+def _stepped(
+    count: int, step: Callable[[Int[Array, ""], _Carry], _Carry], start: _Carry
+) -> _Carry:
     """So many steps, which are given their number in the type of devices' numbers."""
     return lax.fori_loop(jnp.int32(0), jnp.int32(count), step, start)
 
 
-def eliminated(grid: Grid, rows: Rows) -> Rows:
+def eliminated(grid: RowGrid, rows: OwnRows) -> OwnRows:
     """The rows of the factor in the place of those of the matrix."""
     cuts = np.unique(np.linspace(0, grid.blocks, _CUTS + 1).astype(int))
     for first, last in itertools.pairwise(cuts.tolist()):
         left = rows[first:, :, :, first:]
         step = functools.partial(_one_eliminated, grid)
-        left = _repeated((last - first) * grid.devices, step, left)
+        left = _stepped((last - first) * grid.devices, step, left)
         rows = rows.at[first:, :, :, first:].set(left)
         rows = rows.at[:last, :, :, last:].set(0.0)  # eliminated before these columns
     return rows
 
 
-def _one_eliminated(grid: Grid, step: Int[Array, ""], rows: Rows) -> Rows:
+def _one_eliminated(grid: RowGrid, step: Int[Array, ""], rows: OwnRows) -> OwnRows:
     """One block of rows less among those that are left."""
     block, turn = step // grid.devices, step % grid.devices
     side, left = rows.shape[1], rows.shape[0]
@@ -116,60 +116,62 @@ def _one_eliminated(grid: Grid, step: Int[Array, ""], rows: Rows) -> Rows:
     below = jnp.where(later[:, None, None], solved.reshape(panel.shape), 0)
     everywhere = grid.gathered(below)
 
-    def subtracted(i: Int[Array, ""], rows: Rows) -> Rows:
-        return rows.at[i].add(-_product("xk,djyk->xdjy", below[i], everywhere))
+    def subtracted(i: Int[Array, ""], rows: OwnRows) -> OwnRows:
+        return rows.at[i].add(-_einsum("xk,djyk->xdjy", below[i], everywhere))
 
     rows = lax.fori_loop(block, jnp.int32(left), subtracted, rows)
     kept = below.at[block].set(jnp.where(grid.here == turn, root, below[block]))
     return rows.at[:, :, turn, block].set(kept)
 
 
-def diagonal_of(grid: Grid, rows: Rows) -> Float[Array, "devices blocks side"]:
+def factor_diagonal(
+    grid: RowGrid, rows: OwnRows
+) -> Float[Array, "devices blocks side"]:
     mine = rows[:, :, grid.here]
     return grid.gathered(jnp.diagonal(jnp.diagonal(mine, axis1=0, axis2=2)))
 
 
-def multiplied(grid: Grid, rows: Rows, columns: Columns) -> Columns:
+def factor_times(grid: RowGrid, rows: OwnRows, columns: AllColumns) -> AllColumns:
     """The factor times some columns."""
-    return grid.gathered(_product("ixdjy,djyc->ixc", rows, columns))
+    return grid.gathered(_einsum("ixdjy,djyc->ixc", rows, columns))
 
 
-def solved_forward(grid: Grid, rows: Rows, columns: Columns) -> Columns:
+def forward_solved(grid: RowGrid, rows: OwnRows, columns: AllColumns) -> AllColumns:
     """The inverse of the factor times some columns."""
 
-    def of_block(block: Int[Array, ""], known: Columns) -> Columns:
-        known_part = _product("xdjy,djyc->xc", rows[block], known)
+    def of_block(block: Int[Array, ""], known: AllColumns) -> AllColumns:
+        known_part = _einsum("xdjy,djyc->xc", rows[block], known)
         rest = columns[grid.here, block] - known_part
         level = rows[block, :, :, block]
 
         def of_turn(turn: Int[Array, ""], found: Turns) -> Turns:
-            less = rest - _product("xdy,dyc->xc", level, found)
+            less = rest - _einsum("xdy,dyc->xc", level, found)
             mine = solve_triangular(level[:, turn], less, lower=True)
             return found.at[turn].set(grid.of_device(turn, mine))
 
         zeros = jnp.zeros_like(columns[:, block])
-        return known.at[:, block].set(_repeated(grid.devices, of_turn, zeros))
+        return known.at[:, block].set(_stepped(grid.devices, of_turn, zeros))
 
-    return _repeated(grid.blocks, of_block, jnp.zeros_like(columns))
+    return _stepped(grid.blocks, of_block, jnp.zeros_like(columns))
 
 
-def solved_backward(grid: Grid, rows: Rows, columns: Columns) -> Columns:
+def backward_solved(grid: RowGrid, rows: OwnRows, columns: AllColumns) -> AllColumns:
     """The inverse of the transposed factor times some columns."""
 
-    def of_block(step: Int[Array, ""], known: Columns) -> Columns:
+    def of_block(step: Int[Array, ""], known: AllColumns) -> AllColumns:
         block = grid.blocks - 1 - step
-        below = _product("ixdy,ixc->dyc", rows[:, :, :, block], known[grid.here])
+        below = _einsum("ixdy,ixc->dyc", rows[:, :, :, block], known[grid.here])
         rest = columns[:, block] - grid.total(below)
         level = rows[block, :, :, block]
 
         def of_turn(step: Int[Array, ""], found: Turns) -> Turns:
             turn = grid.devices - 1 - step
-            below = _product("xy,xc->yc", level[:, turn], found[grid.here])
+            below = _einsum("xy,xc->yc", level[:, turn], found[grid.here])
             less = rest[turn] - grid.total(below)
             mine = solve_triangular(level[:, turn], less, lower=True, trans="T")
             return found.at[turn].set(grid.of_device(turn, mine))
 
         zeros = jnp.zeros_like(rest)
-        return known.at[:, block].set(_repeated(grid.devices, of_turn, zeros))
+        return known.at[:, block].set(_stepped(grid.devices, of_turn, zeros))
 
-    return _repeated(grid.blocks, of_block, jnp.zeros_like(columns))
+    return _stepped(grid.blocks, of_block, jnp.zeros_like(columns))
