@@ -113,7 +113,7 @@ def test_classifiers_say_what_predictors_say(estimator):
     assert list(model.predict(x_test)) == list(model.classes_[np.argmax(mean, 1)])
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("estimator", REGRESSORS)
 def test_units_of_targets_do_not_matter(estimator):
     x, y = data()

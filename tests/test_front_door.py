@@ -975,6 +975,7 @@ def test_every_hyperparameter_is_one_number(cls):
             assert getattr(cls(*bound.args, **bound.kwargs), name) is right
 
 
+@pytest.mark.slow
 def test_hyperparameters_may_be_traced_mapped_and_placeholders():
     stds = jnp.array([1.0, 2.0])
     mapped = eqx.filter_vmap(lambda s: nn.Linear(8, weight_std=s))(stds)

@@ -83,6 +83,7 @@ def test_gradients_have_no_conditionals_in_loops(readout):
     assert found.launches.conditionals_in_loops == 0
 
 
+@pytest.mark.slow
 def test_operations_an_entry_fall_until_the_budget_is_full():
     """Fully-connected: one tile as long as it fits a block, then as many as needed."""
     small = ACCELERATOR._replace(block_bytes=4 * 64**2)

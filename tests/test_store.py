@@ -116,6 +116,7 @@ def laplace(a, b):
     return jnp.exp(-jnp.sum(jnp.abs(a[:, None] - b[None]), -1))
 
 
+@pytest.mark.slow
 @pytest.mark.precision("float32")
 def test_trees_and_places(tmp_path, monkeypatch):
     x = inputs("tanh", 5)

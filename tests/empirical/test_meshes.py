@@ -195,7 +195,7 @@ def test_batches_may_lie_anywhere(kind):
     assert_same(kernel(x, mesh=lambda: mesh), expected)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("in_force", [False, True], ids=["", "in force"])
 @pytest.mark.parametrize("traced", [False, True], ids=["", "traced"])
 def test_batches_bring_the_mesh_that_they_are_split_over(traced, in_force):
@@ -293,7 +293,7 @@ def test_rows_of_the_jacobian_are_divided(way, shape):
     assert flops(alone) < 0.9 * flops(both)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @over_meshes
 def test_explanations_are_of_one_device(kind):
     params, x1, x2 = parameters(), batch(16), batch(8, 2)
@@ -345,7 +345,7 @@ def programs_of(module, name, monkeypatch, function):
 
 
 @pytest.mark.parametrize("shape", MESHES)
-@pytest.mark.quick(1)
+@pytest.mark.slow
 def test_draws_are_divided(shape, monkeypatch):
     """Devices draw their share of the networks, and hand on means of kernels alone."""
     net = nn.Sequential([nn.Linear(64), nn.Relu(), nn.Linear(3)])

@@ -147,6 +147,7 @@ def test_kernels_of_several_outputs(getkey):
     assert jax.tree.structure(infinite) == jax.tree.structure(finite)
 
 
+@pytest.mark.slow
 def test_values_of_masked_outputs(getkey):
     values = jr.normal(getkey(), (2, 3, 4))
     masked = nn.Masked(values, jnp.asarray([[1, 1, 1, 0], [1, 0, 1, 1]]) == 1)

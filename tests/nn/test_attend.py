@@ -37,7 +37,7 @@ def whole(**options):
 CAUSAL = {"reach": ((None, 0),)}
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 @pytest.mark.parametrize("options", [CAUSAL, {}, {"mechanism": "relu"}])
 def test_the_kernel_is_that_of_the_whole(options, masked):

@@ -55,6 +55,7 @@ placed = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])
 def test_taps_of_one_variance_are_those_of_a_plain_convolution(
     parameterization, getkey
@@ -84,6 +85,7 @@ def test_kernels_are_those_by_the_textbook(variances, stride, padding, getkey):
             all_close(kernels(net, x), expected)
 
 
+@pytest.mark.quick(1)
 @placed
 def test_the_centre_alone_is_no_window(stride, padding, getkey):
     """With zeros around the input as well: none are read."""
@@ -96,6 +98,7 @@ def test_the_centre_alone_is_no_window(stride, padding, getkey):
     all_close(kernels(network(delta), x), kernels(network(pick, pointwise), x))
 
 
+@pytest.mark.slow
 def test_deltas_cost_what_a_linear_layer_costs(getkey):
     """No window is read, and nothing is added up."""
     x = jr.normal(getkey(), (2, 3, 6, 6))
@@ -170,6 +173,7 @@ def test_taps_are_drawn_with_their_variances(layer, getkey):
 ORTHOGONAL = {"weight_init": "orthogonal"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])
 def test_orthogonal_weights_keep_lengths(parameterization, getkey):
     """At any width, so that even narrow linear networks have the limit's NNGP."""
@@ -326,6 +330,7 @@ def test_variances_are_no_parameters(getkey):
     close(eqt.empirical_ntk(model, x), eqt.empirical_ntk(fixed, x))
 
 
+@pytest.mark.slow
 def test_features_of_a_linear_model_are_its_kernel(getkey):
     """Without nonlinearities nothing is random about them."""
     x = jr.normal(getkey(), (3, 2, 4, 4))

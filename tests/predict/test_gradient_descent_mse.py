@@ -150,7 +150,7 @@ def test_steps_diverge_exactly_above_the_largest_learning_rate(getkey):
 # ------------------------------------------------------------------------------------
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @few_rules
 def test_starts_at_the_initial_outputs(getkey, rule):
     k, y, k_star, _ = problem(getkey())
@@ -282,6 +282,7 @@ def test_small_eigenvalues_and_long_times_survive_rounding(getkey):
         np.testing.assert_allclose(ours, expected, atol=1e-6 if is_double() else 5e-3)
 
 
+@pytest.mark.slow
 def test_outputs_at_correlated_positions(getkey):
     k, y, k_star, _ = problem(getkey(), n_train=6, n_test=4)
     flat = GradientDescentMSE(k, y)

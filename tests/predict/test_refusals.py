@@ -228,6 +228,7 @@ def test_swapped_arguments_are_said(name):
         PREDICTORS[name](square, targets())
 
 
+@pytest.mark.slow
 @plain
 def test_times_come_first():
     training, ensemble = (

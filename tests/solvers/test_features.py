@@ -73,6 +73,7 @@ def test_errors_fall_as_the_root_of_the_width(make, inputs, kind):
     assert found[-1] < 0.15
 
 
+@pytest.mark.slow
 def test_one_nonlinearity_is_without_bias():
     net, x = network(), batch(4)
     keys = jr.split(jr.key(1), 400)

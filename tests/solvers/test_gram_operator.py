@@ -67,7 +67,7 @@ def test_it_is_the_matrix_of_two_batches(make, tmp_path, monkeypatch):
 
 
 # Lineax takes preconditioners for vectors that lie on no explicit mesh.
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [n for n in OPERATORS if "explicit" not in n])
 def test_lineax_solves_with_it(name, tmp_path):
     operator = OPERATORS[name](tmp_path, batch(10), noise=1.0)

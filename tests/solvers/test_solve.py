@@ -245,7 +245,7 @@ def test_low_rank_algebra(n, rank, each):
     np.testing.assert_allclose(p.log_determinant(), log_det, rtol=1e-4)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("choose", [eqt.rp_cholesky, solvers.nystroem])
 def test_a_kernel_of_low_rank_is_found_whole(choose):
     factor = jr.normal(jr.key(0), (30, 5), DTYPE)
