@@ -15,13 +15,15 @@ import pytest
 # Processes of `pytest-xdist` inherit this: BLAS threads of theirs would wait for cores.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# XLA starts so many threads. Devices made of fewer cores may take them all to wait for
+# each other, in loops that add up over devices, and wait for ever.
+os.environ.setdefault("NPROC", "16")
+
 # Programs run once here, so that to optimise them costs more time than it saves. These
-# flags halve the time to compile; XLA refuses to start with flags it does not know. The
-# last keeps virtual devices from waiting for each other for ever, in loops that add up.
+# flags halve the time to compile; XLA refuses to start with flags it does not know.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     flags = (
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
-        "--xla_cpu_enable_concurrency_optimized_scheduler=false"
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
     )
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}"
 jax.config.update("jax_enable_x64", False)  # but see `precision`
