@@ -124,6 +124,16 @@ def test_units_of_targets_do_not_matter(estimator):
     np.testing.assert_allclose(deviation[:, 1], 1e4 * deviation[:, 0], 1e-9)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("depth", [0, 1, 3])
+def test_depth_is_the_number_of_hidden_layers(depth):
+    x, y = data()
+    one = NTKRegressor(depth=depth, weight_std=1.2).fit(x, y)
+    other = NTKRegressor(network(depth, weight_std=1.2)).fit(x, y)
+    np.testing.assert_allclose(one.predict(x + 0.1), other.predict(x + 0.1), 1e-9)
+    assert one.net_.init((3,), key=jax.random.key(0))(jnp.ones(3)).shape == (1,)
+
+
 def test_constant_targets_are_learned():
     x, _ = data()
     assert (NTKRegressor().fit(x, np.full(24, 7.0)).predict(x) == 7).all()

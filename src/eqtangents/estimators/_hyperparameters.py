@@ -70,11 +70,11 @@ def _fully_connected(
 ) -> AbstractLayer:
     """Hidden layers, and a readout whose weights have the standard deviation 1."""
     depth = checked_integer("depth", depth, 0)
-    hidden = [
-        nn.Linear(1, weight_std=weight_std, bias_std=bias_std),
-        _activation_of(activation),
-    ]
-    return nn.Sequential([*hidden * depth, nn.Linear(1, bias_std=bias_std)])
+    linear = nn.Linear(1, weight_std=weight_std, bias_std=bias_std)
+    hidden = nn.Sequential([linear, _activation_of(activation)])
+    # The first one changes the shape of its input; the others compile as one.
+    layers = [hidden, nn.Repeat(hidden, depth - 1)] if depth else []
+    return nn.Sequential([*layers, nn.Linear(1, bias_std=bias_std)])
 
 
 _ACTIVATIONS = {
