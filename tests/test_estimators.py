@@ -196,6 +196,7 @@ WRONG = [
     ({"depth": -1}, ValueError, "`depth` is -1, but must not be negative"),
     ({"depth": 1.5}, TypeError, "`depth` is 1.5, but must be an integer"),
     ({"activation": "step"}, ValueError, "`activation` is 'step', but must be a nonl"),
+    ({"activation": "hermite"}, ValueError, "`activation` is 'hermite', but must be"),
     ({"weight_std": -1.0}, ValueError, "Linear: `weight_std` is an array of the value"),
 ]
 

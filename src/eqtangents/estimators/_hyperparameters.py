@@ -77,10 +77,18 @@ def _fully_connected(
     return nn.Sequential([*layers, nn.Linear(1, bias_std=bias_std)])
 
 
+def _needs_arguments(layer: type[AbstractActivation]) -> bool:
+    _, *taken = inspect.signature(layer.__init__).parameters.values()
+    optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    return any(one.default is one.empty and one.kind not in optional for one in taken)
+
+
 _ACTIVATIONS = {
     name.lower(): layer
     for name, layer in vars(nn).items()
-    if isinstance(layer, type) and issubclass(layer, AbstractActivation)
+    if isinstance(layer, type)
+    and issubclass(layer, AbstractActivation)
+    and not (inspect.isabstract(layer) or _needs_arguments(layer))
 }
 
 
