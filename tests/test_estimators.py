@@ -134,6 +134,7 @@ def test_depth_is_the_number_of_hidden_layers(depth):
     assert one.net_.init((3,), key=jax.random.key(0))(jnp.ones(3)).shape == (1,)
 
 
+@pytest.mark.slow
 def test_constant_targets_are_learned():
     x, _ = data()
     assert (NTKRegressor().fit(x, np.full(24, 7.0)).predict(x) == 7).all()

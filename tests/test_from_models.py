@@ -31,6 +31,7 @@ def test_layers_are_recognised(name):
     assert names_of(net) == one.layers
 
 
+@pytest.mark.quick(4)
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_has_no_kernel_is_refused_at_its_line(name):
     one = REFUSED[name]

@@ -1012,6 +1012,7 @@ def test_one_number_may_stand_in_many_layers():
     np.testing.assert_allclose(both, twice, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_choices_may_be_in_any_case_and_sizes_of_any_integer():
     same = nn.Conv(np.int64(4), [3], np.int32(2), "same", parameterization="NTK")
     assert eqx.tree_equal(same, nn.Conv(4, (3,), 2, "SAME"))
@@ -1061,6 +1062,7 @@ def test_values_at_missing_positions_may_be_anything():
     )
 
 
+@pytest.mark.slow
 def test_an_array_beside_a_mask_has_all_positions():
     mask = jnp.ones((4, 6), bool)
     expected = eqt.ntk(POOLED, nn.Masked(images(), mask), nn.Masked(images(), mask))

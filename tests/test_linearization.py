@@ -72,7 +72,7 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.quick(5)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("order", [0, 1, pytest.param(4, marks=pytest.mark.slow)])
 def test_polynomial_is_that_of_nested_derivatives(name, order, getkey):

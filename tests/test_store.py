@@ -234,6 +234,7 @@ def places(value, within=()):
         yield within
 
 
+@pytest.mark.slow
 def test_every_fact_of_the_manifest_counts(tmp_path):
     net, x, x2 = connected(), inputs("tanh", 4), inputs("tanh", 3)
     run = lambda: eqt.gram(net, x, x2, store=tmp_path / "a", tile=2)
@@ -288,6 +289,7 @@ def test_another_call_is_refused(tmp_path):
         assert f"`{name}` is" in str(raised.value)
 
 
+@pytest.mark.slow
 @hyp.given(drawn=networks())
 @hyp.settings(max_examples=20)
 @pytest.mark.precision("float32")

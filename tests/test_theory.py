@@ -40,7 +40,7 @@ def test_modes_on_a_sphere_add_up_to_the_kernel(kind):
     )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dim", [2, 3, 6])
 def test_multiplicities_count_harmonics(dim):
     modes = theory.modes_on_sphere(network(nn.Erf()), dim, 4)

@@ -141,6 +141,7 @@ def test_explanation_names_ways_and_parameters(case):
         assert word in text
 
 
+@pytest.mark.slow
 def test_structure_is_chosen_where_it_is_cheap():
     wide = nn.Sequential([nn.Linear(512), nn.Relu(), nn.Linear(512), nn.Relu()])
     model = wide.init((8,), key=jr.key(0))
@@ -181,6 +182,7 @@ def test_operator_solves(getkey):
     np.testing.assert_allclose(operator.mv(solution), y, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_errors_say_what_to_do(case, without_jaxtyping):
     model, x1, *_ = case
     for call, words in (

@@ -114,6 +114,7 @@ def test_products_with_vectors(case):
     assert_close(product, case.outputs("ntk_vp"), "ntk_vp")
 
 
+@pytest.mark.quick(12)
 @pytest.mark.parametrize("row", VALUES, ids=lambda row: row[0])
 def test_nonlinearities(row):
     _, spec, x, expected = row

@@ -231,6 +231,7 @@ def test_state_of_polynomials(without_jaxtyping):
     np.testing.assert_allclose(later, model(x, state)[0], atol=atol())
 
 
+@pytest.mark.slow
 def test_missing_state_is_said(without_jaxtyping):
     model, state, training = with_state()
     x = batch()

@@ -480,7 +480,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.quick(6)
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "match"), BROKEN.values(), ids=BROKEN.keys())
 def test_broken_duals_are_seen(make, match):
     with pytest.raises(AssertionError, match=match):

@@ -25,7 +25,7 @@ def network(*between):
     return nn.Sequential([first, nn.Relu(), *between, nn.Flatten(), last])
 
 
-@pytest.mark.quick(2)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "layer",
     [

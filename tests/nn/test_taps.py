@@ -55,7 +55,7 @@ placed = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("parameterization", ["ntk", "standard"])
 def test_taps_of_one_variance_are_those_of_a_plain_convolution(
     parameterization, getkey
@@ -136,6 +136,7 @@ class Halved(nn.AbstractParameterization):
         return nn.ParameterScale(std, 1.0)
 
 
+@pytest.mark.quick(1)
 @pytest.mark.parametrize("layer", [LAYERS[name] for name in LAYERS if name != "groups"])
 @pytest.mark.parametrize(
     "parameterization",

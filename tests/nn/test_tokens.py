@@ -30,7 +30,7 @@ def unit_vectors(tokens):
     return jax.nn.one_hot(tokens[:, 0], COUNT, axis=1, dtype=DTYPE)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [True, False])
 def test_the_kernel_is_that_of_unit_vectors(masked):
     # The weights of the `Linear` are divided by the root of the number of tokens.

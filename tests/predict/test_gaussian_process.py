@@ -276,6 +276,7 @@ def _predict(k, y, k_star, k_star_star, noise):
     return posterior.mean(k_star), covariance, variance, *scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit", [jax.jit, eqx.filter_jit])
 def test_jit(getkey, jit):
     arguments = (*problem(getkey()), jnp.asarray(0.3, DTYPE))
@@ -334,6 +335,7 @@ def test_gradient_is_that_of_finite_differences(getkey, output, argument):
     )
 
 
+@pytest.mark.slow
 def test_gradient_of_the_kernel_is_symmetric(getkey):
     k, y, k_star, _ = problem(getkey())
     gradient = jax.grad(lambda k: jnp.sum(GaussianProcess(k, y).mean(k_star)))(k)

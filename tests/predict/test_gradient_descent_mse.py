@@ -162,7 +162,7 @@ def test_starts_at_the_initial_outputs(getkey, rule):
     np.testing.assert_array_equal(outputs, start_star)
 
 
-@pytest.mark.quick(3)
+@pytest.mark.slow
 @each_rule
 def test_ends_at_kernel_ridge_regression(getkey, rule):
     k, y, k_star, _ = problem(getkey())

@@ -79,7 +79,7 @@ def test_what_is_not_finite_is_refused(name, bad, where):
     assert "debug" not in str(caught.value)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.slow
 @each
 def test_compiled_it_is_refused_too(name):
     def outputs(k, y):
@@ -107,6 +107,7 @@ def test_a_noise_is_a_variance(name, option, bad):
         PREDICTORS[name](kernel(), targets(), **{option: bad})
 
 
+@pytest.mark.quick(3)
 @with_times
 @pytest.mark.parametrize("bad", [-1.0, NAN, [1.0, -1e-3]])
 def test_times_are_from_zero(name, bad):
@@ -165,6 +166,7 @@ NO_ARRAYS = {
 }
 
 
+@pytest.mark.quick(9)
 @plain
 @each
 @pytest.mark.parametrize("case", NO_ARRAYS.values(), ids=NO_ARRAYS.keys())
