@@ -6,19 +6,15 @@ measurement is a process of its own, and they have to agree before times are pri
 """
 
 import argparse
-import json
-import os
 import pathlib
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 import numpy as np
 
 from benchmarks.cases import kernels
-from benchmarks.harness import relative_error
-from benchmarks.machine import ROOT, cores
+from benchmarks.harness import OURS, Options, Run, process, relative_error
+from benchmarks.machine import cores
 
 
 LAYOUTS = ["one core", "all cores", "virtual devices"]
@@ -27,9 +23,8 @@ TOLERANCE = 1e-4  # of float32, between two divisions of the same work
 
 def measured(name: str, layout: str, options: argparse.Namespace) -> dict[str, Any]:
     """The kernels of a workload by one layout, and milliseconds of the fastest run."""
-    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
-    if layout == "virtual devices":
-        environment["JAX_NUM_CPU_DEVICES"] = str(cores())
+    devices = cores() if layout == "virtual devices" else 1
+    environment = {"JAX_NUM_CPU_DEVICES": str(devices)}
     if options.cache is not None:  # one core is not given what several would be
         folder = pathlib.Path(options.cache).absolute() / layout.replace(" ", "-")
         environment["JAX_COMPILATION_CACHE_DIR"] = str(folder)
@@ -37,16 +32,13 @@ def measured(name: str, layout: str, options: argparse.Namespace) -> dict[str, A
     case = kernels.cases(tiny=options.tiny)[name]
     job = next(iter(case.runs.values())).job
     n = job["n"] if options.n is None else options.n
-    job = {**job, "n": n, "repeats": options.repeats, "layout": layout}
+    job = {**job, "n": n, "layout": layout}
     with tempfile.TemporaryDirectory() as place:
-        folder = pathlib.Path(place)
-        (folder / "job.json").write_text(json.dumps(job))
-        np.savez(folder / "inputs.npz", **case.inputs())
-        child = [sys.executable, "-m", "benchmarks.children.cores", place]
-        subprocess.run(child, cwd=ROOT, env=environment, check=True)
-        with np.load(folder / "answer.npz") as answer:
-            seconds = json.loads((folder / "record.json").read_text())["run_s"]
-            return {"n": n, "answer": dict(answer), "ms": 1e3 * min(seconds)}
+        inputs = f"{place}/inputs.npz"
+        np.savez(inputs, **case.inputs())
+        run = Run(OURS, "cores", job, environment=environment)
+        record, answer = process(run, inputs, Options(None, options.repeats))
+    return {"n": n, "answer": answer, "ms": 1e3 * min(record["run_s"])}
 
 
 def main() -> None:

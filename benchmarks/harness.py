@@ -42,6 +42,7 @@ class Run:
     units: int = 1  # of work, entries of a kernel, say: runs are compared by unit
     may_fail: bool = False  # one of several ways, which may take too long or too much
     least: Work | None = None  # what has to be done, to be held against the machine
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)  # and more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +113,7 @@ def process(run: Run, inputs: str, options: Options) -> tuple[dict, Answer]:
     prefixes = ("JAX_", "XLA_", "PYTHONPATH")
     env = {k: v for k, v in os.environ.items() if not k.startswith(prefixes)}
     env |= {"JAX_PLATFORMS": options.platform, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    env |= run.environment
     python = options.reference_python
     if run.library == OURS:
         env["PYTHONPATH"], python = str(ROOT / "src"), sys.executable

@@ -1,42 +1,32 @@
 """Kernels by one division of their work over the cores of this machine."""
 
-import json
 import os
-import pathlib
-import sys
+
+import jax
+
+import eqtangents as eqt
+from benchmarks.children.clock import child, timed
+from benchmarks.children.kernels_eqtangents import sequential
 
 
-folder = pathlib.Path(sys.argv[1])
-job = json.loads((folder / "job.json").read_text())
-if job["layout"] == "one core":
-    # Before JAX is imported, which starts as many threads as there are cores.
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-
-import eqtangents as eqt  # noqa: E402
-from benchmarks.children.clock import seconds  # noqa: E402
-from benchmarks.children.kernels_eqtangents import sequential  # noqa: E402
-
-
-def main() -> None:
-    """Leave `answer.npz` and `record.json` in the folder of the job."""
+def work(job, arrays):
+    if job["layout"] == "one core":
+        # Before JAX starts as many threads as there are cores.
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     net = sequential(job["network"])
-    with np.load(folder / "inputs.npz") as file:
-        x1, x2 = (jax.device_put(file[name][: job["n"]]) for name in ("x1", "x2"))
+    x1, x2 = (arrays[name][: job["n"]] for name in ("x1", "x2"))
+
+    def kernel(x1, x2):
+        if job["layout"] == "virtual devices":
+            mesh = jax.make_mesh((jax.device_count(),), ("rows",))
+            result = eqt.gram(net, x1, x2, kind="both", mesh=mesh)
+        else:
+            result = eqt.kernel(net, x1, x2)
+        return {"nngp": result.nngp, "ntk": result.ntk}
+
     x2 = None if job["symmetric"] else x2
-    if job["layout"] == "virtual devices":
-        mesh = jax.make_mesh((jax.device_count(),), ("rows",))
-        kernel = jax.jit(lambda a, b: eqt.gram(net, a, b, kind="both", mesh=mesh))
-    else:
-        kernel = jax.jit(lambda a, b: eqt.kernel(net, a, b))
-    run = lambda: jax.block_until_ready(kernel(x1, x2))
-    found = run()
-    record = {"run_s": seconds(run, job["repeats"])}
-    np.savez(folder / "answer.npz", nngp=found.nngp, ntk=found.ntk)
-    (folder / "record.json").write_text(json.dumps(record))
+    return timed(kernel, x1, x2, repeats=job["repeats"])
 
 
 if __name__ == "__main__":
-    main()
+    child("eqtangents", work)
