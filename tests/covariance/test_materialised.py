@@ -40,3 +40,34 @@ def test_that_they_would_is_seen(monkeypatch):
             monkeypatch.setattr(module, "materialised", lambda build, index: build())
     # Another size, so that nothing compiled before is found again.
     assert look_ups(depth=4, n=3) > look_ups(depth=2, n=3) + 4
+
+
+WINDOWS = {
+    "zeros around": [nn.Conv(8, 3, padding="SAME"), nn.Relu(), nn.GlobalAvgPool()],
+    "strided": [nn.Conv(8, 3, 2, "SAME"), nn.Relu(), nn.Flatten()],
+    "averages": [nn.AvgPool(3, 1, "SAME"), nn.Conv(8, 1), nn.Relu(), nn.Flatten()],
+    "joined": [
+        nn.FanOut(2),
+        nn.Parallel([nn.Identity(), nn.Conv(8, 3, padding="SAME")]),
+        nn.FanInConcat(1),
+        nn.Conv(8, 3, padding="SAME"),
+        nn.Relu(),
+        nn.Flatten(),
+    ],
+    "recurrent": [
+        nn.Recurrent(nn.Linear(8), nn.Linear(8), nn.Erf()),
+        nn.GlobalAvgPool(),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.precision("float64")  # where integers are wide unless told otherwise
+@pytest.mark.parametrize("name", WINDOWS)
+def test_positions_are_no_wider_than_what_they_select_from(name):
+    """Vectors of 64-bit masks hold half as many entries as those of float32."""
+    net = nn.Sequential([nn.Conv(8, 3, padding="SAME"), nn.Relu(), *WINDOWS[name]])
+    x = jax.ShapeDtypeStruct((2, 3, 9), jnp.float32)
+    program = str(jax.make_jaxpr(lambda x1, x2: eqt.kernel(net, x1, x2))(x, x))
+    assert "f32[" in program
+    assert re.findall(r"\b[iu]64\[[^\]]+\]", program) == []

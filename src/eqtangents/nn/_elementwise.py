@@ -266,7 +266,7 @@ def _mixes_entries(fn: Callable) -> bool:
     try:
         with jax.ensure_compile_time_eval():
             (_, *first), (*second, _) = np.asarray(fn(jnp.asarray(x)))
-    except _NOT_KNOWN_YET:  # it has parameters that are
+    except _NOT_KNOWN_YET:  # it has parameters that are traced
         return False
     return not np.allclose(first, second, 1e-4, 1e-4, equal_nan=True)
 

@@ -152,8 +152,8 @@ def _check_at_zero(
     """Derivatives of `E f(u) f(v)` where one input or both are zero.
 
     In the covariance it is `f'(0) E f'(v)`, with jumps of `f` in its derivative:
-    `E f'(v) = E v f(v) / E v^2`. In the variance of the other input it is the
-    derivative of `E f(v)`, times `f(0)`, and in that of zero `f''(0) E f(v) / 2`.
+    `E f'(v)` is `E v f(v)` over the variance. In the variance of the other input it is
+    the derivative of `E f(v)`, times `f(0)`, and in that of zero `f''(0) E f(v) / 2`.
     """
     function = shape.function
     assert function is not None
@@ -163,7 +163,7 @@ def _check_at_zero(
         return value, x * value
 
     def means(v: float) -> tuple[float, float, float]:
-        """`E f(v)`, `E v f(v) / v`, and the derivative of the first in the variance."""
+        """`E f`, `E f'`, and the derivative of the first in the variance, `v`."""
         if not v:
             value, slope = function(np.array([0.0, _BESIDE, -_BESIDE]))
             change = (slope[1] - slope[2]) / (4 * _BESIDE)
