@@ -109,7 +109,7 @@ MISTAKES = {
     "function that mixes entries": (
         lambda: nn.Elementwise(jax.nn.softmax),
         ValueError,
-        ["softmax", "each entry by itself", "different numbers of equal ones"],
+        ["softmax", "each entry by itself", "changes what becomes of others"],
     ),
     "key in place of inputs": (
         lambda: eqt.monte_carlo(NET, inputs(), jr.key(0), 10),

@@ -316,3 +316,22 @@ def test_inputs_that_nearly_coincide_are_told_by_their_gap():
     expected = slopes[0] - 2 * density * jnp.sqrt(gap / np.pi)
     np.testing.assert_allclose(slopes[:-1], expected[:-1], rtol=4e-7)
     assert slopes[-1] == pytest.approx(float(expected[-1]), rel=1e-2)
+
+
+MIXING = {
+    "softmax": jax.nn.softmax,
+    "centred": lambda x: x - jnp.mean(x),
+    "of length one": lambda x: x / jnp.linalg.norm(x),
+    "over the largest": lambda x: x / jnp.max(jnp.abs(x)),
+    "over the median": lambda x: x - jnp.median(x),
+    "sums so far": lambda x: jnp.cumsum(x, -1),
+    "sorted": jnp.sort,
+    "reversed": lambda x: x[::-1],
+}
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("name", MIXING)
+def test_functions_that_mix_entries_are_refused(name):
+    with pytest.raises(ValueError, match="must map each entry by itself"):
+        nn.Elementwise(MIXING[name])

@@ -248,8 +248,8 @@ def _check_elementwise(fn: Callable, owner: str = "Elementwise") -> None:
 
     if _mixes_entries(fn):
         raise ValueError(
-            f"{owner}: `{_function_name(fn)}` must map each entry by itself, but makes "
-            "different numbers of equal ones at different places. Layers that mix "
+            f"{owner}: `{_function_name(fn)}` must map each entry by itself, but one "
+            "entry of an array changes what becomes of others. Layers that mix "
             "channels or positions are in `eqtangents.nn`, as norms and pooling."
         )
 
@@ -261,14 +261,15 @@ _NOT_KNOWN_YET = (
 
 
 def _mixes_entries(fn: Callable) -> bool:
-    """Whether equal entries become different ones, beyond rounding, if that is told."""
-    x = np.array([[-0.6, 0.2, 0.9], [0.2, 0.9, 0.5]])
+    """Whether one entry of an array changes what becomes of others, if that is told."""
+    x = np.linspace(-1, 1, 6).reshape(2, 3)
+    moved = np.where(x == -1, 3.0, x)  # the least becomes the largest
     try:
         with jax.ensure_compile_time_eval():
-            (_, *first), (*second, _) = np.asarray(fn(jnp.asarray(x)))
+            before, after = (np.asarray(fn(jnp.asarray(v))) for v in (x, moved))
     except _NOT_KNOWN_YET:  # it has parameters that are traced
         return False
-    return not np.allclose(first, second, 1e-4, 1e-4, equal_nan=True)
+    return not np.array_equal(before.ravel()[1:], after.ravel()[1:], equal_nan=True)
 
 
 def _type_of(value: object) -> str:
