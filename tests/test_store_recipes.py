@@ -61,7 +61,7 @@ def run(engine, folder, *launcher):
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=1800,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
