@@ -154,13 +154,16 @@ def test_where_signals_grow_for_ever_or_stay_as_they_are():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("function", [nn.Relu(), nn.LeakyRelu(0.1), nn.Abs()])
+@pytest.mark.parametrize(
+    ("function", "mean_square"),
+    [(nn.Relu(), 0.5), (nn.LeakyRelu(0.1), 0.505), (nn.Abs(), 1.0)],
+)
 @pytest.mark.parametrize("bias_variance", [0.0, 0.1])
-def test_signals_of_homogeneous_functions_vanish_or_grow(function, bias_variance):
+def test_signals_of_homogeneous_functions_vanish_or_grow(
+    function, mean_square, bias_variance
+):
     """Without bias, zero is a fixed point that signals which grow move away from."""
-    slope = jax.grad(function)
-    mean_square = (slope(1.0) ** 2 + slope(-1.0) ** 2) / 2
-    for scale in (0.3, 0.9, 1.1, 3.0):
+    for scale in (0.3, 0.9, 0.9995, 1.0005, 3.0):
         end = fixed_point(function, scale / mean_square, bias_variance)
         expected = bias_variance / (1 - scale) if scale < 1 else jnp.inf
         np.testing.assert_allclose(end.q, expected, rtol=1e-12, atol=1e-300)

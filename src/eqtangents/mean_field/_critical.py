@@ -15,9 +15,9 @@ from eqtangents.predict._arguments import refuse
 
 
 _ONE_PHASE = (
-    "`bracket` has both ends in one phase. Give one end in order, with `chi_1` below 1,"
-    " and one in chaos, with it above 1, or not a number as signals grow without bound: "
-    "`CorrelationMap(make_block(value)).fixed_point().chi_1` says which."
+    "`bracket` has both ends in one phase. Give one end in order, with `chi_1` below "
+    "1, and one in chaos, with it above 1, or not a number as signals grow without "
+    "bound: `CorrelationMap(make_block(value)).fixed_point().chi_1` says which."
 )
 
 

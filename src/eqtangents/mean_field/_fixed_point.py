@@ -114,7 +114,9 @@ def _variance(after: MomentMap, q0: Float[Array, ""]) -> Float[Array, ""]:
     # Signals do not end at one that they move away from.
     same = jnp.abs(root - near) <= eps**0.5 * near
     ahead = excess(near, None) * (root - near) >= 0
-    marginal = jnp.where(found(near), near, jnp.inf)
+    # Newton's method may miss a root at zero, as it steps over it.
+    vanishes = (excess(near, None) < 0) & (of_variance(jnp.zeros_like(near)) == 0)
+    marginal = jnp.where(found(near), near, jnp.where(vanishes, 0.0, jnp.inf))
     known = found(root) & jnp.isfinite(near) & (same | ahead & ~found(near))
     return jnp.where(known, root, marginal)
 
@@ -145,7 +147,7 @@ def _deficit_at_the_end(
     """
     eps = jnp.finfo(q.dtype).eps
     ratio = lambda z: _deficit(after, q, z) / z
-    parts = (chi_1 > 1) | (ratio(eps) > 2)
+    parts = (chi_1 > 1) | (ratio(jnp.full_like(q, eps)) > 2)
 
     def excess(z: Float[Array, ""], args: None) -> Float[Array, ""]:
         # There may be no root, but the search has to have one.
