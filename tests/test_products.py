@@ -1,7 +1,7 @@
 """Products of the library's own matrices have all digits, on every device.
 
-GPUs multiply float32 with ten bits unless a product asks for more. A CPU never shows it:
-what is asked for is read from the programs.
+GPUs multiply float32 with ten bits unless a product asks for more. A CPU never shows
+it: what is asked for is read from the programs.
 """
 
 from collections.abc import Iterator
@@ -64,7 +64,8 @@ def flow(x):
 
 
 CALLS = {
-    call.__name__: call for call in (kernels, posterior, trained, ensemble, solved, flow)
+    call.__name__: call
+    for call in (kernels, posterior, trained, ensemble, solved, flow)
 }
 
 
