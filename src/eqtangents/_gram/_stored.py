@@ -123,7 +123,8 @@ class StoredGram:
         if len(chosen) > self.ndim or any(one is ... for one in chosen):
             raise IndexError(_WHAT_INDICES)
         rows, columns, *_ = (*chosen[:2], slice(None), slice(None))
-        first, second = _rows_chosen(rows, self.shape[0]), _rows_chosen(columns, self.shape[1])
+        first = _row_numbers(rows, self.shape[0])
+        second = _row_numbers(columns, self.shape[1])
         found = self._gathered(np.atleast_1d(first), np.atleast_1d(second))
         # Numbers, unlike slices and lists, leave no axis.
         found = found.reshape((*np.shape(first), *np.shape(second), *self.shape[2:]))
@@ -258,7 +259,7 @@ def stored_arrays(group: Any) -> dict[str, Any]:
     return {name: write_all(array) for name, array in arrays.items()}
 
 
-def _rows_chosen(index: Any, n: int) -> Int[np.ndarray, "..."]:
+def _row_numbers(index: Any, n: int) -> Int[np.ndarray, "..."]:
     """The numbers of rows that an index chooses: one, or a list."""
     found = np.asarray(np.arange(n)[index])
     if found.ndim > 1:
