@@ -171,8 +171,8 @@ class StoredGram:
 
         Checksums are not compared: that is done whenever a tile is read.
         """
-        tiles = itertools.product(*map(range, tile_counts(self._array)))
-        count = sum(map(self._is_stored, tiles))
+        rows, columns = map(range, tile_counts(self._array))
+        count = sum(map(self._is_stored, itertools.product(rows, columns)))
         if (there := self._array.nchunks_initialized) < count:
             raise ValueError(
                 f"{count - there} of {count} tiles of {self._location} are not there "
