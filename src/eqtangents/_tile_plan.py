@@ -53,6 +53,9 @@ def of_each_output(
     return jax.tree.map(entries, outputs, is_leaf=is_covariance)
 
 
+_STARTS_OF_A_BLOCK = 16  # starting so many tiles costs as much as a full block
+
+
 def tile_sizes(
     net: AbstractLayer, x1: Examples, n1: int, n2: int, symmetric: bool
 ) -> tuple[int, int]:
@@ -60,12 +63,17 @@ def tile_sizes(
 
     Tiles share the examples evenly, because the last one overlaps the one before. Of
     all that fit into a block, those are taken whose pairs, and examples with
-    themselves, are fewest in all.
+    themselves, are fewest in all. Those on the diagonal of a symmetric matrix have
+    pairs twice, so that smaller ones have fewer; to begin one costs as much as a small
+    part of a block.
     """
     pairs = _most_pairs(net, x1)
     if symmetric:
-        (size,) = evenly(n1, np.array([max(1, int(pairs**0.5))]))
-        return int(size), int(size)
+        sizes = evenly(n1, np.arange(1, 1 + min(n1, max(1, math.isqrt(pairs)))))
+        count = -(-n1 // sizes)
+        each = sizes * sizes + 2 * sizes + pairs / _STARTS_OF_A_BLOCK
+        size = int(sizes[np.argmin(count * (count + 1) * each)])
+        return size, size
     columns = evenly(n2, np.arange(1, 1 + min(n2, pairs)))
     rows = evenly(n1, np.maximum(1, pairs // columns))
     tiles = -(-n1 // rows) * -(-n2 // columns)
