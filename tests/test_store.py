@@ -13,6 +13,7 @@ import threading
 import time
 import types
 import uuid
+from typing import ClassVar
 
 import equinox as eqx
 import hypothesis as hyp
@@ -33,6 +34,8 @@ from random_networks import networks
 
 
 zarr = pytest.importorskip("zarr")
+fsspec = pytest.importorskip("fsspec")
+asyn = pytest.importorskip("fsspec.asyn")
 
 
 def files(store):
@@ -469,6 +472,89 @@ def test_whatever_is_lost_is_mended_or_said(tmp_path):
         else:
             found = eqt.gram(laplace, x, store=store, tile=2)
             np.testing.assert_array_equal(found[:], expected)
+
+
+class Bucket(asyn.AsyncFileSystem):
+    """Objects by name, as a service has them: without folders, and never moved."""
+
+    protocol = "bucket"
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def below(self, path):
+        start = f"{self._strip_protocol(path)}/"
+        return {name for name in self.objects if name.startswith(start)}
+
+    async def _info(self, path, **options):
+        name = self._strip_protocol(path)
+        if name in self.objects:
+            return {"name": name, "size": len(self.objects[name]), "type": "file"}
+        if self.below(path):
+            return {"name": name, "size": 0, "type": "directory"}
+        raise FileNotFoundError(name)
+
+    async def _ls(self, path, detail=True, **options):
+        depth = self._strip_protocol(path).count("/") + 2
+        names = {"/".join(name.split("/")[:depth]) for name in self.below(path)}
+        found = [await self._info(name) for name in sorted(names)]
+        return found if detail else sorted(names)
+
+    async def _cat_file(self, path, start=None, end=None, **options):
+        await self._info(path)
+        return self.objects[self._strip_protocol(path)][start:end]
+
+    async def _pipe_file(self, path, value, mode="overwrite", **options):
+        self.objects[self._strip_protocol(path)] = bytes(value)
+
+    async def _rm_file(self, path, **options):
+        self.objects.pop(self._strip_protocol(path), None)
+
+
+def in_a_bucket(folder):
+    """A URL, and how its objects are read and written."""
+    fsspec.register_implementation(Bucket.protocol, Bucket, clobber=True)
+    name = folder.as_posix().strip("/")
+    return f"bucket://{name}", Bucket.objects, f"{name}/matrix/c/0/1"
+
+
+def with_options(folder):
+    """A file system that is not asynchronous, and makes folders only if told so."""
+    options = {"auto_mkdir": True}
+    url = f"local://{folder}"
+    store = zarr.storage.FsspecStore.from_url(url, storage_options=options)
+    return store, Contents(), folder / "matrix/c/0/1"
+
+
+class Contents:
+    """Files as a dictionary."""
+
+    def __getitem__(self, path):
+        return path.read_bytes()
+
+    def __setitem__(self, path, content):
+        path.write_bytes(content)
+
+
+@pytest.mark.parametrize("make", [in_a_bucket, with_options])
+@pytest.mark.precision("float32")
+def test_other_file_systems(make, tmp_path, monkeypatch):
+    x = inputs("tanh", 5)
+    place, contents, chunk = make(tmp_path / "a")
+    tiles = count_computed(monkeypatch)
+    run = functools.partial(eqt.gram, laplace, x, store=place, tile=2)
+    found = run(executor=Elsewhere())
+    assert_same(found[:], laplace(x, x))
+    again = pickle.loads(pickle.dumps(eqt.StoredGram(place)))
+    np.testing.assert_array_equal(again[:], found[:])
+    assert len(tiles) == 6
+    whole = contents[chunk]
+    contents[chunk] = whole[:-1]
+    with pytest.raises(ValueError, match=r"Tile \(0, 1\) of .* is damaged"):
+        again[:]
+    run()
+    assert tiles[6:] == [(0, 1)]
+    assert contents[chunk] == whole
+    with pytest.raises(ValueError, match=r"is of another call: `x1"):
+        eqt.gram(laplace, x + 1, store=place, tile=2)
 
 
 @pytest.mark.precision("float32")
