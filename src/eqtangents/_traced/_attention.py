@@ -52,7 +52,8 @@ def _one_end(
     layout = signal.layout
     rest = [a for a in range(len(signal.shape)) if a not in (*over, *heads)]
     of_heads = [f for axis in (*heads, *over) for f in layout.axes[axis]]
-    if len(heads) > 1 or len(rest) != 1 or tuple(of_heads) != layout.channels:
+    several = [axis for axis in heads if signal.shape[axis] > 1]
+    if len(several) > 1 or len(rest) != 1 or tuple(of_heads) != layout.channels:
         raise _no_attention("multiplies two random arrays and sums")
     (row,) = rest
     signal = builder.rearranged(signal, [layout.axes[row]])
@@ -125,7 +126,7 @@ def _recognised_softmax(
 ) -> tuple[nn.Attend, Sequence[tuple[Node, AxisFactors]]]:
     """The layer whose weights an expression is, and its queries and keys."""
     shape = scores.hole.shape
-    heads = shape[0] if scores.heads else 1
+    heads = math.prod(shape[: scores.heads])
     products = np.random.default_rng(0).normal(size=shape)
     swapped = (*range(scores.heads), scores.heads + 1, scores.heads)
     arrangements = [

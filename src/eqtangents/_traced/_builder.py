@@ -23,6 +23,7 @@ from eqtangents._traced._layout import (
     matched,
     size_of_factors,
 )
+from eqtangents._traced._maps import map_node, root_of, summed_map
 from eqtangents._traced._parameters import Parameters
 from eqtangents._traced._values import (
     Node,
@@ -126,11 +127,23 @@ class Builder:
             with self._at_line(self._lines.get(signal.expression)):
                 return self.once(key, lambda: self._activation(base, signal.expression))
         with self._at_line(self._lines.get(_sum_key(signal.terms))):
-            scaled = [self._scaled(node, c) for node, c in signal.terms.items()]
+            terms = self._merged(signal.terms)
+            scaled = [self._scaled(node, c) for node, c in terms.items()]
             if len(scaled) == 1:
                 return scaled[0]
             make = lambda: self.add(nn.FanInSum(), scaled, scaled[0].shape)
             return self.once(_sum_key(signal.terms), make)
+
+    def _merged(self, terms: Mapping[Node, float]) -> Mapping[Node, float]:
+        """Terms that map positions of one output become one, for they correlate."""
+        of_root: dict[Node, list[tuple[Node, float]]] = {}
+        for node, factor in terms.items():
+            of_root.setdefault(root_of(node), []).append((node, factor))
+        merged: dict[Node, float] = {}
+        for group in of_root.values():
+            found = summed_map(group) if len(group) > 1 else None
+            merged |= dict(group) if found is None else {map_node(self, *found): 1.0}
+        return merged
 
     def remember_line(self, open_still: Mapping[Node, float] | Expression) -> None:
         """Where something is written that becomes a layer only when it is needed."""
