@@ -126,13 +126,18 @@ class Builder:
             key = ("activation", base, fingerprint(signal.expression))
             with self._at_line(self._lines.get(signal.expression)):
                 return self.once(key, lambda: self._activation(base, signal.expression))
-        with self._at_line(self._lines.get(_sum_key(signal.terms))):
-            terms = self._merged(signal.terms)
-            scaled = [self._scaled(node, c) for node, c in terms.items()]
-            if len(scaled) == 1:
-                return scaled[0]
-            make = lambda: self.add(nn.FanInSum(), scaled, scaled[0].shape)
-            return self.once(_sum_key(signal.terms), make)
+        key = _sum_key(signal.terms)
+        with self._at_line(self._lines.get(key)):
+            if len(signal.terms) > 1:
+                return self.once(key, lambda: self._sum_of(signal.terms))
+            ((node, factor),) = signal.terms.items()
+            return self._scaled(node, factor)
+
+    def _sum_of(self, terms: Mapping[Node, float]) -> Node:
+        scaled = [self._scaled(node, c) for node, c in self._merged(terms).items()]
+        if len(scaled) == 1:
+            return scaled[0]
+        return self.add(nn.FanInSum(), scaled, scaled[0].shape)
 
     def _merged(self, terms: Mapping[Node, float]) -> Mapping[Node, float]:
         """Terms that map positions of one output become one, for they correlate."""

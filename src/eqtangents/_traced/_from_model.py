@@ -239,7 +239,7 @@ def _read_model(
         program = jax.make_jaxpr(called)(arrays, key, *shapes)
     except nn.LayerError:
         raise
-    except (TypeError, ValueError) as error:
+    except Exception as error:
         raise _not_callable(called, arrays, key, shapes, error) from error
     holes = [Hole(tuple(shape.shape), _if_integers(shape.dtype)) for shape in shapes]
     builder = Builder(holes, parameters, layers_by_fingerprint())
@@ -253,7 +253,26 @@ def _read_model(
         nodes = [output_node(builder, result) for result in results]
     except Unreadable as error:
         raise refusal(model, str(error), builder.line) from None
+    if not any(node.holds for node in builder.nodes) and _has_arrays(program):
+        raise refusal(
+            model,
+            "computes with arrays that are none of its parameters: what a function "
+            "closes over is constant, and nothing is left that is drawn. Give the "
+            "module itself, or `eqx.Partial(function, module)` for a function that "
+            "takes the module first, or `eqtangents.from_function(function, params, "
+            "example)`.",
+            builder.line,
+        )
     return wired(builder, nodes, model)
+
+
+def _has_arrays(program: Any) -> bool:
+    """Whether a program has arrays of real numbers that it closes over."""
+    jaxpr, consts = jaxpr_and_consts(program)
+    if any(eqx.is_inexact_array_like(one) and jnp.ndim(one) for one in consts):
+        return True
+    inner = [value for eqn in jaxpr.eqns for value in eqn.params.values()]
+    return any(hasattr(one, "eqns") and _has_arrays(one) for one in inner)
 
 
 def _not_callable(
