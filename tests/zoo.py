@@ -771,7 +771,12 @@ def differential_equation(key, w=8):
     return Called(parts, call)
 
 
-@model(4, 3, layers="?")
+@model(
+    4,
+    3,
+    layers="Prepare Linear Linear Linear Index DotGeneral FanInSum Relu "
+    "DotGeneral Linear",
+)
 def messages_along_edges(key, w=8):
     """Sums over the neighbours of a graph that is known, as JAX writes them."""
     parts = linears(key, (3, w), (w, w), (w, w), (w, 1))
@@ -789,7 +794,12 @@ def messages_along_edges(key, w=8):
     return Called(parts, call)
 
 
-@model(6, 3, layers="?")
+@model(
+    6,
+    3,
+    layers="Prepare Linear DotGeneral Linear Relu DotGeneral Linear Relu "
+    "DotGeneral GlobalAvgPool Linear",
+)
 def differences_of_positions(key, w=8):
     """Differences, a mean taken off, and a moving average, of one layer each."""
     parts = linears(key, (3, w), (w, w), (w, w), (w, 1))
@@ -808,7 +818,12 @@ def differences_of_positions(key, w=8):
     return Called(parts, call)
 
 
-@model(6, 3, layers="?")
+@model(
+    6,
+    3,
+    layers="Prepare Linear Prepare FanInProd Prepare FanInProd Relu Linear "
+    "Relu GlobalSumPool Linear",
+)
 def some_positions_masked(key, w=8):
     parts = linears(key, (3, w), (w, w), (w, 1))
     there = np.array([True, True, False, True, False, True])
@@ -823,7 +838,7 @@ def some_positions_masked(key, w=8):
     return Called(parts, call)
 
 
-@model(3, 4, 4, layers="?")
+@model(3, 4, 4, layers="Conv GroupNorm Silu Conv FanInSum GlobalAvgPool Linear")
 def gains_before_a_curved_function(key, w=8):
     """A residual network of diffusion models: `GroupNorm`, then `silu`."""
     keys = jr.split(key, 4)
@@ -842,7 +857,7 @@ def gains_before_a_curved_function(key, w=8):
     return Called(parts, call)
 
 
-@model(5, 3, layers="?")
+@model(5, 3, layers="Prepare Linear Linear Linear Linear Attend GlobalAvgPool Linear")
 def attention_of_jax(key, w=8):
     keys = jr.split(key, 5)
     layers = [nn.Linear(w, w, use_bias=False, key=one) for one in keys[:3]]

@@ -43,7 +43,8 @@ def summed_map(terms: Sequence[tuple[Node, float]]) -> PositionMap | None:
     root = root_of(terms[0][0])
     if not _may_be_written(root, [node for node, _ in terms[:1]]):
         return None
-    return root, sum(factor * _matrix_of(node, root) for node, factor in terms)
+    matrices = [factor * _matrix_of(node, root) for node, factor in terms]
+    return root, np.sum(matrices, axis=0)
 
 
 def joined_maps(nodes: Sequence[Node]) -> PositionMap | None:
