@@ -808,7 +808,7 @@ def differences_of_positions(key, w=8):
         first, second, third, head = parts
         x = jax.vmap(first)(x)
         x = jax.nn.relu(jax.vmap(second)(x[1:] - x[:-1]))
-        x = jax.nn.relu(jax.vmap(third)(x - x.mean(0)))
+        x = jax.nn.relu(jax.vmap(third)(x - x.mean(0, keepdims=True)))
         average, averages = jnp.zeros(w, x.dtype), []
         for one in x:
             average = 0.5 * average + 0.5 * one
