@@ -305,7 +305,7 @@ def test_functions_of_joined_channels_are_of_each_part():
 CLOSURES = {
     "of a module": lambda mlp: lambda x: mlp(x),
     "compiled": lambda mlp: jax.jit(lambda x: mlp(x)),
-    "mapped": lambda mlp: jax.vmap(mlp),
+    "mapped": lambda mlp: jax.vmap(lambda x: mlp(x)),
     "partial": lambda mlp: functools.partial(lambda one, x: one(x), mlp),
 }
 
