@@ -61,9 +61,10 @@ def reproductions(session):
 
 @nox.session
 def libraries(session):
-    """Kernels for other libraries, with all of these installed."""
-    session.install("-e", ".[tests,gpjax]")
-    files = ["tests/test_libraries.py", "tests/test_architecture.py"]
+    """Kernels for other libraries, and by their workers, with these installed."""
+    session.install("-e", ".[tests,gpjax]", "ray", "mpi4py", "mpich")
+    modules = ["libraries", "architecture", "store_recipes"]
+    files = [f"tests/test_{name}.py" for name in modules]
     session.run("pytest", *files, *session.posargs)
 
 

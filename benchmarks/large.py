@@ -2,13 +2,16 @@
 
     python -m benchmarks.large solve --points 10000 --rank 500
     python -m benchmarks.large solve --points 10000 --rank 500 --never-formed
+    python -m benchmarks.large parts --points 100000 --share 0.05
     python -m benchmarks.large peer --points 10000 --rank 500 --peer-python PATH
 
 The table is that of 53,940 diamonds, which the package `plotnine` carries. `peer` has
 eqtangents and GPyTorch predict from the same kernel, the arc-cosine kernel of one
 hidden layer, each by conjugate gradients and in a process of its own, and holds both
 against an exact solution. PATH is a Python that has `gpytorch` (`pip install gpytorch`
-in an environment of its own). Lines of JSON are printed; peak memory is that of the
+in an environment of its own). `parts` computes a share of the tiles of a matrix into a
+store, of random inputs, as many as one likes, and compares rows of these with kernels
+that are computed without one. Lines of JSON are printed; peak memory is that of the
 process, with the libraries.
 """
 
@@ -45,6 +48,12 @@ def table(points):
     return x[:points], y[:points], x[points:], y[points:]
 
 
+def deep_network(nn):
+    """Three hidden layers."""
+    hidden = [nn.Linear(64, weight_std=2**0.5, bias_std=0.1), nn.Relu()]
+    return nn.Sequential([*hidden * 3, nn.Linear(1)])
+
+
 class Stopwatch:
     """Seconds since it was last asked, and those of all processors."""
 
@@ -65,10 +74,9 @@ def solve(options):
     """Steps and seconds of one solve."""
     jax, jnp = importlib.import_module("jax"), importlib.import_module("jax.numpy")
     eqt = importlib.import_module("eqtangents")
-    nn, solvers = eqt.nn, eqt.solvers
+    solvers = eqt.solvers
     x, y, x_new, y_new = (jnp.asarray(a, jnp.float32) for a in table(options.points))
-    hidden = [nn.Linear(64, weight_std=2**0.5, bias_std=0.1), nn.Relu()]
-    net = nn.Sequential([*hidden * 3, nn.Linear(1)])
+    net = deep_network(eqt.nn)
     watch, seconds = Stopwatch(), {}
     never = eqt.GramOperator(net, x, relative_noise=NOISE)
     operator = never
@@ -101,6 +109,61 @@ def solve(options):
         "converged": bool(found.converged),
         "test error": float(error),
         "seconds": seconds,
+        "peak MiB": peak_mib(),
+    }
+
+
+class Enough(Exception):
+    """A share of the pairs is done."""
+
+
+def parts(options):
+    """A share of a matrix in a store, as kernels computed without one have it."""
+    eqt = importlib.import_module("eqtangents")
+    net, random = deep_network(eqt.nn), np.random.default_rng(0)
+    x = random.normal(size=(options.points, 9)).astype(np.float32)
+    watch = Stopwatch()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+
+        def until(share):
+            """The progress of a call that ends once it has added this much."""
+            reports = []
+
+            def report(progress):
+                reports.append(progress)
+                if progress.done - progress.kept >= share * progress.total:
+                    raise Enough
+
+            try:
+                eqt.gram(net, x, store=folder, progress=report)
+            except Enough:
+                pass
+            return reports[-1]
+
+        first, seconds = until(options.share), watch()
+        again, more = until(0.001), watch()
+        files = list(pathlib.Path(folder).glob("matrix/c/*/*"))
+        stored = eqt.StoredGram(folder)
+        # Tiles are computed row by row: those of the first row are there.
+        width = stored.tile[1] * len([one for one in files if one.parent.name == "0"])
+        rows = random.choice(stored.tile[0], 20, replace=False)
+        found = stored[rows, : min(width, options.points)]
+        expected = np.asarray(eqt.ntk(net, x[rows], x[: found.shape[1]]))
+        mirrored = stored[: found.shape[1], rows].T
+        size = sum(one.stat().st_size for one in files)
+    return {
+        "points": options.points,
+        "tile": stored.tile[0],
+        "tiles": len(files),
+        "pairs": first.done,
+        "share": first.done / first.total,
+        "seconds": seconds,
+        "kept by another call": again.kept,
+        "seconds of that": more,
+        "bytes": size,
+        "entries compared": found.size,
+        "error": float(np.abs(found - expected).max() / np.abs(expected).max()),
+        "mirrored": bool(np.array_equal(found, mirrored)),
         "peak MiB": peak_mib(),
     }
 
@@ -145,16 +208,20 @@ def in_process(python, child, job, data):
 def main():
     """Print a line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["solve", "peer"])
+    parser.add_argument("what", choices=["solve", "parts", "peer"])
     parser.add_argument("--points", type=int, default=3000)
     parser.add_argument("--rank", type=int, default=300)
     parser.add_argument("--rtol", type=float, default=TOLERANCE)
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--never-formed", action="store_true")
+    parser.add_argument(
+        "--share", type=float, default=0.05, help="of pairs, in a store"
+    )
+    parser.add_argument("--folder", help="where stores are made for a while")
     parser.add_argument("--dtype", choices=["float32", "float64"], default="float32")
     parser.add_argument("--peer-python", default=sys.executable)
     options = parser.parse_args()
-    run = {"solve": solve, "peer": peer}[options.what]
+    run = {"solve": solve, "parts": parts, "peer": peer}[options.what]
     print(json.dumps(run(options)), flush=True)
 
 

@@ -1,9 +1,12 @@
 """The pages name every layer and every public name, and their code runs."""
 
+import ast
+import builtins
 import importlib
 import inspect
 import pathlib
 import re
+import textwrap
 import tomllib
 
 import pytest
@@ -83,3 +86,40 @@ def test_code_of_the_readme_runs():
     names = {}
     for block in blocks:
         exec(compile(block, str(path), "exec"), names)
+
+
+def undefined(code):
+    """Names that code uses, and neither binds nor imports."""
+    bound, used = set(dir(builtins)), set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.Name(name, ast.Load()):
+                used.add(name)
+            case ast.Name(name) | ast.arg(name):
+                bound.add(name)
+            case ast.FunctionDef(name) | ast.ClassDef(name):
+                bound.add(name)
+            case ast.ExceptHandler(name=str(name)):
+                bound.add(name)
+            case ast.alias(name, other):
+                bound.add(other or name.partition(".")[0])
+    return sorted(used - bound)
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((ROOT / "docs").rglob("*.md")),
+    ids=lambda path: path.relative_to(ROOT / "docs").as_posix(),
+)
+def test_pages_define_what_they_use(path):
+    """A build of the site runs their code, and takes an hour to say so."""
+    blocks = re.findall(r"^( *)```python\n(.*?)^\1```", path.read_text(), re.M | re.S)
+    code = "\n".join(textwrap.dedent(block) for _, block in blocks)
+    assert undefined(code) == []
+
+
+def test_an_undefined_name_is_seen():
+    assert undefined("import a.b as c, e.f\na.d(b, c, e, *[x for x in c])") == [
+        "a",
+        "b",
+    ]

@@ -1,5 +1,7 @@
 """What programs start, for every kind of device: operations, conditionals, memory."""
 
+import math
+import re
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec
 
 import eqtangents as eqt
 from benchmarks.cases import kernels as k
+from benchmarks.children.kernels_eqtangents import sequential
 from benchmarks.harness import ROOT
 from benchmarks.launches import Launches, compiled, launches
 from eqtangents import nn
@@ -106,6 +109,32 @@ def test_displacements_fill_the_budget_together():
     # Memory does not depend on the number of examples, but for inputs and result.
     assert reports[16].temporary_bytes <= 1.2 * reports[4].temporary_bytes
     assert reports[16].temporary_bytes <= 32 * small.block_bytes
+
+
+@pytest.mark.slow
+def test_blocks_are_within_the_budget_where_they_are_widest():
+    """Before a stride, each displacement of the output is many times as wide."""
+    strided = [k.conv(stride=4), k.RELU, k.GLOBAL_AVG_POOL]
+    small = ACCELERATOR._replace(block_bytes=4 * 2**2 * 32**2)
+    report = compiled([k.conv(), k.RELU, *strided], (2, 1, 32, 32), small)
+    assert report.temporary_bytes <= 24 * small.block_bytes
+
+
+READOUTS = {"pooled": k.GLOBAL_AVG_POOL, "flattened": k.FLATTEN}
+
+
+@pytest.mark.parametrize("readout", READOUTS.values(), ids=READOUTS)
+def test_no_block_is_reduced_entry_by_entry(readout):
+    """What is left to reduce is small against what is added up in vectors."""
+    n, size = 4, 8
+    shape = jax.ShapeDtypeStruct((n, 1, size, size), jnp.float32)
+    net = sequential(k.deep(1, readout))
+    program = jax.jit(lambda x1, x2: eqt.kernel(net, x1, x2))
+    text = program.lower(shape, shape).compile().as_text()
+    shapes = dict(re.findall(r"(%[\w.\-]+) = f32\[([\d,]*)\]", text))
+    read = [shapes[name] for name in re.findall(r" reduce\((%[\w.\-]+),", text)]
+    entries = [math.prod(map(int, filter(None, one.split(",")))) for one in read]
+    assert max(entries, default=0) < n * n * size * size
 
 
 @pytest.mark.slow

@@ -154,6 +154,64 @@ def test_where_signals_grow_for_ever_or_stay_as_they_are():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "mean_square"),
+    [(nn.Relu(), 0.5), (nn.LeakyRelu(0.1), 0.505), (nn.Abs(), 1.0)],
+)
+@pytest.mark.parametrize("bias_variance", [0.0, 0.1])
+def test_signals_of_homogeneous_functions_vanish_or_grow(
+    function, mean_square, bias_variance
+):
+    """Without bias, zero is a fixed point that signals which grow move away from."""
+    for scale in (0.3, 0.9, 0.9995, 1.0005, 3.0):
+        end = fixed_point(function, scale / mean_square, bias_variance)
+        expected = bias_variance / (1 - scale) if scale < 1 else jnp.inf
+        np.testing.assert_allclose(end.q, expected, rtol=1e-12, atol=1e-300)
+        np.testing.assert_allclose(
+            end.chi_1, scale if scale < 1 else jnp.nan, rtol=1e-12
+        )
+    make_block = functools.partial(block, function, bias_variance=bias_variance)
+    bracket = (0.1 / mean_square, 3.0 / mean_square)
+    critical = mean_field.critical(make_block, bracket)
+    np.testing.assert_allclose(critical, 1 / mean_square, rtol=1e-12)
+
+
+def sign(c, weight_variance, bias_variance):
+    """The map of correlations of the sign function, by the arcsine law."""
+    total = weight_variance + bias_variance
+    return (weight_variance * 2 / np.pi * np.arcsin(c) + bias_variance) / total
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_variance", [0.5, 1.3, 4.0])
+def test_equal_signals_part_by_jumps(weight_variance):
+    end = fixed_point(nn.Sign(), weight_variance, 0.1)
+    c = 0.5
+    for _ in range(400):
+        c = sign(c, weight_variance, 0.1)
+    np.testing.assert_allclose([end.q, end.c], [weight_variance + 0.1, c], rtol=1e-10)
+    np.testing.assert_allclose(
+        end.chi_c, (sign(c + 1e-6, weight_variance, 0.1) - c) / 1e-6, rtol=1e-4
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("weight_variance", [0.5, 1.3, 4.0])
+def test_equal_signals_part_by_noise(weight_variance):
+    """With dropout a correlation of one is no fixed point, also in order."""
+    layers = block(nn.Erf(), weight_variance, 0.1).layers
+    one = mean_field.CorrelationMap(
+        nn.Sequential([layers[0], nn.Dropout(0.2), layers[1]])
+    )
+    end = one.fixed_point()
+    last = one.trajectory(1.0, 1.0, 0.5, 400)
+    assert end.c < 0.999
+    np.testing.assert_allclose([end.q, end.c], [last.q1[-1], last.c[-1]], rtol=1e-10)
+    off = jnp.abs(one.trajectory(end.q, end.q, end.c - 1e-4, 2).c - end.c)
+    np.testing.assert_allclose(off[1] / off[0], end.chi_c, rtol=1e-3)
+
+
+@pytest.mark.slow
 def test_critical_is_where_chi_1_is_one():
     critical = lambda b: mean_field.critical(
         lambda w: block(nn.Erf(), w, b), (jnp.asarray(1.0), 3.0)

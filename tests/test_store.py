@@ -8,8 +8,11 @@ import json
 import os
 import pathlib
 import pickle
+import shutil
 import threading
+import time
 import types
+import uuid
 
 import equinox as eqx
 import hypothesis as hyp
@@ -212,7 +215,8 @@ def test_a_damaged_tile_is_computed_again(damage, tmp_path, monkeypatch):
     eqt.gram(laplace, x, store=tmp_path / "a", tile=2)
     chunk, before = tmp_path / "a/matrix/c/0/2", files(tmp_path / "a")
     chunk.write_bytes(damage(chunk.read_bytes()))
-    (chunk.parent / "2.abc.partial").write_bytes(b"what a killed process leaves")
+    left = chunk.parent / f"2.{uuid.uuid4().hex}.partial"
+    left.write_bytes(b"what a killed process leaves")
     matrix = eqt.StoredGram(tmp_path / "a")
     with pytest.raises(ValueError, match=r"Tile \(0, 2\) of .* is damaged"):
         matrix[5, 0]
@@ -377,24 +381,121 @@ def test_what_does_not_fit_is_said(tmp_path):
     wide = lambda std: eqt.gram(nn.Linear(2, weight_std=std), x, store=tmp_path / "b")
     with pytest.raises(ValueError, match=r"`kernel` has .* not known in this process"):
         jax.grad(wide)(jnp.asarray(2.0))
-    zarr.open_group(tmp_path / "c", mode="w")
-    with pytest.raises(ValueError, match=r"that is no matrix of `eqtangents\.gram`"):
-        run(store=tmp_path / "c")
-    with pytest.raises(ValueError, match="has none"):
-        eqt.StoredGram(tmp_path / "c")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="There is nothing at"):
         eqt.StoredGram(tmp_path / "d")
     both = run(kind="both", store=tmp_path / "e")
     with pytest.raises(ValueError, match='has the matrices "nngp", "ntk": choose'):
         eqt.StoredGram(tmp_path / "e")
-    with pytest.raises(IndexError, match="takes rows and columns"):
-        both.ntk[..., 0]
+    for index in (..., 0), None, True, [[0, 1]], (0, None), (0, [[1]]), (0, 0, 0):
+        with pytest.raises(IndexError, match="takes rows and columns"):
+            both.ntk[index]
     with pytest.raises(ValueError, match=r"with an array of shape \(3,\)"):
         both.ntk @ np.ones(3)
     with pytest.raises(ValueError, match="read into a new array"):
         np.array(both.ntk, copy=False)
     with pytest.raises(ValueError, match="The diagonal is that of a matrix of one"):
         eqt.gram(net, x, x[:2], store=tmp_path / "f").diagonal()
+
+
+def snapshot(path):
+    """What lies at a place: files of a folder, with their contents."""
+    found = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {one: one.read_bytes() for one in found if one.is_file()}
+
+
+def other_files(path):
+    path.mkdir()
+    (path / "download.partial").write_text("of another program")
+    (path / "notes.txt").write_text("mine")
+
+
+def broken_manifest(path):
+    path.mkdir()
+    (path / "zarr.json").write_text('{"zarr_format": 3, "node_type"')
+
+
+def another_manifest(path):
+    zarr.open_group(path, mode="w").attrs["eqtangents"] = 4
+
+
+ELSE = {
+    "a file": (lambda path: path.write_text("mine"), "is a file"),
+    "other files": (other_files, "has other files, 'download.partial' say"),
+    "an array": (lambda path: zarr.save_array(path, np.ones(3)), "cannot be opened"),
+    "a group": (lambda path: zarr.open_group(path, mode="w"), "that is no matrix of"),
+    "an old group": (
+        lambda path: zarr.open_group(path, mode="w", zarr_format=2),
+        "that is no matrix of",
+    ),
+    "a broken manifest": (broken_manifest, "cannot be opened"),
+    "another manifest": (another_manifest, "that is no matrix of"),
+}
+
+
+@pytest.mark.parametrize(("make", "match"), ELSE.values(), ids=ELSE.keys())
+@pytest.mark.precision("float32")
+def test_what_else_is_there_is_left_alone(make, match, tmp_path):
+    make(tmp_path / "a")
+    before = snapshot(tmp_path / "a")
+    for place in (tmp_path / "a", zarr.storage.LocalStore(tmp_path / "a")):
+        with pytest.raises(ValueError, match=f"a.? .*{match}.*Give another place"):
+            eqt.gram(laplace, inputs("tanh", 3), store=place)
+        with pytest.raises(ValueError, match=match):
+            eqt.StoredGram(place)
+    assert snapshot(tmp_path / "a") == before
+
+
+@pytest.mark.precision("float32")
+def test_whatever_is_lost_is_mended_or_said(tmp_path):
+    x, whole = inputs("tanh", 4), tmp_path / "whole"
+    expected = eqt.gram(laplace, x, store=whole, tile=2)[:]
+    ways = {
+        "removed": pathlib.Path.unlink,
+        "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+        "emptied": lambda path: path.write_bytes(b""),
+    }
+    names = [path.relative_to(whole) for path in snapshot(whole)]
+    assert len(names) == 2 + 3
+    for i, (name, way) in enumerate(itertools.product(names, ways)):
+        store = tmp_path / str(i)
+        shutil.copytree(whole, store)
+        ways[way](store / name)
+        with pytest.raises((ValueError, FileNotFoundError), match=str(store)):
+            eqt.StoredGram(store)[:]
+        of_matrix = name.name == "zarr.json" and len(name.parts) > 1
+        if name.parts == ("zarr.json",) or (of_matrix and way != "removed"):
+            with pytest.raises(ValueError, match=f"{store}.* Give another place"):
+                eqt.gram(laplace, x, store=store, tile=2)
+        else:
+            found = eqt.gram(laplace, x, store=store, tile=2)
+            np.testing.assert_array_equal(found[:], expected)
+
+
+@pytest.mark.precision("float32")
+def test_what_another_run_writes_is_left_to_it(tmp_path):
+    x = inputs("tanh", 4)
+    eqt.gram(laplace, x, store=tmp_path / "a", tile=2)
+    old, new = (
+        tmp_path / "a/matrix/c/0" / f"1.{uuid.uuid4().hex}.partial" for _ in range(2)
+    )
+    for path, later in ((old, -60), (new, 60)):
+        path.write_bytes(b"some of it")
+        os.utime(path, (time.time() + later,) * 2)
+    eqt.gram(laplace, x, store=tmp_path / "a")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+@pytest.mark.precision("float32")
+def test_operators_need_all_tiles(tmp_path):
+    found = eqt.gram(laplace, inputs("tanh", 5), store=tmp_path / "a", tile=2)
+    assert eqt.GramOperator(found, noise=1.0).shape == (5, 5)
+    (tmp_path / "a/matrix/c/1/2").unlink()
+    with pytest.raises(ValueError, match=r"1 of 6 tiles of .* Call `eqtangents\.gram`"):
+        eqt.GramOperator(eqt.StoredGram(tmp_path / "a"), noise=1.0)
+    other = eqt.gram(
+        laplace, inputs("tanh", 5), inputs("tanh", 2), store=tmp_path / "b"
+    )
+    assert eqt.GramOperator(other).shape == (5, 2)
 
 
 @pytest.mark.precision("float32")
@@ -471,6 +572,76 @@ def test_workers_take_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(_manifest, "facts", lambda place, value: {})
     with pytest.raises(TypeError, match="cannot be sent to the workers"):
         eqt.gram(locked, x, store=tmp_path / "b", executor=Elsewhere())
+
+
+@pytest.mark.precision("float32")
+def test_workers_must_reach_the_store(tmp_path):
+    x = inputs("tanh", 4)
+
+    class Apart(Elsewhere):
+        """Workers that have another place by the same name."""
+
+        def submit(self, function, location, *rest):
+            if self.before() == "nothing":
+                return super().submit(function, f"{location}-theirs", *rest)
+            shutil.copytree(location, f"{location}-theirs", dirs_exist_ok=True)
+            return super().submit(function, f"{location}-theirs", *rest)
+
+    for has, match in (
+        ("nothing", "This worker does not find what it is to compute in"),
+        ("a copy", r"A worker says .* tile \(0, 0\), which is not in"),
+    ):
+        with pytest.raises(RuntimeError, match=f"{match}.*All workers must reach"):
+            eqt.gram(
+                laplace,
+                x,
+                store=tmp_path / has,
+                tile=2,
+                executor=Apart(lambda h=has: h),
+            )
+
+
+def shut_down(pool):
+    pool.shutdown()
+    return pool
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [concurrent.futures.ThreadPoolExecutor, concurrent.futures.ProcessPoolExecutor],
+)
+@pytest.mark.precision("float32")
+def test_executors_that_were_shut_down(kind, tmp_path):
+    run = functools.partial(
+        eqt.gram, laplace, inputs("tanh", 4), store=tmp_path / "a", tile=2
+    )
+    with pytest.raises(RuntimeError, match=r"broken \(.*0 of 3 tiles.*a new executor"):
+        run(executor=shut_down(kind(1)))
+    assert_same(run()[:], laplace(inputs("tanh", 4), inputs("tanh", 4)))
+
+
+@pytest.mark.precision("float32")
+def test_any_engine_goes_on_with_another_ones_tiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(_run, "IN_FLIGHT", 1)
+    x, tiles = inputs("tanh", 8), count_computed(monkeypatch)
+    engines = [None, Elsewhere(), concurrent.futures.ThreadPoolExecutor(1)]
+
+    def interrupt(progress):
+        if progress.done - progress.kept >= 4:
+            raise KeyboardInterrupt
+
+    for i, order in enumerate(itertools.permutations(engines)):
+        tiles.clear()
+        run = functools.partial(eqt.gram, laplace, x, store=tmp_path / str(i), tile=2)
+        for engine in order[:2]:
+            with pytest.raises(KeyboardInterrupt):
+                run(executor=engine, progress=interrupt)
+        mesh = lambda: line()
+        found = run(executor=order[2], mesh=mesh)
+        assert_same(found[:], laplace(x, x))
+        assert sorted(tiles) == sorted(set(tiles))
+        assert len(tiles) == 10
+    engines[2].shutdown()
 
 
 @pytest.mark.precision("float32")

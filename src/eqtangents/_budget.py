@@ -22,7 +22,8 @@ class Budget(NamedTuple):
     """
 
     # Of the entries that an operation is given: enough to outweigh the cost of starting
-    # it; on a CPU few enough that the blocks alive at a time stay in its caches.
+    # it and of waiting for all cores; on a CPU not so many that what is alive at a time
+    # leaves its caches.
     block_bytes: int
     # Of the entries of a tile that have to be kept, where there are any: a tile has at
     # most so many pairs, and at least one.
@@ -31,7 +32,7 @@ class Budget(NamedTuple):
     conditionals: bool
 
 
-CPU = Budget(2**18, 2**28, conditionals=True)
+CPU = Budget(2**20, 2**28, conditionals=True)
 ACCELERATOR = Budget(2**25, 2**30, conditionals=False)
 
 # The budget of programs that are traced meanwhile; without one, that of their devices.

@@ -548,3 +548,20 @@ def test_labels_are_classes():
         predict.class_probabilities(targets(), jnp.zeros(4, DTYPE))
     with pytest.raises(ValueError, match=r"`labels` has shape \(3,\).*\(4,\)"):
         predict.expected_calibration_error(targets(), jnp.zeros(3, int))
+
+
+@pytest.mark.quick(1)
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("noise", [1.0, 0.0])
+@pytest.mark.parametrize("n", [300, 40])
+def test_the_noise_that_a_message_names_mends(n, noise):
+    """Also where a factorisation rounds more than the kernel, which is exact here."""
+    k, y = jnp.full((n, n), 1e6, jnp.float32), jnp.ones(n, jnp.float32)
+    with pytest.raises(RuntimeError, match="not\npositive definite") as caught:
+        predict.GaussianProcess(k, y, noise=noise)
+    said = str(caught.value)
+    more = float(said.split("`noise=")[-1].split("`")[0])
+    predict.GaussianProcess(k, y, noise=noise + more)
+    # As far as `n` times the rounding of one number is not needed.
+    assert more < n * 1e6 * n * np.finfo(np.float32).eps / 4
+    assert ("GramOperator" in said) == (noise > 0)

@@ -6,9 +6,12 @@ that it is there as a whole or not at all. Of other file systems this need not b
 what was written in part does not have its checksum.
 """
 
+import contextlib
+import itertools
 import math
 import os
 import pathlib
+import re
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -24,6 +27,7 @@ TileNumber: TypeAlias = tuple[int, int]
 Location: TypeAlias = str | os.PathLike | Any
 
 _PURPOSE = "A matrix in a store"
+ANOTHER_PLACE = "Give another place, or remove what is there."
 
 
 def zarr(module: str = "zarr") -> Any:
@@ -46,6 +50,62 @@ def checked_location(location: Any) -> Location:
     )
 
 
+def opened(location: Location) -> Any | None:
+    """The hierarchy of Zarr that is at a place, to be read; `None` if nothing is there.
+
+    **Raises:** `ValueError` if something else is there, or what cannot be read.
+    """
+    try:
+        return zarr().open_group(location, mode="r")
+    except FileNotFoundError:
+        found = _found_in_folder(location)
+    except (ValueError, TypeError, KeyError, OSError) as error:
+        found = f"cannot be opened: {error}"
+    if found is None:
+        return None
+    raise ValueError(f"{location} {found}. {ANOTHER_PLACE}")
+
+
+def is_there(location: Location, name: str, tile: TileNumber) -> bool:
+    """Whether a tile is seen from here, of a store opened anew."""
+    array = zarr().open_group(location, mode="r")[name]
+    return read_tile(array, tile) is not None
+
+
+def manifest_in(group: Any) -> dict[str, Any]:
+    """What a hierarchy of Zarr says that it is a store of.
+
+    **Raises:** `ValueError` if it does not.
+    """
+    manifest = group.attrs.get("eqtangents")
+    names = manifest.get("names") if isinstance(manifest, dict) else None
+    if isinstance(names, list) and names and all(isinstance(n, str) for n in names):
+        return manifest
+    raise ValueError(
+        f"{group.store_path} is a hierarchy of Zarr that is no matrix of "
+        f"`eqtangents.gram`. {ANOTHER_PLACE}"
+    )
+
+
+def _found_in_folder(location: Location) -> str | None:
+    """What is at a place that is none of Zarr; `None` for nothing, or a new folder."""
+    path = local_path(location)
+    if path is None or not path.exists():
+        return None
+    if not path.is_dir():
+        return "is a file, and a store is a folder"
+    others = sorted(one.name for one in path.iterdir() if not _is_leftover(one))
+    return f"is a folder that has other files, {others[0]!r} say" if others else None
+
+
+def local_path(location: Location) -> pathlib.Path | None:
+    """The folder, if a place is one of this machine."""
+    if isinstance(location, str):
+        return None if "://" in location else pathlib.Path(location)
+    is_local = isinstance(location, zarr("zarr.storage").LocalStore)
+    return pathlib.Path(location.root) if is_local else None
+
+
 class StoredLayout(NamedTuple):
     """What an array of Zarr is, beside its chunks."""
 
@@ -61,7 +121,7 @@ class StoredLayout(NamedTuple):
 
         **Raises:** `ValueError` if an array of this name is another one.
         """
-        if name not in group:
+        if not _has(group, name):
             group.create_array(
                 name,
                 shape=self.shape,
@@ -71,14 +131,29 @@ class StoredLayout(NamedTuple):
                 fill_value=_unwritten(self.dtype),
                 attributes={"symmetric": self.symmetric},
             )
-        array = group[name]
-        symmetric = array.attrs.get("symmetric")
-        found = StoredLayout(array.shape, array.chunks, array.dtype, symmetric)
+        found = _layout_of(group, name)
         if found != self:
             raise ValueError(
-                f"{array.store_path} is {found}, but must be {self}: it was changed "
-                "since this store was begun. Give another place."
+                f"{group.store_path}/{name} is {found}, but must be {self}: it was "
+                f"changed since this store was begun. {ANOTHER_PLACE}"
             )
+
+
+def _has(group: Any, name: str) -> bool:
+    try:
+        return name in group
+    except ValueError:  # it cannot be read
+        return True
+
+
+def _layout_of(group: Any, name: str) -> StoredLayout | str:
+    """What an array is, or what is wrong with it."""
+    try:
+        array = group[name]
+        symmetric = array.attrs.get("symmetric")
+        return StoredLayout(array.shape, array.chunks, array.dtype, symmetric)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return f"no array of Zarr ({error!r})"
 
 
 def tile_counts(array: Any) -> tuple[int, int]:
@@ -134,11 +209,23 @@ def write_tile(
     array[region(array, tile)] = block
 
 
-def drop_leftovers(location: Location) -> None:
-    """Drop what killed processes were writing."""
-    if isinstance(location, str) and "://" not in location:
-        for path in pathlib.Path(location).rglob("*.partial"):
-            path.unlink(missing_ok=True)
+def drop_leftovers(location: Location, names: list[str], since: float) -> None:
+    """Drop what killed processes were writing, before this time.
+
+    What is newer may be of another run, which goes on.
+    """
+    if (path := local_path(location)) is None:
+        return
+    of_arrays = ((path / name).rglob("*") for name in names)
+    for one in itertools.chain(path.iterdir(), *of_arrays):
+        with contextlib.suppress(FileNotFoundError):  # was dropped, or moved, meanwhile
+            if _is_leftover(one) and one.stat().st_mtime < since:
+                one.unlink()
+
+
+def _is_leftover(path: pathlib.Path) -> bool:
+    """Whether a store on disk calls files so while it writes them."""
+    return re.search(r"\.[0-9a-f]{32}\.partial$", path.name) is not None
 
 
 def _unwritten(dtype: np.dtype) -> Any:

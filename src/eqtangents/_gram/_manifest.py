@@ -5,8 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from eqtangents._arguments import described
-from eqtangents._gram._chunks import Location, StoredLayout, zarr
+from eqtangents._gram._chunks import (
+    Location,
+    StoredLayout,
+    manifest_in,
+    opened,
+    zarr,
+)
 from eqtangents._gram._facts import facts, versions
 from eqtangents._gram._job import Job
 
@@ -39,16 +44,8 @@ def stored_manifest(location: Location) -> dict[str, Any] | None:
 
     **Raises:** `ValueError` if something else is there.
     """
-    try:
-        group = zarr().open_group(location, mode="r")
-    except FileNotFoundError:
-        return None
-    if "eqtangents" not in group.attrs:
-        raise ValueError(
-            f"{described(location)} has a hierarchy of Zarr that is no matrix of "
-            "`eqtangents.gram`. Give another place."
-        )
-    return group.attrs["eqtangents"]
+    group = opened(location)
+    return None if group is None else manifest_in(group)
 
 
 def check_same(
@@ -67,7 +64,7 @@ def check_same(
     ]
     more = len(differ) - len(shown)
     raise ValueError(
-        f"The store {described(location)} is of another call: {'; '.join(shown)}"
+        f"The store {location} is of another call: {'; '.join(shown)}"
         + (f"; and {more} more differ" if more else "")
         + ". Give another place, or what the store was begun with; to read what is "
         "there, use `eqtangents.StoredGram`."

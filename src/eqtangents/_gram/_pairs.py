@@ -7,8 +7,10 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int, PyTree
 
+from eqtangents._arguments import described
 from eqtangents._gram._plan import Plan
 from eqtangents._kernel import Kind, of_each_pair
 from eqtangents._tile_plan import Examples, batch_size, like_one, tile_sizes
@@ -86,7 +88,18 @@ class FunctionPairs(AbstractPairs):
         self, x1: Examples, x2: Examples | None, first_row: Int[Array, ""] | None
     ) -> PyTree[Array]:
         """A function is not told which pairs are one example."""
-        return self.function(x1, x1 if x2 is None else x2)
+        x2 = x1 if x2 is None else x2
+        result = self.function(x1, x2)
+        sizes = batch_size(x1), batch_size(x2)
+        for leaf in jax.tree.leaves(result):
+            if np.shape(leaf)[:2] != sizes:
+                raise ValueError(
+                    f"`kernel` returned {described(leaf)} for batches of {sizes[0]} "
+                    f"and {sizes[1]} examples, but must return arrays whose leading "
+                    f"axes are those of the pairs, {sizes}: `jax.vmap` over both "
+                    "batches makes such a function of one of two examples."
+                )
+        return result
 
     @property
     def shared_axes(self) -> int:

@@ -19,6 +19,7 @@ from eqtangents._gram._chunks import (
     TileNumber,
     checked_location,
     drop_leftovers,
+    is_there,
 )
 from eqtangents._gram._job import Job, settings
 from eqtangents._gram._manifest import (
@@ -71,13 +72,13 @@ def gram_in_store(
     counts, size = (batch_size(first), batch_size(second)), tile or most
     plan = Plan(*counts, (size, size), symmetric=symmetric)
     job = Job(pairs, first, second, plan, mesh, settings())
-    names = jax.tree_util.tree_map_with_path(lambda path, _: _matrix_name(path), likes)
-    manifest = manifest_of(job, jax.tree.leaves(names), x2 is None)
+    tree = jax.tree_util.tree_map_with_path(lambda path, _: _matrix_name(path), likes)
+    manifest = manifest_of(job, names := jax.tree.leaves(tree), x2 is None)
     if stored is not None:
         check_same(location, stored, manifest)
     matrices_in(location, job, manifest, jax.tree.leaves(likes))
-    _run(job, location, executor, report)
-    return jax.tree.map(lambda name: StoredGram(location, name), names)
+    _run(job, location, names, executor, report)
+    return jax.tree.map(lambda name: StoredGram(location, name), tree)
 
 
 def _check_known(name: str, tree: PyTree) -> None:
@@ -113,17 +114,25 @@ def _tile_size(pairs: AbstractPairs, x1: Examples, x2: Examples, likes: PyTree) 
     return max(1, min(_TILES_OF_CACHE * in_cache, most, -(-n // _TILES_OF_ROWS)))
 
 
-def _run(job: Job, location: Location, executor: Any, report: Report | None) -> None:
+def _run(
+    job: Job,
+    location: Location,
+    names: list[str],
+    executor: Any,
+    report: Report | None,
+) -> None:
     """Have all tiles in the store."""
     tiles = [(i, j) for i, _, j in job.plan.assigned(0)]
     here = executor is None or isinstance(executor, ThreadPoolExecutor)
     kept = done = count = 0
-    start = time.perf_counter()
+    begun, start = time.time(), time.perf_counter()
     with contextlib.ExitStack() as stack:
         name = stack.enter_context(announced(job, location, elsewhere=not here))
         pool = stack.enter_context(_pool(executor))
         try:
             for tile, is_new in _outcomes(pool, location, name, tiles):
+                if not here and count == 0:
+                    _check_place(location, names[0], tile)
                 count += 1
                 done += job.plan.pairs_of(tile)
                 kept += 0 if is_new else job.plan.pairs_of(tile)
@@ -142,7 +151,18 @@ def _run(job: Job, location: Location, executor: Any, report: Report | None) -> 
             error.add_note(f"{said}.")
             raise
     drop_jobs(location)
-    drop_leftovers(location)
+    drop_leftovers(location, names, begun)
+
+
+def _check_place(location: Location, name: str, tile: TileNumber) -> None:
+    """Raise unless a worker writes where this process reads."""
+    if not is_there(location, name, tile):
+        raise RuntimeError(
+            f"A worker says that it has tile {tile}, which is not in {location} as "
+            "this process sees it. All workers must reach the same "
+            "store, by the same path or URL: nothing in the memory of one process "
+            "will do."
+        )
 
 
 @contextlib.contextmanager
@@ -175,7 +195,7 @@ def _outcomes(
     try:
         while True:
             for tile in itertools.islice(todo, IN_FLIGHT - len(waiting)):
-                future = pool.submit(carried_out, location, name, tile)
+                future = _submitted(pool, location, name, tile)
                 waiting.add(future)
                 future.add_done_callback(over.put)
             if not waiting:
@@ -186,3 +206,18 @@ def _outcomes(
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _submitted(
+    pool: Executor, location: Location, name: str, tile: TileNumber
+) -> Future:
+    """The task of a tile.
+
+    **Raises:** `BrokenExecutor` if no tasks are taken any more.
+    """
+    try:
+        return pool.submit(carried_out, location, name, tile)
+    except BrokenExecutor:
+        raise
+    except RuntimeError as error:  # it was shut down
+        raise BrokenExecutor(str(error)) from error

@@ -15,15 +15,22 @@ from eqtangents._gram._chunks import (
     Location,
     TileNumber,
     checked_location,
+    manifest_in,
+    opened,
     read_tile,
     region,
     tile_counts,
-    zarr,
 )
 
 
 # So many tiles are read ahead of the one that is used.
 AHEAD = 2
+
+_ADVICE = "Call `eqtangents.gram` as before: it computes what is not stored."
+_WHAT_INDICES = (
+    "A matrix in a store takes rows and columns, `k[rows, columns]`: each of them an "
+    "integer, a slice, or a list of integers or of as many booleans as there are rows."
+)
 
 
 class StoredGram:
@@ -54,22 +61,17 @@ class StoredGram:
     def __init__(self, location: Location, name: str | None = None):
         """Open a store."""
         self._location = checked_location(location)
-        arrays = stored_arrays(zarr().open_group(self._location, mode="r"))
-        if (
-            not arrays
-            or (name is None and len(arrays) > 1)
-            or name
-            not in (
-                None,
-                *arrays,
-            )
-        ):
+        if (group := opened(self._location)) is None:
+            raise FileNotFoundError(f"There is nothing at {self._location}.")
+        arrays = stored_arrays(group)
+        chosen = [name] if name is not None else list(arrays)
+        if len(chosen) != 1 or chosen[0] not in arrays:
             names = ", ".join(f'"{name}"' for name in arrays)
-            has = f"the matrices {names}: choose one by `name`" if names else "none"
             raise ValueError(
-                f"`name` is {described(name)}, but {described(location)} has {has}."
+                f"`name` is {described(name)}, but {self._location} has the matrices "
+                f"{names}: choose one by `name`."
             )
-        self._name = next(iter(arrays)) if name is None else name
+        self._name = chosen[0]
         self._array = arrays[self._name]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -118,15 +120,10 @@ class StoredGram:
 
     def __getitem__(self, index: Any) -> Shaped[np.ndarray, "..."]:
         chosen = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in [one for one in chosen if one is ...]:
-            raise IndexError(
-                "A matrix in a store takes rows and columns, `k[rows, columns]`."
-            )
+        if len(chosen) > self.ndim or any(one is ... for one in chosen):
+            raise IndexError(_WHAT_INDICES)
         rows, columns, *_ = (*chosen[:2], slice(None), slice(None))
-        first, second = (
-            np.arange(self.shape[0])[rows],
-            np.arange(self.shape[1])[columns],
-        )
+        first, second = _chosen(rows, self.shape[0]), _chosen(columns, self.shape[1])
         found = self._gathered(np.atleast_1d(first), np.atleast_1d(second))
         # Numbers, unlike slices and lists, leave no axis.
         found = found.reshape((*np.shape(first), *np.shape(second), *self.shape[2:]))
@@ -167,6 +164,19 @@ class StoredGram:
             if self.symmetric and rows != columns:
                 result[columns] += block.T @ vectors[rows]
         return result
+
+    def check_complete(self) -> None:
+        """Raise `ValueError` if a tile is not there, as while a run still goes on.
+
+        Checksums are not compared: that is done whenever a tile is read.
+        """
+        tiles = itertools.product(*map(range, tile_counts(self._array)))
+        count = sum(map(self._is_stored, tiles))
+        if (there := self._array.nchunks_initialized) < count:
+            raise ValueError(
+                f"{count - there} of {count} tiles of {self._location} are not there "
+                f"yet. {_ADVICE}"
+            )
 
     def _check_square(self) -> None:
         if self.shape[0] != self.shape[1]:
@@ -220,14 +230,13 @@ class StoredGram:
                     future.cancel()
 
     def _block(self, tile: TileNumber) -> Shaped[np.ndarray, "t1 t2 *rest"]:
-        advice = "Call `eqtangents.gram` as before: it computes what is not stored."
         try:
             block = read_tile(self._array, tile)
         except ValueError as error:
-            raise ValueError(f"{error} {advice}") from None
+            raise ValueError(f"{error} {_ADVICE}") from None
         if block is None:
             raise ValueError(
-                f"Tile {tile} of {self._location} is not there yet. {advice}"
+                f"Tile {tile} of {self._location} is not there yet. {_ADVICE}"
             )
         return block
 
@@ -237,10 +246,16 @@ def stored_arrays(group: Any) -> dict[str, Any]:
 
     Chunks are written whatever is in them: one that is not there reads like another.
     """
-    names = group.attrs.get("eqtangents", {}).get("names", ())
-    return {
-        name: group[name].with_config({"write_empty_chunks": True}) for name in names
-    }
+    names = manifest_in(group)["names"]
+    try:
+        arrays = {name: group[name] for name in names}
+    except (KeyError, ValueError, TypeError) as error:
+        raise ValueError(
+            f"{group.store_path} lacks a matrix that it should have: {error!r}. "
+            f"{_ADVICE}"
+        ) from None
+    write_all = lambda array: array.with_config({"write_empty_chunks": True})
+    return {name: write_all(array) for name, array in arrays.items()}
 
 
 def mirror(block: Shaped[np.ndarray, "t1 t2 *twice"]) -> Shaped[np.ndarray, "..."]:
@@ -266,6 +281,14 @@ def upper_mirrored(
     whole = upper + np.triu(square, 1).T
     whole = whole.reshape(size, *positions, size, *positions)
     return np.moveaxis(whole, 1 + rank, 1)
+
+
+def _chosen(index: Any, n: int) -> Int[np.ndarray, "..."]:
+    """The numbers of rows that an index chooses: one, or a list."""
+    found = np.asarray(np.arange(n)[index])
+    if found.ndim > 1:
+        raise IndexError(_WHAT_INDICES)
+    return found
 
 
 def _by_tile(

@@ -36,9 +36,10 @@ class _Assignment(NamedTuple):
     arrays: tuple[Any, ...]
 
 
-# Of this process, by the names of jobs: its own, and the latest that it was sent.
+# Of this process, by the names of jobs: its own, and the latest that it was sent. That
+# has a place as well, since the same job may be done for several stores.
 _OWN: dict[str, _Assignment] = {}
-_SENT: dict[str, _Assignment] = {}
+_SENT: dict[tuple[str, str], _Assignment] = {}
 _RECEIVING = threading.Lock()
 # Processes that are copies of one that had this module, and with it JAX.
 _FORKED: set[int] = set()
@@ -121,22 +122,31 @@ def _received(location: Location, name: str) -> _Assignment:
             "mp_context=multiprocessing.get_context('spawn'))` say."
         )
     with _RECEIVING:
-        if name not in _SENT:
+        if (sent := (str(location), name)) not in _SENT:
             found = _taken(location, name)
             _SENT.clear()
-            _SENT[name] = found
-        return _SENT[name]
+            _SENT[sent] = found
+        return _SENT[sent]
 
 
 def _taken(location: Location, name: str) -> _Assignment:
-    group = zarr().open_group(location, mode="r+")
+    try:
+        group = zarr().open_group(location, mode="r+")
+        sent = group[_JOBS][name]
+    except (FileNotFoundError, KeyError):
+        raise RuntimeError(
+            f"This worker does not find what it is to compute in {location}. All "
+            "workers must reach the store, by the same path or URL: nothing in the "
+            "memory of one process will do. Another run in the same place may also "
+            "have ended and dropped it: then call `eqtangents.gram` again."
+        ) from None
     there = group.attrs["eqtangents"]["versions"]
     if there != versions():
         raise RuntimeError(
             f"This worker has {versions()}, but the store was begun with {there}, and "
             "rounds differently. Install the same versions on all workers."
         )
-    pickled = group[_JOBS][name][:].tobytes()
+    pickled = sent[:].tobytes()
     if hashlib.sha256(pickled).hexdigest() != name:
         raise RuntimeError(
             f"What {location} has for workers is not what this run has put there. Call "

@@ -10,6 +10,7 @@ that was registered at these, then lets the rules push the block through the lay
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Hashable
 from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
@@ -199,6 +200,8 @@ class Frame:
 
     def bind(self, node: AbstractCovariance) -> BlockRule:
         """The rule of a node in this frame."""
+        if self.canvas is not None:
+            self.registry.widest = max(self.registry.widest, math.prod(self.canvas))
         rule = self.once(node, "rule", lambda: node.bind(self))
         mask = node.outline.mask
         if node.nonzero_where_masked and mask is not None:

@@ -15,7 +15,7 @@ from eqtangents.covariance._covariance import (
     Scope,
 )
 from eqtangents.covariance._gaps import tracks_gaps, with_gaps
-from eqtangents.covariance._lattice import both_inside, where
+from eqtangents.covariance._lattice import added_up, both_inside, where
 from eqtangents.covariance._table import Sweep
 
 
@@ -40,7 +40,8 @@ class Flattened(AbstractCovariance):
 
         def build() -> Block:
             block = frame.scope.coincident(self.upstream, self_pairs=frame.self_pairs)
-            return jax.tree.map(lambda leaf: leaf.mean(axes), block)
+            count = math.prod(self.upstream.outline.size)
+            return jax.tree.map(lambda leaf: added_up(leaf, axes) / count, block)
 
         rule = frame.constant(frame.scope.memo.once(self, frame.self_pairs, build))
         if not tracks_gaps(frame, self):
@@ -79,7 +80,7 @@ class Total(AbstractCovariance):
             def total(leaf: Array) -> Array:
                 if canvas != outline.size:
                     leaf = where(inside, leaf)
-                return leaf.sum((0, *range(-rank, 0)))
+                return added_up(leaf, (0, *range(-rank, 0)))
 
             return jax.tree.map(total, sweep.batch(displacements))
 

@@ -63,6 +63,7 @@ class Registry:
         self.fields: list[Field] = []
         self.masks: dict[Hashable, Look] = {} if masks is None else masks
         self.memo = Memo()
+        self.widest = 1  # the most positions of a block, of all rules that were bound
 
     def nested(self) -> "Registry":
         """A registry with fields of its own, for the layer inside a `Repeat`."""

@@ -49,8 +49,8 @@ class Sweep:
 
     @property
     def most(self) -> int:
-        """How many displacements fill a block."""
-        entries = math.prod((*self.frame.pairs, *self.canvas))
+        """How many displacements fill a block, the widest of all that lead here."""
+        entries = math.prod(self.frame.pairs) * self.frame.registry.widest
         itemsize = self.frame.scope.dtype.itemsize
         return max(1, budget().block_bytes // (entries * itemsize))
 

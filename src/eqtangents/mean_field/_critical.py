@@ -15,9 +15,9 @@ from eqtangents.predict._arguments import refuse
 
 
 _ONE_PHASE = (
-    "`bracket` has both ends in one phase, or one where signals grow without bound. "
-    "Give one end in order and one in chaos, with `chi_1` below and above 1: "
-    "`CorrelationMap(make_block(value)).fixed_point().chi_1` says which."
+    "`bracket` has both ends in one phase. Give one end in order, with `chi_1` below "
+    "1, and one in chaos, with it above 1, or not a number as signals grow without "
+    "bound: `CorrelationMap(make_block(value)).fixed_point().chi_1` says which."
 )
 
 
@@ -31,7 +31,9 @@ def critical(
 
     There, gradients neither grow nor vanish with depth, and signals forget slower than
     exponentially. The result is differentiable with respect to all that `make_block`
-    closes over, by the implicit function theorem.
+    closes over, by the implicit function theorem. Where signals grow without bound
+    counts as chaos: functions that grow in proportion to their argument, as `Relu`,
+    have signals that do so from the critical value on. It has no derivative there.
 
     **Arguments:**
 
@@ -52,10 +54,10 @@ def critical(
     lower, upper = (jnp.asarray(end, dtype) for end in bracket)
 
     def excess(value: Float[Array, ""], args: None = None) -> Float[Array, ""]:
-        return CorrelationMap(make_block(value)).fixed_point(q0).chi_1 - 1
+        end = CorrelationMap(make_block(value)).fixed_point(q0)
+        return jnp.where(jnp.isinf(end.q), jnp.ones_like(end.q), end.chi_1 - 1)
 
     ends = excess(lower), excess(upper)
-    # The product is no number where signals grow without bound.
     lower = refuse(lower, (~(ends[0] * ends[1] <= 0), _ONE_PHASE))
     eps = float(jnp.finfo(dtype).eps)
     solver = optx.Bisection(rtol=eps, atol=0.0)

@@ -51,7 +51,9 @@ class FixedPoint(eqx.Module):
     - `c`: the correlation of two inputs that differ.
     - `chi_q`: $\partial q' / \partial q$.
     - `chi_1`: $\partial c' / \partial c$ at equal inputs. By it gradients grow for each
-        block: above one is chaos, below is order.
+        block: above one is chaos, below is order. Jumps of a function, which gradients
+        do not see, do not count, nor does the noise of dropout: with either, equal
+        inputs part, and `c` is below one also where `chi_1` is.
     - `chi_c`: $\partial c' / \partial c$ at `c`.
     """
 
@@ -86,7 +88,7 @@ def fixed_point(after: MomentMap, q0: Float[Array, ""]) -> FixedPoint:
     # A signal of zero has no correlation: its slopes are those of one that vanishes.
     near = jnp.maximum(q, jnp.finfo(q.dtype).tiny ** 0.5)
     chi_1 = _chi(after, near, jnp.zeros_like(q))
-    z = _deficit_where_chaotic(after, near, chi_1)
+    z = _deficit_at_the_end(after, near, chi_1)
     chi_q = derivative_at(lambda q: after(SecondMoments.equal(q)).variance1, near)
     rest = (1 - z, chi_q, chi_1, _chi(after, near, z))
     return FixedPoint(q, *(jnp.where(jnp.isfinite(q), x, jnp.nan) for x in rest))
@@ -109,9 +111,13 @@ def _variance(after: MomentMap, q0: Float[Array, ""]) -> Float[Array, ""]:
     root = optx.root_find(excess, solver, start, max_steps=_STEPS, throw=False).value
     found = lambda q: (q >= 0) & (jnp.abs(excess(q, None)) <= 64 * eps * q)
     # Where all variances are fixed, as for a critical `Relu`, the root is any other.
+    # Signals do not end at one that they move away from.
     same = jnp.abs(root - near) <= eps**0.5 * near
-    marginal = jnp.where(found(near), near, jnp.inf)
-    known = found(root) & jnp.isfinite(near) & (same | ~found(near))
+    ahead = excess(near, None) * (root - near) >= 0
+    # Newton's method may miss a root at zero, as it steps over it.
+    vanishes = (excess(near, None) < 0) & (of_variance(jnp.zeros_like(near)) == 0)
+    marginal = jnp.where(found(near), near, jnp.where(vanishes, 0.0, jnp.inf))
+    known = found(root) & jnp.isfinite(near) & (same | ahead & ~found(near))
     return jnp.where(known, root, marginal)
 
 
@@ -130,26 +136,28 @@ def _chi(
     return derivative_at(of_covariance, state.covariance)
 
 
-def _deficit_where_chaotic(
+def _deficit_at_the_end(
     after: MomentMap, q: Float[Array, ""], chi_1: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """One less the correlation that signals approach: zero unless in chaos.
+    """One less the correlation that signals approach: zero unless equal ones part.
 
-    The map has a root at zero always, so that the other one is sought as a root of
-    `z' / z - 1`, which falls in `z`.
+    Mostly zero is a root of the map, so that the other one is sought as a root of
+    `z' / z - 1`, which falls in `z`. Noise, as of dropout, and jumps, as of `Sign`,
+    part equal signals by far more than the slope there.
     """
-    chaotic = chi_1 > 1
     eps = jnp.finfo(q.dtype).eps
+    ratio = lambda z: _deficit(after, q, z) / z
+    parts = (chi_1 > 1) | (ratio(jnp.full_like(q, eps)) > 2)
 
     def excess(z: Float[Array, ""], args: None) -> Float[Array, ""]:
-        # Out of chaos there is no root, but the search has to have one.
-        return jnp.where(chaotic, _deficit(after, q, z) / z - 1, 0.5 - z)
+        # There may be no root, but the search has to have one.
+        return jnp.where(parts, ratio(z) - 1, 0.5 - z)
 
     ends = {"lower": eps, "upper": 1.0}
     solver = optx.Bisection(rtol=float(eps), atol=0.0, flip=True)
     start = jnp.full_like(q, 0.5)
     root = optx.root_find(excess, solver, start, options=ends, throw=False).value
-    return jnp.where(chaotic, root, jnp.zeros_like(root))
+    return jnp.where(parts, root, jnp.zeros_like(root))
 
 
 def derivative_at(

@@ -158,17 +158,34 @@ def _message_about(
 
 
 def _diagnosis(kernel: Array, noise: Array) -> tuple[str, str]:
-    """The smallest eigenvalue, and the noise that mends it, in words."""
+    """What is wrong, and the noise that mends it, in words."""
     n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
     matrix = np.asarray(kernel, np.float64) + np.diag(np.asarray(noise, np.float64))
     values = np.linalg.eigvalsh(matrix)
     floor = float(np.min(np.asarray(noise), initial=np.inf))
     rounding = max(floor - values[0], 0)
-    more = max(1.2 * LARGE * rounding - floor, 0) + n * eps * abs(values[-1])
     found = f":\nits smallest eigenvalue is {values[0]:.3g}"
-    if not more > 0:  # a kernel of zeros
+    if LARGE * rounding < floor:
+        found = (
+            f", as a factorisation\nrounds it, although its smallest eigenvalue is "
+            f"{values[0]:.3g}. With many examples,\nsteps round less: pass "
+            "`eqtangents.GramOperator(k_train_train, noise=...)`"
+        )
+    least = max(1.2 * LARGE * rounding - floor, 0) + eps * abs(values[-1])
+    if not least > 0:  # a kernel of zeros
         return found, _USUAL_NOISE
+    # How much a factorisation rounds is between this and `n` times as much.
+    tried = [least * 2.0**i for i in range(n.bit_length() + 1)]
+    more = next((one for one in tried if _is_enough(kernel, noise + one)), tried[-1])
     return found, f"`noise={more:.2g}` more\n    would mend it"
+
+
+def _is_enough(kernel: Array, noise: Array) -> bool:
+    """Whether a factorisation with this noise is one to predict with."""
+    own = jnp.asarray(noise, kernel.dtype)
+    needed = needed_eigenvalue(kernel, jnp.min(own), True, 0.0)
+    cholesky = jnp.linalg.cholesky(kernel + jnp.diag(own))
+    return bool(smallest_eigenvalue(cholesky, needed) > needed)
 
 
 @jax.jit

@@ -15,6 +15,7 @@ from eqtangents._arguments import checked_integer, described
 from eqtangents._gram._gram import checked_pairs
 from eqtangents._gram._pairs import AbstractPairs, NetworkPairs
 from eqtangents._gram._placement import made_mesh
+from eqtangents._gram._stored import StoredGram
 from eqtangents._kernel import Kernel, Kind
 from eqtangents._parameters import Trainable
 from eqtangents._refuse import refuse
@@ -195,6 +196,8 @@ def _backing_of_matrix(kernel: Any, needless: dict[str, Any]) -> AbstractBacking
             f"`kernel` is {described(kernel)}, but a matrix of a floating dtype is "
             "needed: the kernel of a network that ends in a readout."
         )
+    if isinstance(kernel, StoredGram):
+        kernel.check_complete()
     in_memory = isinstance(kernel, jax.Array) or type(kernel) is np.ndarray
     return Formed(jnp.asarray(kernel)) if in_memory else HostBacking(Source(kernel))
 
