@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
+from eqtangents._products import einsum
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -123,9 +124,7 @@ def _matrix_product(
     """The inner products over channels, for each position a product of matrices."""
     if frame.self_pairs:
         return jnp.sum(left.array * right.array, 1)
-    return jnp.einsum(
-        "ic...,jc...->ij...", left.array[:, 0], right.array[0], precision="highest"
-    )
+    return einsum("ic...,jc...->ij...", left.array[:, 0], right.array[0])
 
 
 # With so many channels, their differences cost about as much as a layer. A single

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from eqtangents._products import einsum
 from eqtangents.duals._dual import Stacked
 from eqtangents.duals._expansion import SparseSeries, projections, quadrature
 from eqtangents.duals._pair import Deviation
@@ -60,7 +61,7 @@ class NodeValues(NamedTuple):
             rows = np.reshape(rows, (-1, matrix.shape[1]))
             mean = np.reshape([(l == 0) * np.sqrt(weight) for l, weight in terms], -1)
             rows, mean = (jnp.asarray(c, half.dtype) for c in (rows, mean))
-            part = jnp.einsum("n...q,tq->tn...", half, rows, precision="highest")
+            part = einsum("n...q,tq->tn...", half, rows)
             mean = mean.reshape(-1, *(1,) * (part.ndim - 1))
             parts.append(part + self.at_zero * mean)
         return jnp.concatenate(parts)
@@ -108,7 +109,7 @@ def mean_of_squares(
 ) -> Float[Array, "n *size"]:
     """`E f(s z)**2`, from the squares at `z` and `-z` added up, for all nodes `z`."""
     weights = jnp.asarray(quadrature(nodes)[1], squares.dtype)
-    return jnp.einsum("...q,q->...", squares, weights)
+    return einsum("...q,q->...", squares, weights)
 
 
 def mean_square(

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from eqtangents._products import einsum, matmul
 from eqtangents.predict._spectrum import SpectralFunction
 
 
@@ -64,13 +65,13 @@ def approximated(
     values = function(low + (high - low) * halves**2)
     angles = k[:, None] * (2 * k + 1)[None] % (4 * products)
     cosines = jnp.cos(angles.astype(dtype) * (jnp.pi / (2 * products)))
-    coefficients = jnp.einsum("tj,kj->tk", values, cosines) * (2 / products)
+    coefficients = einsum("tj,kj->tk", values, cosines) * (2 / products)
     coefficients = coefficients.at[:, 0].multiply(0.5)
     coefficients = jnp.where(inverse[:, None], 0, coefficients)
     size = jnp.max(jnp.abs(coefficients), axis=1, keepdims=True)
     degree = jnp.max(jnp.where(jnp.abs(coefficients) > 4 * eps * size, k[None], 0))
     angle = jnp.pi - 2 * jnp.arcsin(jnp.sqrt((samples - low) / (high - low)))
-    found = coefficients @ jnp.cos(k[:, None].astype(dtype) * angle[None])
+    found = matmul(coefficients, jnp.cos(k[:, None].astype(dtype) * angle[None]))
     error = jnp.max(jnp.abs(found - expected), axis=1)
     largest = jnp.max(jnp.abs(expected), axis=1)
     right = jnp.all(inverse | (error <= 8 * products * eps * largest))
@@ -88,7 +89,7 @@ def chebyshev_sum(
     low, high = approximation.low, approximation.high
 
     def scaled(v: Float[Array, "n columns"]) -> Float[Array, "n columns"]:
-        return (2 * (matrix @ v) - (low + high) * v) / (high - low)
+        return (2 * matmul(matrix, v) - (low + high) * v) / (high - low)
 
     def step(
         k: Int[Array, ""], terms: Float[Array, "degrees n columns"]
@@ -99,4 +100,4 @@ def chebyshev_sum(
     if count > 1:
         terms = terms.at[1].set(scaled(columns))
         terms = lax.fori_loop(2, approximation.degree + 1, step, terms)
-    return jnp.einsum("tk,knc->tnc", approximation.coefficients, terms)
+    return einsum("tk,knc->tnc", approximation.coefficients, terms)

@@ -6,6 +6,7 @@ import numpy as np
 from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Int, Shaped
 
+from eqtangents._products import einsum
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import array_argument, finite, number, refuse
 
@@ -96,13 +97,13 @@ def class_probabilities(
     weights = jnp.asarray(weights / weights.sum(), mean.dtype)
     deviation = jnp.sqrt(variance)
     # Axes: class, other class, node.
-    value = mean[..., :, None] + jnp.einsum("...c,q->...cq", deviation, nodes)
+    value = mean[..., :, None] + einsum("...c,q->...cq", deviation, nodes)
     distance = value[..., :, None, :] - mean[..., None, :, None]
     logs = log_ndtr(distance / deviation[..., None, :, None])
     other = ~np.eye(mean.shape[-1], dtype=bool)[..., None]
     shape = np.broadcast_shapes(logs.shape, other.shape)
     below = jnp.sum(jnp.where(np.broadcast_to(other, shape), logs, 0), axis=-2)
-    probabilities = jnp.einsum("...cq,q->...c", jnp.exp(below), weights)
+    probabilities = einsum("...cq,q->...c", jnp.exp(below), weights)
     return probabilities / jnp.sum(probabilities, axis=-1, keepdims=True)
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents._products import matmul
 from eqtangents.predict._arguments import branch_of
 from eqtangents.predict._gradient_descent_mse import Gain
 from eqtangents.predict._noisy_kernel import NoisyKernel
@@ -73,16 +74,16 @@ def _by_eigenvectors(
 ) -> Float[Array, "times *test"]:
     values, vectors, half = factors
     dynamics, nngp, prior = kernels
-    gains, coordinates = gain(values), vectors.T @ dynamics.T
+    gains, coordinates = gain(values), matmul(vectors.T, dynamics.T)
     many = gains.shape[0] * dynamics.shape[0] > 4 * matrix.shape[0]
     if half is None and many:
         # So that it and its transpose make the whole.
-        half = jnp.tril(vectors.T @ start @ vectors)
+        half = jnp.tril(matmul(matmul(vectors.T, start), vectors))
         half = half - jnp.diag(jnp.diagonal(half)) / 2
     if half is None:
-        learned = lambda gains: vectors @ (gains[:, None] * coordinates)
+        learned = lambda gains: matmul(vectors, gains[:, None] * coordinates)
         return lax.map(lambda g: _after(learned(g), start, kernels), gains)
-    nngp = vectors.T @ nngp.T
+    nngp = matmul(vectors.T, nngp.T)
 
     def at(gains: Float[Array, " rows"]) -> Float[Array, "*test"]:
         learned = gains[:, None] * coordinates
@@ -122,7 +123,7 @@ def _after(
     learned: Float[Array, "rows rows_test"], start: Matrix, kernels: tuple[Array, ...]
 ) -> Float[Array, "*test"]:
     _, nngp, prior = kernels
-    return _moments_after(start @ learned / 2 - nngp.T, learned, prior)
+    return _moments_after(matmul(start, learned) / 2 - nngp.T, learned, prior)
 
 
 def _moments_after(
@@ -130,7 +131,7 @@ def _moments_after(
 ) -> Float[Array, "*test"]:
     if prior.ndim == 1:
         return prior + 2 * jnp.sum(half * learned, axis=0)
-    change = learned.T @ half
+    change = matmul(learned.T, half)
     return prior + (change + change.T)  # symmetric to the last bit
 
 
@@ -142,5 +143,5 @@ def _half_times(
         return half[:, None] * columns
     n = half.shape[0]
     edges = sorted({n * i // _TRIANGLE_BLOCKS for i in range(_TRIANGLE_BLOCKS + 1)})
-    rows = [half[a:b, :b] @ columns[:b] for a, b in itertools.pairwise(edges)]
+    rows = [matmul(half[a:b, :b], columns[:b]) for a, b in itertools.pairwise(edges)]
     return jnp.concatenate(rows) if rows else columns

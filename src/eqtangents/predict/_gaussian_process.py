@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqtangents._products import matmul
 from eqtangents._types import Scalar
 from eqtangents.predict._habits import habits_told
 from eqtangents.predict._inverse import AbstractInverse, CholeskyInverse, inverse_of
@@ -216,7 +217,7 @@ class GaussianProcess(eqx.Module):
         **Cost:** an eigendecomposition of the covariance.
         """
         k_test_train, k_test_test = self._test_blocks(k_test_train, k_test_test)
-        mean = k_test_train @ self.solution
+        mean = matmul(k_test_train, self.solution)
         covariance = self.inverse.covariance(k_test_train, k_test_test)
         scale = jnp.max(jnp.abs(k_test_test), initial=0)
         return self.data.restored(draws(mean, covariance, scale, shape, key))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from eqtangents._products import einsum
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
     array_argument,
@@ -255,11 +256,11 @@ class GradientDescent(eqx.Module):
         rows, columns = self.data.targets.shape
         times = state.time.shape
         weights = jnp.reshape(state.weights, (*times, rows, columns))
-        moved = jnp.einsum("ij,...jc->...ic", matrix, weights)
+        moved = einsum("ij,...jc->...ic", matrix, weights)
         start = self.data.start("start_test", start_test, matrix.shape[0])
         speed = self.data.start("start_velocity", start_velocity, matrix.shape[0])
         coasted = self._equation().coasted(state.time)
-        drift = jnp.einsum("...,ic->...ic", coasted, speed)
+        drift = einsum("...,ic->...ic", coasted, speed)
         start = jnp.broadcast_to(start, moved.shape)
         return self.data.restored(start + drift + moved)
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from eqtangents._products import einsum
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import checked_times
 from eqtangents.predict._definiteness import refuse_learned_rounding
@@ -49,7 +50,7 @@ class _LearnedAndGain(eqx.Module):
 
     def __call__(self, values: Float[Array, " n"]) -> Float[Array, "times_twice n"]:
         gains = self.gain(values)
-        return jnp.concatenate([jnp.einsum("i,ti->ti", values, gains), gains])
+        return jnp.concatenate([einsum("i,ti->ti", values, gains), gains])
 
 
 @habits_told
@@ -260,7 +261,7 @@ def _train_columns(
     both = _LearnedAndGain(training.gain(times))
     found = training.noisy_kernel.apply(both, training.data.targets - start)
     outputs, weights = found[: times.shape[0]], found[times.shape[0] :]
-    spurious = jnp.einsum("i,tic->tic", training.data.noise[:, 0], weights)
+    spurious = einsum("i,tic->tic", training.data.noise[:, 0], weights)
     return start[None] + outputs - spurious
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import jax.random as jr
 from jaxtyping import Array, Float
 
+from eqtangents._products import matmul
 from eqtangents.predict._definiteness import cholesky_of
 from eqtangents.predict._posterior import (
     exact_log_density,
@@ -169,7 +170,7 @@ class SteppedInverse(AbstractInverse):
         """By a solve for all test outputs; wrong by the square of its residual."""
         solution = self.times(k_test_train.T)
         residual = k_test_train.T - self.operator.multiply(solution)
-        half = (k_test_train.T / 2 + residual / 2).T @ solution
+        half = matmul((k_test_train.T / 2 + residual / 2).T, solution)
         return (k_test_test - (half + half.T))[None]
 
     def variance(
@@ -192,7 +193,9 @@ class SteppedInverse(AbstractInverse):
     ) -> Float[Array, "groups rows_test rows_test"]:
         """By a solve for all test outputs."""
         solved = self.times(ntk_test_train.T)
-        half = (nngp_train_train @ solved / 2 - nngp_test_train.T).T @ solved
+        half = matmul(
+            (matmul(nngp_train_train, solved) / 2 - nngp_test_train.T).T, solved
+        )
         return (nngp_test_test + (half + half.T))[None]
 
     def log_density(

@@ -20,6 +20,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
+from eqtangents._products import matmul
 from eqtangents.predict._arguments import branch_of, known
 from eqtangents.predict._chebyshev import (
     Approximation,
@@ -270,5 +271,5 @@ def _solved_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
     solution = _solved(matrix, columns, cholesky)
     change = jnp.zeros_like(columns) if d_columns is None else d_columns
     if d_matrix is not None:
-        change = change - (d_matrix + d_matrix.T) / 2 @ solution
+        change = change - matmul((d_matrix + d_matrix.T) / 2, solution)
     return solution, _solved(matrix, change, cholesky)

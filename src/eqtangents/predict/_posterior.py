@@ -12,6 +12,7 @@ import jax.random as jr
 from jax.scipy.linalg import cho_solve, solve_triangular
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from eqtangents._products import einsum, matmul
 from eqtangents.predict._definiteness import NOT_SAMPLED, refuse_spoiled
 from eqtangents.predict._spectrum import Spectrum
 
@@ -41,7 +42,7 @@ def _with_more_rows(
         cholesky: Float[Array, "old old"], noise: Float[Array, " rows"]
     ) -> Float[Array, "rows rows"]:
         cross = solve_triangular(cholesky, kernel[:old, old:], lower=True)
-        new = kernel[old:, old:] + jnp.diag(noise[old:]) - cross.T @ cross
+        new = kernel[old:, old:] + jnp.diag(noise[old:]) - matmul(cross.T, cross)
         above = jnp.zeros_like(cross)
         return jnp.block([[cholesky, above], [cross.T, jnp.linalg.cholesky(new)]])
 
@@ -75,7 +76,7 @@ def posterior_covariance(
 ) -> Float[Array, "groups rows_test rows_test"]:
     """Covariance of the test outputs in each group."""
     explained = _whitened(cholesky, k_test_train)
-    return k_test_test[None] - jnp.einsum("gij,gik->gjk", explained, explained)
+    return k_test_test[None] - einsum("gij,gik->gjk", explained, explained)
 
 
 def exact_variance(
@@ -99,7 +100,9 @@ def trained_covariance(
 
     def covariance(cholesky: Float[Array, "rows rows"]) -> Float[Array, "m m"]:
         solved = cho_solve((cholesky, True), ntk_test_train.T)
-        half = (nngp_train_train @ solved / 2 - nngp_test_train.T).T @ solved
+        half = matmul(
+            (matmul(nngp_train_train, solved) / 2 - nngp_test_train.T).T, solved
+        )
         return nngp_test_test + (half + half.T)
 
     return jax.vmap(covariance)(cholesky)

@@ -8,6 +8,7 @@ from jax import lax
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
+from eqtangents._products import matmul
 from eqtangents._types import Scalar
 
 
@@ -50,11 +51,11 @@ def smallest_eigenvalue(
     def step(state: _Space) -> _Space:
         i, basis, inverse, _ = state
         image = cho_solve((cholesky, True), basis[i])
-        column = basis @ image
+        column = matmul(basis, image)
         inverse = inverse.at[i].set(column).at[:, i].set(column)
         new = image
         for _ in range(2):  # once leaves rounding behind
-            new = new - basis.T @ (basis @ new)
+            new = new - matmul(basis.T, matmul(basis, new))
         size = jnp.linalg.norm(new)
         # What is left of nothing is rounding: the space is invariant.
         more = ~(size <= 10 * eps * jnp.linalg.norm(image))

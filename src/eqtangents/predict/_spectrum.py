@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from eqtangents._products import einsum, matmul
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import array_argument
 from eqtangents.predict._definiteness import (
@@ -129,7 +130,7 @@ def matrix_function(
     """`Spectrum.apply`, for a matrix of these eigenvalues and eigenvectors."""
     del matrix  # here for its tangent: it is `factors`
     values, vectors = factors
-    return _from_basis(vectors, function(values), vectors.T @ columns)
+    return _from_basis(vectors, function(values), matmul(vectors.T, columns))
 
 
 @matrix_function.def_jvp
@@ -162,14 +163,14 @@ def _expanded(
     """
     values, vectors = factors
     half = (matrix + matrix.T) / 2
-    change = vectors.T @ (half - lax.stop_gradient(half)) @ vectors
-    coordinates = vectors.T @ columns
+    change = matmul(matmul(vectors.T, half - lax.stop_gradient(half)), vectors)
+    coordinates = matmul(vectors.T, columns)
     slopes = _divided_differences(function, values)
     turned = slopes * jnp.broadcast_to(change, slopes.shape)
     turned += _second_order(function, values, slopes, change)
-    moved = jnp.einsum("...ij,jc->...ic", turned, coordinates)
-    moved += jnp.einsum("...i,ic->...ic", function(values), coordinates)
-    return jnp.einsum("ji,...ic->...jc", vectors, moved)
+    moved = einsum("...ij,jc->...ic", turned, coordinates)
+    moved += einsum("...i,ic->...ic", function(values), coordinates)
+    return einsum("ji,...ic->...jc", vectors, moved)
 
 
 def _second_order(
@@ -196,8 +197,8 @@ def _second_order(
     bends = jnp.where(
         close, bend.reshape(slopes.shape) / 2, (wide(first) - slopes) / safe
     )
-    apart = (slopes * wide(change)) @ wide(change)
-    together = (bends * wide(change)) @ wide(change)
+    apart = matmul(slopes * wide(change), wide(change))
+    together = matmul(bends * wide(change), wide(change))
     return jnp.where(
         close,
         (together + together.swapaxes(-1, -2)) / 2,
@@ -210,8 +211,8 @@ def _from_basis(
     factors: Float[Array, "*batch n"],
     coordinates: Float[Array, "n columns"],
 ) -> Float[Array, "*batch n columns"]:
-    scaled = jnp.einsum("...i,ic->...ic", factors, coordinates)
-    return jnp.einsum("ji,...ic->...jc", vectors, scaled)
+    scaled = einsum("...i,ic->...ic", factors, coordinates)
+    return einsum("ji,...ic->...jc", vectors, scaled)
 
 
 def _divided_differences(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Shaped
 
+from eqtangents._products import matmul
 from eqtangents._types import Scalar
 from eqtangents.predict._training_set import TrainingSet
 from eqtangents.predict._training_state import Motion
@@ -58,7 +59,7 @@ class TrainingEquation(eqx.Module):
         del t, args
         (outputs, weights), velocities = motion
         force = self.force(outputs, weights)
-        pull = (self.data.matrix @ force, force)
+        pull = (matmul(self.data.matrix, force), force)
         if velocities is None:
             return pull, None
         friction = 1 - jnp.asarray(self.momentum, outputs.dtype)
@@ -75,5 +76,5 @@ class TrainingEquation(eqx.Module):
 
     def parameter_norm(self, weights: Float[Array, "rows columns"]) -> Float[Array, ""]:
         """Norm of the parameters that have these weights."""
-        square = jnp.vdot(weights, self.data.matrix @ weights)
+        square = jnp.sum(weights * matmul(self.data.matrix, weights))
         return jnp.sqrt(jnp.maximum(square, 0))

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents._products import matmul
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import (
     NONFINITE_KERNEL,
@@ -212,7 +213,7 @@ class TrainingSet(eqx.Module):
     ) -> Float[Array, "rows_test columns"]:
         """A test-train kernel, which may be an operator, times columns."""
         if not isinstance(k_test_train, GramOperator):
-            return self.test_train(k_test_train) @ columns
+            return matmul(self.test_train(k_test_train), columns)
         if k_test_train.shape[1] != columns.shape[0]:
             raise ValueError(
                 f"`k_test_train` is an operator of shape {k_test_train.shape}, but "

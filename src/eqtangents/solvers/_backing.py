@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from eqtangents._gram._placement import whole_of
+from eqtangents._products import matmul
 
 
 ColumnBlock: TypeAlias = Float[Array, "rows columns"]
@@ -74,7 +75,7 @@ class Formed(AbstractBacking):
 
     def multiply(self, columns: Float[Array, "n2 columns"]) -> ColumnBlock:
         """Devices multiply the rows that they have."""
-        return whole_of(jnp.matmul, self.matrix, columns)
+        return whole_of(matmul, self.matrix, columns)
 
     def transposed(self) -> "Formed":
         """Another array."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from eqtangents._products import matmul
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._preconditioner import AbstractPreconditioner
 
@@ -143,7 +144,7 @@ class _Recursion(NamedTuple):
     def residual_of(self, search: _Search) -> ColumnBlock:
         """As the recursion has it."""
         basis, by = search.basis, self.preconditioner
-        return (basis if by is None else by.root(basis)) @ search.coordinates
+        return matmul(basis if by is None else by.root(basis), search.coordinates)
 
     def taken(self, search: _Search, most: Int[Array, ""]) -> _Search:
         """Until the recursion says that it is enough, or there are so many."""
@@ -158,11 +159,11 @@ class _Recursion(NamedTuple):
         directions, by = state.directions, self.preconditioner
         moved = directions if by is None else by.root_inverse(directions)
         image = self.product(moved)
-        inverse = _inverse_on_range(moved.T @ image)
-        solution = state.solution + moved @ (inverse @ state.coordinates)
-        basis, change = jnp.linalg.qr(state.basis - self._there(image) @ inverse)
-        directions = basis + directions @ change.T
-        coordinates = change @ state.coordinates
+        inverse = _inverse_on_range(matmul(moved.T, image))
+        solution = state.solution + matmul(moved, matmul(inverse, state.coordinates))
+        basis, change = jnp.linalg.qr(state.basis - matmul(self._there(image), inverse))
+        directions = basis + matmul(directions, change.T)
+        coordinates = matmul(change, state.coordinates)
         return _Search(solution, basis, coordinates, directions, state.steps + 1)
 
     def _there(self, columns: ColumnBlock) -> ColumnBlock:
@@ -188,4 +189,4 @@ def _inverse_on_range(matrix: Float[Array, "rank rank"]) -> Float[Array, "rank r
     kept = values > 10 * matrix.shape[0] * eps * jnp.max(values, initial=0)
     inverted = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
     vectors = scale[:, None] * vectors
-    return (vectors * inverted[None]) @ vectors.T
+    return matmul(vectors * inverted[None], vectors.T)

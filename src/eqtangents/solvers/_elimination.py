@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from eqtangents._gram._placement import Placement
+from eqtangents._products import einsum
 
 
 # Of one device: by blocks of rows, and devices and blocks of columns.
@@ -29,7 +30,6 @@ Turns: TypeAlias = Float[Array, "devices side columns"]  # of one block of each 
 # The columns that are left are cut so many times: more cuts, fewer zeros factor_times.
 _CUTS = 8
 _Carry = TypeVar("_Carry")
-_einsum = functools.partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 
 
 class RowGrid(NamedTuple):
@@ -117,7 +117,7 @@ def _one_eliminated(grid: RowGrid, step: Int[Array, ""], rows: OwnRows) -> OwnRo
     everywhere = grid.gathered(below)
 
     def subtracted(i: Int[Array, ""], rows: OwnRows) -> OwnRows:
-        return rows.at[i].add(-_einsum("xk,djyk->xdjy", below[i], everywhere))
+        return rows.at[i].add(-einsum("xk,djyk->xdjy", below[i], everywhere))
 
     rows = lax.fori_loop(block, jnp.int32(left), subtracted, rows)
     kept = below.at[block].set(jnp.where(grid.here == turn, root, below[block]))
@@ -133,19 +133,19 @@ def factor_diagonal(
 
 def factor_times(grid: RowGrid, rows: OwnRows, columns: AllColumns) -> AllColumns:
     """The factor times some columns."""
-    return grid.gathered(_einsum("ixdjy,djyc->ixc", rows, columns))
+    return grid.gathered(einsum("ixdjy,djyc->ixc", rows, columns))
 
 
 def forward_solved(grid: RowGrid, rows: OwnRows, columns: AllColumns) -> AllColumns:
     """The inverse of the factor times some columns."""
 
     def of_block(block: Int[Array, ""], known: AllColumns) -> AllColumns:
-        known_part = _einsum("xdjy,djyc->xc", rows[block], known)
+        known_part = einsum("xdjy,djyc->xc", rows[block], known)
         rest = columns[grid.here, block] - known_part
         level = rows[block, :, :, block]
 
         def of_turn(turn: Int[Array, ""], found: Turns) -> Turns:
-            less = rest - _einsum("xdy,dyc->xc", level, found)
+            less = rest - einsum("xdy,dyc->xc", level, found)
             mine = solve_triangular(level[:, turn], less, lower=True)
             return found.at[turn].set(grid.of_device(turn, mine))
 
@@ -160,13 +160,13 @@ def backward_solved(grid: RowGrid, rows: OwnRows, columns: AllColumns) -> AllCol
 
     def of_block(step: Int[Array, ""], known: AllColumns) -> AllColumns:
         block = grid.blocks - 1 - step
-        below = _einsum("ixdy,ixc->dyc", rows[:, :, :, block], known[grid.here])
+        below = einsum("ixdy,ixc->dyc", rows[:, :, :, block], known[grid.here])
         rest = columns[:, block] - grid.total(below)
         level = rows[block, :, :, block]
 
         def of_turn(step: Int[Array, ""], found: Turns) -> Turns:
             turn = grid.devices - 1 - step
-            below = _einsum("xy,xc->yc", level[:, turn], found[grid.here])
+            below = einsum("xy,xc->yc", level[:, turn], found[grid.here])
             less = rest[turn] - grid.total(below)
             mine = solve_triangular(level[:, turn], less, lower=True, trans="T")
             return found.at[turn].set(grid.of_device(turn, mine))

@@ -6,6 +6,7 @@ import jax.random as jr
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._arguments import check_key, described
+from eqtangents._products import matmul
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator, noise_of
@@ -64,7 +65,9 @@ def _error_of(
     """About the spectral norm, and never more."""
 
     def product(columns: ColumnBlock) -> ColumnBlock:
-        return operator.backing.multiply(columns) - features @ (features.T @ columns)
+        return operator.backing.multiply(columns) - matmul(
+            features, matmul(features.T, columns)
+        )
 
     n = features.shape[0]
     drawn = jr.normal(key, (n, min(n, VECTORS)), features.dtype)

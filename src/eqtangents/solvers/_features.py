@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_choice, checked_integer, described
+from eqtangents._products import tensordot
 from eqtangents._types import ScalarOrBatch
 from eqtangents.covariance._window_sums import TapWeights
 from eqtangents.nn import AbstractLayer
@@ -182,13 +183,13 @@ def _after_activation(
     weight_key, sign_key = jr.split(draw.key)
     shape = draw.width, value.shape[0]
     random = jr.normal(weight_key, shape, value.dtype)
-    inputs = jnp.tensordot(random, value, 1)
+    inputs = tensordot(random, value, 1)
     outputs, slopes = jax.jvp(layer.function, (inputs,), (jnp.ones_like(inputs),))
     scale = math.sqrt(draw.width)
     if draw.tangent:
         shape = draw.width, tangent.shape[0]
         signs = jr.rademacher(sign_key, shape, value.dtype)
-        tangent = slopes * jnp.tensordot(signs, tangent, 1) / scale
+        tangent = slopes * tensordot(signs, tangent, 1) / scale
     return _Features(outputs / scale, tangent, channels)
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from eqtangents._products import einsum
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._block_cg import Product
 
@@ -129,8 +130,8 @@ def _with_one_more(product: Product, state: _Spaces) -> _Spaces:
     diagonal = jnp.sum(current * image, axis=0)
     size = jnp.linalg.norm(image, axis=0)
     for _ in range(2):  # once leaves rounding of the size of what was subtracted
-        overlaps = jnp.einsum("snc,nc->sc", basis, image)
-        image = image - jnp.einsum("snc,sc->nc", basis, overlaps)
+        overlaps = einsum("snc,nc->sc", basis, image)
+        image = image - einsum("snc,sc->nc", basis, overlaps)
     beside = jnp.linalg.norm(image, axis=0)
     # What is left of an exhausted space is rounding.
     beside = jnp.where(beside > 10 * eps * size, beside, 0)
@@ -187,10 +188,10 @@ def matrix_function_times(
     def coefficients(
         values: Float[Array, " steps"], vectors: Float[Array, "steps steps"]
     ) -> Float[Array, "times steps"]:
-        return jnp.einsum("sk,tk,k->ts", vectors, function(values), vectors[0])
+        return einsum("sk,tk,k->ts", vectors, function(values), vectors[0])
 
     found = lanczos(product, columns, coefficients, tolerance, max_steps)
-    value = jnp.einsum("cts,snc,c->tnc", found.value, found.basis, found.sizes)
+    value = einsum("cts,snc,c->tnc", found.value, found.basis, found.sizes)
     norms = _norms_of(found.value)
     change = found.change / jnp.where(norms > 0, norms, 1)
     return Image(value, jnp.max(change, initial=0))

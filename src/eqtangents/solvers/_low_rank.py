@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents._products import matmul
 from eqtangents._refuse import refuse
 from eqtangents._types import Scalar
 from eqtangents.solvers._backing import ColumnBlock
@@ -53,7 +54,7 @@ class LowRank(AbstractPreconditioner):
 
     def multiply(self, columns: ColumnBlock) -> ColumnBlock:
         """The product with some columns."""
-        low = self.factor @ (self.factor.T @ columns)
+        low = matmul(self.factor, matmul(self.factor.T, columns))
         return low + self.diagonal[:, None] * columns
 
     def structure(self) -> jax.ShapeDtypeStruct:
@@ -83,7 +84,9 @@ class LowRank(AbstractPreconditioner):
     def _stretched(self, columns: ColumnBlock, power: float) -> ColumnBlock:
         r"""$(I + D^{-1/2} F F^\top D^{-1/2})^p$ times some columns."""
         more = jnp.expm1(power * jnp.log1p(self.values))
-        return columns + self.basis @ (more[:, None] * (self.basis.T @ columns))
+        return columns + matmul(
+            self.basis, more[:, None] * matmul(self.basis.T, columns)
+        )
 
 
 @jax.jit
@@ -92,4 +95,4 @@ def _decomposed(
 ) -> tuple[Float[Array, "n least"], Float[Array, " least"]]:
     q, r = jnp.linalg.qr(factor / jnp.sqrt(diagonal)[:, None])
     u, s, _ = jnp.linalg.svd(r, full_matrices=False)
-    return q @ u, s**2
+    return matmul(q, u), s**2

@@ -15,6 +15,7 @@ from eqtangents._arguments import described
 from eqtangents._gram._gram import gram_of_pairs, lengthened
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement, whole_of
+from eqtangents._products import matmul
 from eqtangents._tile_plan import (
     Examples,
     batch_size,
@@ -196,9 +197,9 @@ class _TileSums(eqx.Module):
             counted, mirrored = place[2:].astype(tile.dtype)
             below = lax.dynamic_slice_in_dim(v, column, size2)
             if not self.symmetric:
-                return counted * (tile @ below), None
+                return counted * matmul(tile, below), None
             above = lax.dynamic_slice_in_dim(v, row, size1)
-            return counted * (tile @ below), mirrored * (tile.T @ above)
+            return counted * matmul(tile, below), mirrored * matmul(tile.T, above)
 
         def step(product: Array, place: Int[Array, " 4"]) -> tuple[Array, None]:
             own, mirror = contribution(place, pairs, x1, x2, columns)

@@ -10,6 +10,7 @@ from jax.scipy.linalg import solve_triangular
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from eqtangents._arguments import check_key, checked_integer, described
+from eqtangents._products import matmul
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._low_rank import LowRank
 from eqtangents.solvers._operator import GramOperator, noise_of
@@ -134,7 +135,7 @@ def _by_random_pivots(
         key, pivot_key, uniform_key = jr.split(state.key, 3)
         pivots = jr.categorical(pivot_key, jnp.log(state.left), shape=(block,))
         residual = _exact_columns(operator, pivots, whole)
-        residual = residual - state.factor @ state.factor[pivots].T
+        residual = residual - matmul(state.factor, state.factor[pivots].T)
         uniform = jr.uniform(uniform_key, (block,), dtype)
         room = rank - state.chosen
         cholesky, kept = _accepted(
@@ -212,5 +213,5 @@ def _of_uniform_columns(
     floor = rank * float(jnp.finfo(whole.dtype).eps) * jnp.max(values)
     kept = values > floor
     scale = jnp.where(kept, 1 / jnp.sqrt(jnp.where(kept, values, 1)), 0)
-    factor = columns @ (vectors * scale[None])
+    factor = matmul(columns, vectors * scale[None])
     return factor, jnp.maximum(whole - jnp.sum(factor**2, axis=1), 0)

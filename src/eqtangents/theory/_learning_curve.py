@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
 
+from eqtangents._products import matmul
 from eqtangents._types import NonNegative, ScalarOrBatch
 from eqtangents.theory._modes import KernelModes
 
@@ -98,7 +99,7 @@ class LearningCurve(eqx.Module):
         **Arguments:** those of `kappa`.
         """
         missed = (1 - self.learnability(n)) ** 2
-        return missed @ self.target_power + self.noise
+        return matmul(missed, self.target_power) + self.noise
 
     def variance(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The variance of predictions over training sets.
@@ -141,7 +142,7 @@ class LearningCurve(eqx.Module):
 
     def _overfitting(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """By what factor the error exceeds that of the mean prediction."""
-        squares = self.learnability(n) ** 2 @ self.modes.multiplicities
+        squares = matmul(self.learnability(n) ** 2, self.modes.multiplicities)
         return n / (n - squares)
 
 

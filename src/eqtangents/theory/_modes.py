@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from eqtangents._arguments import checked_choice, checked_integer
 from eqtangents._batches import checked_arguments
 from eqtangents._kernel import of_each_pair
+from eqtangents._products import einsum, matmul
 from eqtangents.nn import AbstractLayer
 
 
@@ -80,7 +81,7 @@ def modes_on_sphere(
     values = of_each_pair(*checked_arguments(net, first, all_points), kind)[0]
     polynomials = _gegenbauer(jnp.asarray(cosine, float), dim, degrees)
     measure = jnp.asarray(weight / weight.sum(), float)
-    eigenvalues = polynomials @ (measure * values[:-1])
+    eigenvalues = matmul(polynomials, measure * values[:-1])
     multiplicities = jnp.asarray(_multiplicities(dim, degrees), float)
     tail = values[-1] - jnp.sum(multiplicities * eigenvalues)
     return KernelModes(eigenvalues, multiplicities, jnp.maximum(tail, 0))
@@ -106,8 +107,8 @@ def power_on_sphere(
     `LearningCurve` takes as `target_power`.
     """
     dim, degrees = centres.shape[1], modes.eigenvalues.shape[0]
-    cosine = jnp.clip(centres @ centres.T / dim, -1, 1)
-    squares = jnp.einsum(
+    cosine = jnp.clip(matmul(centres, centres.T) / dim, -1, 1)
+    squares = einsum(
         "j,kjl,l->k", coefficients, _gegenbauer(cosine, dim, degrees), coefficients
     )
     return modes.eigenvalues**2 * modes.multiplicities * squares
@@ -145,7 +146,7 @@ def modes_of_data(
         )
     values, vectors = jnp.linalg.eigh(kernel)
     values, vectors = jnp.maximum(values[::-1], 0) / n, vectors[:, ::-1]
-    power = jnp.sum((vectors.T @ targets) ** 2, 1) / n
+    power = jnp.sum(matmul(vectors.T, targets) ** 2, 1) / n
     return KernelModes(values, jnp.ones_like(values), jnp.zeros_like(values[0])), power
 
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents._products import matmul
 from eqtangents._types import ScalarOrBatch
 from eqtangents.predict import flow_gain
 
@@ -49,8 +50,10 @@ class ParameterFlow(eqx.Module):
             )
         values, vectors = jnp.linalg.eigh(ntk)
         self.eigenvalues = jnp.maximum(values, 0)
-        self.targets = vectors.T @ targets
-        self.initial = None if nngp is None else vectors.T @ nngp @ vectors
+        self.targets = matmul(vectors.T, targets)
+        self.initial = (
+            None if nngp is None else matmul(matmul(vectors.T, nngp), vectors)
+        )
 
     def distance(self, t: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The mean of $|\theta_t - \theta_0|^2$ over initialisations.
@@ -67,7 +70,7 @@ class ParameterFlow(eqx.Module):
         squares = self._squares()
         if self.initial is not None:
             squares += self.targets.shape[1] * jnp.diagonal(self.initial)
-        return self._moved(t) @ squares
+        return matmul(self._moved(t), squares)
 
     def information(self, t: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""What the parameters learned: $\mathrm{KL}(p(\theta_t | D) \| p(\theta_0))$.
@@ -89,7 +92,9 @@ class ParameterFlow(eqx.Module):
         time = jnp.where(values > 0, time, 0)  # Nothing is learned there, ever.
         # Two terms cancel at small times.
         shrunk = jnp.sum(jnp.expm1(-2 * time) + 2 * time, -1)
-        return 0.5 * (self.targets.shape[1] * shrunk + self._moved(t) @ self._squares())
+        return 0.5 * (
+            self.targets.shape[1] * shrunk + matmul(self._moved(t), self._squares())
+        )
 
     def _squares(self) -> Float[Array, " n"]:
         return jnp.sum(self.targets**2, 1)
