@@ -868,7 +868,8 @@ def attention_of_jax(key, w=8):
         x = jax.vmap(first)(x)
         q, k, v = (jax.vmap(one)(x).reshape(5, 2, -1) for one in layers)
         scale = 1 / q.shape[-1]
-        x = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True)
+        with jax.numpy_dtype_promotion("standard"):  # its scores are of 32 bits
+            x = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True)
         return head(x.reshape(5, -1).mean(0))
 
     return Called(parts, call)

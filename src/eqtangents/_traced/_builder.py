@@ -23,7 +23,7 @@ from eqtangents._traced._layout import (
     matched,
     size_of_factors,
 )
-from eqtangents._traced._maps import map_node, root_of, summed_map
+from eqtangents._traced._maps import with_merged_maps
 from eqtangents._traced._parameters import Parameters
 from eqtangents._traced._values import (
     Node,
@@ -134,21 +134,12 @@ class Builder:
             return self._scaled(node, factor)
 
     def _sum_of(self, terms: Mapping[Node, float]) -> Node:
-        scaled = [self._scaled(node, c) for node, c in self._merged(terms).items()]
+        scaled = [
+            self._scaled(node, c) for node, c in with_merged_maps(self, terms).items()
+        ]
         if len(scaled) == 1:
             return scaled[0]
         return self.add(nn.FanInSum(), scaled, scaled[0].shape)
-
-    def _merged(self, terms: Mapping[Node, float]) -> Mapping[Node, float]:
-        """Terms that map positions of one output become one, for they correlate."""
-        of_root: dict[Node, list[tuple[Node, float]]] = {}
-        for node, factor in terms.items():
-            of_root.setdefault(root_of(node), []).append((node, factor))
-        merged: dict[Node, float] = {}
-        for group in of_root.values():
-            found = summed_map(group) if len(group) > 1 else None
-            merged |= dict(group) if found is None else {map_node(self, *found): 1.0}
-        return merged
 
     def remember_line(self, open_still: Mapping[Node, float] | Expression) -> None:
         """Where something is written that becomes a layer only when it is needed."""

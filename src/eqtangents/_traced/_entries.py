@@ -190,7 +190,7 @@ def _joined(
         return _with_parameter(builder, name, args)
     first = next(arg for arg in args if isinstance(arg, RandomValue))
     if name == "select_n" and len(args) == 3 and not isinstance(args[0], RandomValue):
-        return _chosen(builder, args)
+        return _one_of_two(builder, args)
     if name in ("add", "add_any", "sub", "mul", "div") and len(args) == 2:
         of_known = as_factor if name in ("mul", "div") else like
         one, other = (
@@ -214,17 +214,17 @@ def _joined(
     )
 
 
-def _chosen(builder: Builder, args: Sequence[Any]) -> RandomValue:
+def _one_of_two(builder: Builder, args: Sequence[Any]) -> RandomValue:
     """One of two arrays at each entry, as is known: the sum of what is left of both."""
     which, *cases = args
     layout = next(arg.layout for arg in cases if isinstance(arg, RandomValue))
     parts = []
-    for case, chosen in zip(cases, (_is_first, _is_second), strict=True):
+    for case, taken in zip(cases, (_is_first, _is_second), strict=True):
         if not isinstance(case, RandomValue):
             if as_number(case) == 0:
                 continue
             case = like(builder, case, layout)
-        factor = as_factor(builder, computed_of_input(which, chosen), layout)
+        factor = as_factor(builder, computed_of_input(which, taken), layout)
         parts.append(joined_product(builder, case, factor))
     return parts[0] if len(parts) == 1 else joined_sum(builder, *parts)
 

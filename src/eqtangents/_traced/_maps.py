@@ -1,7 +1,7 @@
 """Constant linear maps of the positions of one output: several together are one."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -38,7 +38,19 @@ def root_of(node: Node) -> Node:
     return node
 
 
-def summed_map(terms: Sequence[tuple[Node, float]]) -> PositionMap | None:
+def with_merged_maps(builder: Any, terms: Mapping[Node, float]) -> Mapping[Node, float]:
+    """Terms of a sum; those that map one output become one, for they correlate."""
+    of_root: dict[Node, list[tuple[Node, float]]] = {}
+    for node, factor in terms.items():
+        of_root.setdefault(root_of(node), []).append((node, factor))
+    merged: dict[Node, float] = {}
+    for group in of_root.values():
+        found = _summed(group) if len(group) > 1 else None
+        merged |= dict(group) if found is None else {map_node(builder, *found): 1.0}
+    return merged
+
+
+def _summed(terms: Sequence[tuple[Node, float]]) -> PositionMap | None:
     """The sum of several maps of one root; `None` if it is too large."""
     root = root_of(terms[0][0])
     if not _may_be_written(root, [node for node, _ in terms[:1]]):

@@ -138,7 +138,7 @@ def _constant_axes_of_equation(known: AppliedEquation) -> list[int]:
     name, axes = known.eqn.primitive.name, range(len(known.shape))
     if name == "broadcast_in_dim":
         (given, *_), places = known.args, known.eqn.params["broadcast_dimensions"]
-        shape = np.shape(given) if not hasattr(given, "shape") else given.shape
+        shape = getattr(given, "shape", ())
         varies = {p for p, n in zip(places, shape, strict=True) if n > 1}
         return [a for a in axes if a not in varies]
     if name in OF_ENTRIES:

@@ -51,59 +51,65 @@ def picked_positions(
 def _scatter(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
     """Values that replace those at some positions along one axis, or are added."""
     operand, index, updates = args
-    numbers = eqn.params["dimension_numbers"]
     if not isinstance(updates, RandomValue) or isinstance(operand, InputFunction):
         raise Unreadable(_OTHER_PLACES)
-    if len(numbers.scatter_dims_to_operand_dims) != 1 or numbers.operand_batching_dims:
-        raise Unreadable(_OTHER_PLACES)
-    (axis,) = numbers.scatter_dims_to_operand_dims
-    updates, shape = builder.settled(updates), operand.shape
-    n, rows = shape[axis], numbers.inserted_window_dims == (axis,)
-    windows = numbers.update_window_dims
-    places = [a for a in range(len(updates.shape)) if a not in windows]
-    if rows and len(index.shape) == len(places) == 0:
-        raise Unreadable(_OTHER_PLACES)
-    if rows and not places:  # one row, in a window without its axis
-        axes = [*updates.layout.axes]
-        axes.insert(axis, ())
-        updates = RandomValue(updates.layout.with_axes(axes), updates.terms)
-        along, count = axis, 1
-    elif rows and len(places) == 1:
-        (along,) = places
-        count = updates.shape[along]
-    elif not numbers.inserted_window_dims and not places:
-        along, count = axis, updates.shape[axis]
-    else:
-        raise Unreadable(_OTHER_PLACES)
-    others = [m for a, m in enumerate(shape) if a != axis]
-    if [m for a, m in enumerate(updates.shape) if a != along] != others:
-        raise Unreadable(_OTHER_PLACES)
+    axis, rows = _axis_of_places(eqn)
+    updates, along = _put_along(eqn, axis, builder.settled(updates), operand.shape)
+    n, adds = operand.shape[axis], eqn.primitive.name == "scatter-add"
     if isinstance(index, InputFunction):
-        if not rows or eqn.primitive.name == "scatter":
+        if not rows or not adds:
             raise Unreadable(
                 "puts values where the input says. Add them there, by `at[index].add`."
             )
-        chosen = _one_hot(index, n)
-        put = by_input(builder, updates, chosen, along, 0, 1)
+        put = by_input(builder, updates, _one_hot(index, n), along, 0, 1)
         covered = np.zeros(n)
     else:
         where = np.asarray(index).reshape(-1)
-        where = where if rows else where[0] + np.arange(count)
+        where = where if rows else where[0] + np.arange(updates.shape[along])
         matrix = (where[:, None] == np.arange(n)).astype(float)
+        covered = matrix.sum(0)
+        if covered.sum() < len(where) or (covered.max(initial=0) > 1 and not adds):
+            raise Unreadable("puts several values in one place, or some in none.")
         put = by_matrix(builder, updates, [along], matrix, 1)
-        covered = matrix.max(0, initial=0)
-        if eqn.primitive.name == "scatter" and (matrix.sum(0) > 1).any():
-            raise Unreadable("puts several values in one place.")
     put = _first_axis_to(put, axis)
     if not isinstance(operand, RandomValue):
         if as_number(operand) == 0:
             return [put]
         operand = like(builder, operand, put.layout)
-    if eqn.primitive.name == "scatter":
+    if not adds:
         free = np.diag(1 - covered)
         kept = by_matrix(builder, builder.settled(operand), [axis], free, 1)
         operand = _first_axis_to(kept, axis)
     return [joined_sum(builder, operand, put)]
+
+
+def _axis_of_places(eqn: core.JaxprEqn) -> tuple[int, bool]:
+    """The axis that an index is of, and whether it tells rows, or where a window is."""
+    numbers = eqn.params["dimension_numbers"]
+    if len(numbers.scatter_dims_to_operand_dims) != 1 or numbers.operand_batching_dims:
+        raise Unreadable(_OTHER_PLACES)
+    (axis,) = numbers.scatter_dims_to_operand_dims
+    return axis, numbers.inserted_window_dims == (axis,)
+
+
+def _put_along(
+    eqn: core.JaxprEqn, axis: int, updates: RandomValue, shape: Sequence[int]
+) -> tuple[RandomValue, int]:
+    """Values that are put in an array of a shape, and the axis along which they are."""
+    numbers = eqn.params["dimension_numbers"]
+    inserted, windows = numbers.inserted_window_dims, numbers.update_window_dims
+    places = [a for a in range(len(updates.shape)) if a not in windows]
+    if len(places) > 1 or inserted not in ((axis,), ()) or (places and not inserted):
+        raise Unreadable(_OTHER_PLACES)
+    if inserted and not places:  # one row, in a window without its axis
+        axes = [*updates.layout.axes]
+        axes.insert(axis, ())
+        updates = RandomValue(updates.layout.with_axes(axes), updates.terms)
+    (along,) = places or (axis,)
+    others = [m for a, m in enumerate(shape) if a != axis]
+    if [m for a, m in enumerate(updates.shape) if a != along] != others:
+        raise Unreadable(_OTHER_PLACES)
+    return updates, along
 
 
 def _one_hot(index: InputFunction, n: int) -> InputFunction:

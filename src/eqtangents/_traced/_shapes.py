@@ -60,7 +60,9 @@ def _read_broadcast(
 
 
 @reading("tile")
-def _tile(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+def _tile_of_signal(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[Any]:
     signal = builder.settled(args[0])
     pairs = zip(eqn.params["reps"], signal.layout.axes, strict=True)
     axes = [(*axis_factors(int(n)), *axis) for n, axis in pairs]
