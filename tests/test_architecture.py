@@ -26,9 +26,10 @@ ROOT = pathlib.Path(__file__).parents[1] / "src" / "eqtangents"
 # parts right below it. Imports point down, to any depth.
 BELOW = {
     "types": [],
+    "products": [],
     "extras": [],
     "arguments": ["types"],
-    "duals": ["arguments", "other_names"],
+    "duals": ["arguments", "other_names", "products"],
     "budget": ["types"],
     "covariance": ["duals", "budget"],
     "signatures": ["arguments"],

@@ -1,5 +1,7 @@
 """Kernels over the devices of a mesh, and of no examples at all."""
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import eqtangents as eqt
 from eqtangents import nn
+from eqtangents._budget import CPU, under
 from mesh_cases import NETWORKS as ON_MESHES, assert_same, inputs, line, over_meshes
 from precision import DTYPE
 
@@ -56,18 +59,26 @@ def test_shard_map_changes_nothing(name):
     np.testing.assert_allclose(sharded(x, x[:2]), eqt.ntk(net, x, x[:2]), rtol=1e-5)
 
 
-@pytest.mark.quick(1)
+@pytest.mark.quick(4)
 @each
 @pytest.mark.parametrize("symmetric", [True, False])
-def test_examples_on_explicit_meshes(name, symmetric):
-    mesh = jax.make_mesh((2,), ("d",), axis_types=(AxisType.Explicit,))
+@pytest.mark.parametrize("axis", ["d", None], ids=["split", "whole"])
+@pytest.mark.parametrize("devices", [2, 1])
+def test_examples_on_explicit_meshes(name, symmetric, axis, devices):
+    """Split over them or not, in one tile or in several."""
+    mesh = jax.make_mesh(
+        *((devices,), ("d",), (AxisType.Explicit,)), devices=jax.devices()[:devices]
+    )
     x, net = images(), network(name)
-    split = jax.device_put(x, NamedSharding(mesh, PartitionSpec("d")))
+    placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec(axis)))
     others = () if symmetric else (x[:3],)
-    found = eqt.ntk(net, split, *others)
-    assert jax.typeof(found).sharding.spec[0] == "d"
     expected = eqt.ntk(net, x, *others)
-    np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-7)
+    for pairs in (1, 100):
+        block = pairs * math.prod(x.shape[2:]) * x.dtype.itemsize
+        with under(CPU._replace(block_bytes=block, table_bytes=block)):
+            found = eqt.ntk(net, placed, *others)
+        assert jax.typeof(found).sharding.spec[0] == axis
+        np.testing.assert_allclose(np.asarray(found), expected, rtol=1e-5, atol=1e-7)
 
 
 @each

@@ -27,7 +27,7 @@ import eqtangents as eqt
 from eqtangents import nn
 from eqtangents._gram import _job, _manifest, _run, _task
 from eqtangents._gram._facts import facts
-from eqtangents._gram._stored import upper_mirrored
+from eqtangents._gram._mirror import upper_mirrored
 from mesh_cases import NETWORKS, assert_same, connected, inputs, line, network
 from random_networks import networks
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents._tile_plan import (
@@ -57,15 +57,19 @@ def tiled_kernels(
     """
     rows, columns = (() if x is None else _split_over(x) for x in (x1, x2))
     columns = () if set(rows) & set(columns) else columns
-    if not rows and not columns:
+    if not _has_explicit_axes((x1, x2)):
         return _on_one_device(net, x1, x2, wants_ntk=wants_ntk, first_row=first_row)
-    second = x1 if x2 is None else x2
+    batches = [(x1, rows)]
+    if rows or x2 is not None:
+        batches.append((x1 if x2 is None else x2, columns))
 
-    def part(net: AbstractLayer, x1: Examples, second: Examples) -> PyTree[Entries]:
-        first = lax.axis_index(rows) * batch_size(x1) if x2 is None else None
-        return _on_one_device(net, x1, second, wants_ntk=wants_ntk, first_row=first)
+    def part(net: AbstractLayer, x1: Examples, *second: Examples) -> PyTree[Entries]:
+        shares = second and x2 is None
+        first = lax.axis_index(rows) * batch_size(x1) if shares else None
+        columns = second[0] if second else None
+        return _on_one_device(net, x1, columns, wants_ntk=wants_ntk, first_row=first)
 
-    return _over_mesh(part, net, [(x1, rows), (second, columns)], (rows, columns))
+    return _over_mesh(part, net, batches, (rows, columns))
 
 
 def _over_mesh(
@@ -80,7 +84,7 @@ def _over_mesh(
     given beside it.
     """
     examples, axes = zip(*batches, strict=True)
-    mesh = jax.typeof(jax.tree.leaves(examples)[0]).sharding.mesh
+    mesh = next(filter(_is_explicit, map(_mesh, jax.tree.leaves(examples))))
     arrays, rest = eqx.partition(net, eqx.is_array)
     specs = PartitionSpec(), *(PartitionSpec(own or None) for own in axes)
     placed = [
@@ -94,6 +98,22 @@ def _over_mesh(
         in_specs=specs,
         out_specs=out_specs,
     )(*placed)
+
+
+def _mesh(array: Array) -> AbstractMesh:
+    return jax.typeof(array).sharding.mesh
+
+
+def _is_explicit(mesh: AbstractMesh) -> bool:
+    return AxisType.Explicit in mesh.axis_types
+
+
+def _has_explicit_axes(batches: PyTree[Array]) -> bool:
+    """Whether examples are of a mesh with explicit axes, split over it or not.
+
+    Then all that meets them has to be, too: tiles and the matrix they are written to.
+    """
+    return any(map(_is_explicit, map(_mesh, jax.tree.leaves(batches))))
 
 
 def _split_over(x: Examples) -> tuple[str, ...]:

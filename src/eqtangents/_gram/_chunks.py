@@ -102,8 +102,9 @@ def local_path(location: Location) -> pathlib.Path | None:
     """The folder, if a place is one of this machine."""
     if isinstance(location, str):
         return None if "://" in location else pathlib.Path(location)
-    is_local = isinstance(location, zarr("zarr.storage").LocalStore)
-    return pathlib.Path(location.root) if is_local else None
+    store: Any = location
+    is_local = isinstance(store, zarr("zarr.storage").LocalStore)
+    return pathlib.Path(store.root) if is_local else None
 
 
 class StoredLayout(NamedTuple):

@@ -16,10 +16,10 @@ from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from eqtangents._gram._chunks import TileNumber
+from eqtangents._gram._mirror import upper_mirrored
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement, made_mesh
 from eqtangents._gram._plan import Plan
-from eqtangents._gram._stored import upper_mirrored
 from eqtangents._tile_plan import Examples, batch_size
 
 

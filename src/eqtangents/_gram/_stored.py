@@ -2,7 +2,6 @@
 
 import collections
 import itertools
-import math
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -21,12 +20,13 @@ from eqtangents._gram._chunks import (
     region,
     tile_counts,
 )
+from eqtangents._gram._mirror import mirror
 
 
 # So many tiles are read ahead of the one that is used.
 AHEAD = 2
 
-_ADVICE = "Call `eqtangents.gram` as before: it computes what is not stored."
+_HOW_TO_COMPLETE = "Call `eqtangents.gram` as before: it computes what is not stored."
 _WHAT_INDICES = (
     "A matrix in a store takes rows and columns, `k[rows, columns]`: each of them an "
     "integer, a slice, or a list of integers or of as many booleans as there are rows."
@@ -123,7 +123,8 @@ class StoredGram:
         if len(chosen) > self.ndim or any(one is ... for one in chosen):
             raise IndexError(_WHAT_INDICES)
         rows, columns, *_ = (*chosen[:2], slice(None), slice(None))
-        first, second = _chosen(rows, self.shape[0]), _chosen(columns, self.shape[1])
+        first = _row_numbers(rows, self.shape[0])
+        second = _row_numbers(columns, self.shape[1])
         found = self._gathered(np.atleast_1d(first), np.atleast_1d(second))
         # Numbers, unlike slices and lists, leave no axis.
         found = found.reshape((*np.shape(first), *np.shape(second), *self.shape[2:]))
@@ -170,12 +171,12 @@ class StoredGram:
 
         Checksums are not compared: that is done whenever a tile is read.
         """
-        tiles = itertools.product(*map(range, tile_counts(self._array)))
-        count = sum(map(self._is_stored, tiles))
+        rows, columns = map(range, tile_counts(self._array))
+        count = sum(map(self._is_stored, itertools.product(rows, columns)))
         if (there := self._array.nchunks_initialized) < count:
             raise ValueError(
                 f"{count - there} of {count} tiles of {self._location} are not there "
-                f"yet. {_ADVICE}"
+                f"yet. {_HOW_TO_COMPLETE}"
             )
 
     def _check_square(self) -> None:
@@ -233,10 +234,10 @@ class StoredGram:
         try:
             block = read_tile(self._array, tile)
         except ValueError as error:
-            raise ValueError(f"{error} {_ADVICE}") from None
+            raise ValueError(f"{error} {_HOW_TO_COMPLETE}") from None
         if block is None:
             raise ValueError(
-                f"Tile {tile} of {self._location} is not there yet. {_ADVICE}"
+                f"Tile {tile} of {self._location} is not there yet. {_HOW_TO_COMPLETE}"
             )
         return block
 
@@ -252,38 +253,13 @@ def stored_arrays(group: Any) -> dict[str, Any]:
     except (KeyError, ValueError, TypeError) as error:
         raise ValueError(
             f"{group.store_path} lacks a matrix that it should have: {error!r}. "
-            f"{_ADVICE}"
+            f"{_HOW_TO_COMPLETE}"
         ) from None
     write_all = lambda array: array.with_config({"write_empty_chunks": True})
     return {name: write_all(array) for name, array in arrays.items()}
 
 
-def mirror(block: Shaped[np.ndarray, "t1 t2 *twice"]) -> Shaped[np.ndarray, "..."]:
-    """The tile on the other side of the diagonal: positions are swapped as well."""
-    rank = (block.ndim - 2) // 2
-    further = range(2, block.ndim)
-    return block.transpose(1, 0, *further[rank:], *further[:rank])
-
-
-def upper_mirrored(
-    block: Shaped[np.ndarray, "t t *twice"],
-) -> Shaped[np.ndarray, "..."]:
-    """A tile on the diagonal with what is above that below it, too.
-
-    Its rows are pairs of an example and a position.
-    """
-    rank = (block.ndim - 2) // 2
-    size, positions = block.shape[0], block.shape[2 : 2 + rank]
-    count = size * math.prod(positions)
-    order = (0, *range(2, 2 + rank), 1, *range(2 + rank, block.ndim))
-    square = block.transpose(order).reshape(count, count)
-    upper = np.triu(square)
-    whole = upper + np.triu(square, 1).T
-    whole = whole.reshape(size, *positions, size, *positions)
-    return np.moveaxis(whole, 1 + rank, 1)
-
-
-def _chosen(index: Any, n: int) -> Int[np.ndarray, "..."]:
+def _row_numbers(index: Any, n: int) -> Int[np.ndarray, "..."]:
     """The numbers of rows that an index chooses: one, or a list."""
     found = np.asarray(np.arange(n)[index])
     if found.ndim > 1:

@@ -6,7 +6,6 @@ canvases of `G` entries hold all pairs and none is stored twice. Entries with `p
 its partner beyond the true size of the axis are unused and may hold anything finite.
 """
 
-import functools
 import itertools
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -100,38 +99,6 @@ def where(mask: Bool[Array, "..."], block: Float[Array, "..."]) -> Float[Array, 
     """
     mask = mask.reshape((1,) * (block.ndim - mask.ndim) + mask.shape)
     return jnp.where(mask, block, jnp.zeros((), block.dtype))
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
-def added_up(block: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
-    """The sum over some axes of a block, by adding its parts until one is left.
-
-    XLA's reductions on CPUs add one entry after the other: of a network of 21
-    convolutions with ReLU, the last sum took a quarter of the time. Slices are added in
-    vectors; of so many, XLA computes the block first, and not once more for each. The
-    derivative is that of a plain sum, which is faster.
-    """
-    for axis in sorted(axes, key=lambda axis: -block.shape[axis]):
-        while (size := block.shape[axis]) > 1:
-            length = -(-size // 16)
-            parts = [
-                lax.slice_in_dim(block, start, min(start + length, size), axis=axis)
-                for start in range(0, size, length)
-            ]
-            widths = [(0, 0)] * block.ndim
-            widths[axis] = (0, length - parts[-1].shape[axis])
-            parts[-1] = jnp.pad(parts[-1], widths)
-            block = sum(parts[1:], parts[0])
-    return jnp.squeeze(block, axes)
-
-
-@added_up.defjvp
-def _added_up_jvp(
-    axes: tuple[int, ...],
-    primals: tuple[Float[Array, "..."]],
-    tangents: tuple[Float[Array, "..."]],
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    return added_up(primals[0], axes), tangents[0].sum(axes)
 
 
 def picked(

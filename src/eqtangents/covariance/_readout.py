@@ -15,8 +15,9 @@ from eqtangents.covariance._covariance import (
     Scope,
 )
 from eqtangents.covariance._gaps import tracks_gaps, with_gaps
-from eqtangents.covariance._lattice import added_up, both_inside, where
+from eqtangents.covariance._lattice import both_inside, where
 from eqtangents.covariance._table import Sweep
+from eqtangents.covariance._transposed import added_up
 
 
 class Flattened(AbstractCovariance):

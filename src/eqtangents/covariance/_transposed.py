@@ -48,25 +48,46 @@ def _within(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "...
 def broadcast_along(
     x: Shaped[Array, "..."], axis: int, size: int
 ) -> Shaped[Array, "..."]:
-    """Repeat what an axis of size one holds; backwards, add up without reductions.
-
-    On CPUs, a product is many times slower to reduce than to add up.
-    """
+    """Repeat what an axis of size one holds; backwards, add up without reductions."""
     shape = (*x.shape[:axis], size, *x.shape[axis + 1 :])
     repeat = lambda x: jnp.broadcast_to(x, shape)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return repeat(x)
-    return with_transpose(repeat, lambda total: _added_up(total, axis), x)
+    return with_transpose(repeat, lambda total: _added_up_along(total, axis), x)
 
 
-_AT_A_TIME = 8
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def added_up(block: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
+    """The sum over some axes of a block, the longest first, without reductions.
+
+    XLA reduces on CPUs by adding one entry after the other. Of a network of 21
+    convolutions with ReLU, the last sum took a quarter of the time.
+    """
+    block_axes = [axis % block.ndim for axis in axes]
+    for axis in sorted(block_axes, key=lambda axis: -block.shape[axis]):
+        block = _added_up_along(block, axis)
+    return jnp.squeeze(block, axes)
 
 
-def _added_up(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
-    """The sum along an axis, which keeps a size of one; a few arrays at a time."""
+@added_up.defjvp
+def _added_up_jvp(
+    axes: tuple[int, ...],
+    primals: tuple[Float[Array, "..."]],
+    tangents: tuple[Float[Array, "..."]],
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    return added_up(primals[0], axes), tangents[0].sum(axes)
+
+
+# Slices of whole axes are added in vectors. Of fewer at a time, XLA would fuse the
+# addition with what computes the slices, and compute what these share for each.
+_AT_A_TIME = 16
+
+
+def _added_up_along(x: Float[Array, "..."], axis: int) -> Float[Array, "..."]:
+    """The sum along an axis, which keeps a size of one; some slices at a time."""
     size, rest = divmod(x.shape[axis], _AT_A_TIME)
     if not size:
         return functools.reduce(operator.add, lax.split(x, (1,) * rest, axis))
     *parts, last = lax.split(x, (*(size,) * _AT_A_TIME, rest), axis)
-    total = _added_up(functools.reduce(operator.add, parts), axis)
-    return total + _added_up(last, axis) if rest else total
+    total = _added_up_along(functools.reduce(operator.add, parts), axis)
+    return total + _added_up_along(last, axis) if rest else total

@@ -16,8 +16,6 @@ direction multiplies its rounding with the reciprocal of its eigenvalue. Hence:
 - Eigenvalues that are more negative than rounding can explain are always refused.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,10 +24,15 @@ from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import T, known, refuse
+from eqtangents.predict._rounding import (
+    LARGE,
+    allowance,
+    largest_sum,
+    needed_eigenvalue,
+    rounding_of,
+)
 from eqtangents.predict._smallest_eigenvalue import smallest_eigenvalue
 
-
-LARGE = 30  # what is so many times larger than rounding is hardly changed by it
 
 NOT_POSITIVE = """
 The {n} x {n} matrix `k_train_train`, with the noise added to its diagonal, is not
@@ -117,39 +120,6 @@ def _refuse_with_mend(
     raise RuntimeError(_message_about(message, kernel, found, mend, name))
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def needed_eigenvalue(
-    kernel: Float[Array, "n n"], floor: Float[Array, ""], inverted: bool, scale: Scalar
-) -> Float[Array, ""]:
-    """What the smallest eigenvalue must exceed."""
-    n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
-    # Rounding of each entry by itself is a random matrix, of about this norm.
-    stored = n**0.5 * eps * jnp.max(jnp.abs(kernel), initial=0)
-    with_noise = jnp.maximum((1 - 1 / LARGE) * floor, stored)
-    inverse = jnp.where(floor > stored, with_noise, rounding_of(kernel))
-    tolerance = _allowance(n)
-    largest = jnp.maximum(largest_sum(kernel), jnp.asarray(scale, kernel.dtype))
-    tiny = float(jnp.finfo(kernel.dtype).tiny)  # a kernel of zeros passes
-    return jnp.where((floor > 0) | inverted, inverse, -tolerance * largest - tiny)
-
-
-def _allowance(n: int) -> float:
-    """How negative an eigenvalue may be, in units of the largest."""
-    # The kernel may have been computed in float32, whatever its dtype is now.
-    return 10 * n**0.5 * float(jnp.finfo(jnp.float32).eps)
-
-
-def rounding_of(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
-    """What a factorisation makes of eigenvalues that are zero, and more."""
-    unit = float(jnp.finfo(kernel.dtype).eps) / 2
-    return kernel.shape[0] ** 0.5 * unit * largest_sum(kernel)
-
-
-def largest_sum(kernel: Float[Array, "n n"]) -> Float[Array, ""]:
-    """No less than the largest eigenvalue: the largest sum of a row."""
-    return jnp.max(jnp.sum(jnp.abs(kernel), axis=1), initial=0)
-
-
 def _message_about(
     message: str, kernel: Array, found: str, mend: str, name: str
 ) -> str:
@@ -216,7 +186,7 @@ def refuse_beyond_rounding(
     """
     fixed = lax.stop_gradient(kernel)
     # Half of what is forgiven.
-    shift = _allowance(kernel.shape[0]) / 2 * largest_sum(fixed)
+    shift = allowance(kernel.shape[0]) / 2 * largest_sum(fixed)
     smallest = _smallest(fixed, shift, rounding_of(fixed))
     return _unless_beyond_rounding(kernel, smallest, name)
 

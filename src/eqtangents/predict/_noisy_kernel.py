@@ -28,11 +28,11 @@ from eqtangents.predict._chebyshev import (
     chebyshev_sum,
     products_allowed,
 )
-from eqtangents.predict._definiteness import (
+from eqtangents.predict._definiteness import refuse_indefinite
+from eqtangents.predict._rounding import (
     LARGE,
     largest_sum,
     needed_eigenvalue,
-    refuse_indefinite,
     rounding_of,
 )
 from eqtangents.predict._smallest_eigenvalue import smallest_eigenvalue

@@ -12,12 +12,8 @@ from jaxtyping import Array, Bool, Float
 from eqtangents._products import einsum, matmul
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import array_argument
-from eqtangents.predict._definiteness import (
-    LARGE,
-    NOT_POSITIVE,
-    refuse_indefinite,
-    rounding_of,
-)
+from eqtangents.predict._definiteness import NOT_POSITIVE, refuse_indefinite
+from eqtangents.predict._rounding import LARGE, rounding_of
 
 
 # Entry by entry on the last axis; it may add axes before it. A pytree.
