@@ -1,7 +1,9 @@
 """Networks that are read from models: which layers, the same function, the kernel."""
 
+import functools
 import inspect
 import re
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -298,3 +300,59 @@ def test_functions_of_joined_channels_are_of_each_part():
 
     net = eqt.from_function(model, arrays((3, 4), (3, 5), (9, 1)), jnp.ones(3))
     assert names_of(net) == "Linear Relu Linear Relu FanInConcat Linear"
+
+
+CLOSURES = {
+    "of a module": lambda mlp: lambda x: mlp(x),
+    "compiled": lambda mlp: jax.jit(lambda x: mlp(x)),
+    "mapped": lambda mlp: jax.vmap(lambda x: mlp(x)),
+    "partial": lambda mlp: functools.partial(lambda one, x: one(x), mlp),
+}
+
+
+@pytest.mark.parametrize("name", CLOSURES)
+def test_arrays_that_are_closed_over_are_no_parameters(name):
+    """Or the kernel would be that of a function which is known."""
+    mlp = eqx.nn.MLP(3, 1, 4, 1, key=jr.key(0))
+    x = jnp.zeros((2, 3) if name == "mapped" else 3)
+    with pytest.raises(nn.LayerError, match="closes over"):
+        eqt.from_equinox(CLOSURES[name](mlp), x)
+
+
+def test_edges_that_are_an_input():
+    """Picked and summed by numbers of the input, as by the matrices of these."""
+
+    def call(parts, x, senders, receivers, there):
+        x = jax.vmap(parts[0])(x)
+        x = jnp.zeros_like(x).at[receivers].add(x[senders])
+        x = jax.nn.relu(jnp.where(there[:, None] > 0, x, 0))
+        return parts[1](x.sum(0) / there.sum())
+
+    def written_out(parts, x, chosen, put, there):
+        x = put @ (chosen @ jax.vmap(parts[0])(x))
+        return parts[1](jax.nn.relu(jnp.diag(there) @ x).sum(0) / there.sum())
+
+    class Graph(eqx.Module):
+        parts: list
+        fn: Callable = eqx.field(static=True)
+
+        def __call__(self, *x):
+            return self.fn(self.parts, *x)
+
+    dtype = jnp.zeros(()).dtype
+    parts = [eqx.nn.Linear(*size, key=jr.key(0)) for size in ((3, 8), (8, 1))]
+    x = jr.normal(jr.key(1), (3, 4, 3))
+    senders, receivers = jr.randint(jr.key(2), (2, 3, 5), 0, 4)
+    there = jnp.asarray([[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 1, 1]], dtype)
+    hot = lambda one: jax.nn.one_hot(one, 4, dtype=dtype)
+    edges = x, senders, receivers, there
+    matrices = x, hot(senders), hot(receivers).swapaxes(1, 2), there
+    given = [
+        (eqt.from_equinox(Graph(parts, fn), tuple(one[0] for one in batch)), batch)
+        for fn, batch in ((call, edges), (written_out, matrices))
+    ]
+    outputs = [jax.vmap(lambda *one, net=net: net(one))(*batch) for net, batch in given]
+    np.testing.assert_allclose(*outputs, rtol=1e-5)
+    kernels = [eqt.kernel(net, batch) for net, batch in given]
+    np.testing.assert_allclose(kernels[0].nngp, kernels[1].nngp, rtol=1e-5)
+    np.testing.assert_allclose(kernels[0].ntk, kernels[1].ntk, rtol=1e-5)

@@ -769,3 +769,121 @@ def differential_equation(key, w=8):
         return last(jax.lax.scan(step, first(x), None, length=4)[0])
 
     return Called(parts, call)
+
+
+@model(
+    4,
+    3,
+    layers="Prepare Linear Linear Linear Index DotGeneral FanInSum Relu "
+    "DotGeneral Linear",
+)
+def messages_along_edges(key, w=8):
+    """Sums over the neighbours of a graph that is known, as JAX writes them."""
+    parts = linears(key, (3, w), (w, w), (w, w), (w, 1))
+    senders, receivers = np.array([0, 1, 2, 3, 0]), np.array([1, 2, 3, 0, 2])
+
+    def call(parts, x):
+        embed, message, own, head = parts
+        x = jax.vmap(embed)(x)
+        sent = jax.vmap(message)(x)[senders]
+        came = jax.ops.segment_sum(sent, receivers, num_segments=4)
+        x = jax.nn.relu(jax.vmap(own)(x) + came)
+        first = jnp.zeros_like(x).at[1].set(x[0])
+        return head(x.at[senders].add(x[receivers]).sum(0) + first.mean(0))
+
+    return Called(parts, call)
+
+
+@model(
+    6,
+    3,
+    layers="Prepare Linear DotGeneral Linear Relu DotGeneral Linear Relu "
+    "DotGeneral GlobalAvgPool Linear",
+)
+def differences_of_positions(key, w=8):
+    """Differences, a mean taken off, and a moving average, of one layer each."""
+    parts = linears(key, (3, w), (w, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        first, second, third, head = parts
+        x = jax.vmap(first)(x)
+        x = jax.nn.relu(jax.vmap(second)(x[1:] - x[:-1]))
+        x = jax.nn.relu(jax.vmap(third)(x - x.mean(0, keepdims=True)))
+        average, averages = jnp.zeros(w, x.dtype), []
+        for one in x:
+            average = 0.5 * average + 0.5 * one
+            averages.append(average)
+        return head(jnp.stack(averages).mean(0))
+
+    return Called(parts, call)
+
+
+@model(
+    6,
+    3,
+    layers="Prepare Linear Prepare FanInProd Prepare FanInProd Relu Linear "
+    "Relu GlobalSumPool Linear",
+)
+def some_positions_masked(key, w=8):
+    parts = linears(key, (3, w), (w, w), (w, 1))
+    there = np.array([True, True, False, True, False, True])
+
+    def call(parts, x):
+        first, second, head = parts
+        x = jnp.where(there[:, None], jax.vmap(first)(x), 0)
+        size = jnp.abs(x).shape[0]
+        x = jax.nn.relu(x * jnp.arange(1.0, size + 1, dtype=x.dtype)[:, None])
+        return head(jax.nn.relu(jax.vmap(second)(x)).sum(0))
+
+    return Called(parts, call)
+
+
+@model(3, 4, 4, layers="Conv GroupNorm Silu Conv FanInSum GlobalAvgPool Linear")
+def gains_before_a_curved_function(key, w=8):
+    """A residual network of diffusion models: `GroupNorm`, then `silu`."""
+    keys = jr.split(key, 4)
+    parts = (
+        nn.Conv2d(3, w, 3, padding=1, key=keys[0]),
+        nn.GroupNorm(2, w),
+        nn.Conv2d(w, w, 3, padding=1, key=keys[1]),
+        nn.Linear(w, 1, key=keys[2]),
+    )
+
+    def call(parts, x):
+        first, norm, second, head = parts
+        x = first(x)
+        return head((x + second(jax.nn.silu(norm(x)))).mean((1, 2)))
+
+    return Called(parts, call)
+
+
+@model(5, 3, layers="Prepare Linear Linear Linear Linear Attend GlobalAvgPool Linear")
+def attention_of_jax(key, w=8):
+    keys = jr.split(key, 5)
+    layers = [nn.Linear(w, w, use_bias=False, key=one) for one in keys[:3]]
+    parts = nn.Linear(3, w, key=keys[3]), layers, nn.Linear(w, 1, key=keys[4])
+
+    def call(parts, x):
+        first, layers, head = parts
+        x = jax.vmap(first)(x)
+        q, k, v = (jax.vmap(one)(x).reshape(5, 2, -1) for one in layers)
+        scale = 1 / q.shape[-1]
+        with jax.numpy_dtype_promotion("standard"):  # its scores are of 32 bits
+            x = jax.nn.dot_product_attention(q, k, v, scale=scale, is_causal=True)
+        return head(x.reshape(5, -1).mean(0))
+
+    return Called(parts, call)
+
+
+@model(6, 3, refusal="uses `parts[0].weight_ih` in two places")
+def long_short_term_memory(key, w=8):
+    parts = nn.LSTMCell(3, w, key=key), nn.Linear(w, 1, key=key)
+
+    def call(parts, x):
+        cell, head = parts
+        state = jnp.zeros(w, x.dtype), jnp.zeros(w, x.dtype)
+        for one in x:
+            state = cell(one, state)
+        return head(state[0])
+
+    return Called(parts, call)

@@ -443,10 +443,35 @@ def test_missing_positions_do_not_matter(case):
 def test_gains_are_remembered_until_the_next_weights():
     gained, offset = nn.LayerNorm(use_weight=True), nn.LayerNorm(use_bias=True)
     x = inputs(Case(lambda w: [], (3,)), 2)
-    for norms in ([gained], [gained, offset], [gained, nn.RMSNorm()]):
+    for norms in ([gained, offset], [gained, nn.RMSNorm()]):
         with pytest.raises(nn.LayerError, match="trained gains"):
             eqt.kernel(nn.Sequential([nn.Linear(8), *norms, nn.Tanh()]), x)
         eqt.kernel(nn.Sequential([nn.Linear(8), *norms, nn.Linear(8), nn.Tanh()]), x)
+
+
+@pytest.mark.parametrize("function", [nn.Tanh(), nn.Silu(), nn.Sin(), nn.Relu()])
+def test_gains_right_before_a_function(function):
+    """The tangent kernel of gains alone is E u f'(u) v f'(v): a sum over nodes here."""
+    z, weights = np.polynomial.hermite_e.hermegauss(120)
+    weights = weights / weights.sum()
+    norm = [nn.Linear(8), nn.RMSNorm(use_weight=True)]
+    x = jr.normal(jr.key(0), (2, 3), DTYPE)
+    k = np.asarray(eqt.nngp(nn.Sequential(norm), x), float)
+    lower = np.linalg.cholesky(k)
+    u, v = lower[0, 0] * z[:, None], lower[1, 0] * z[:, None] + lower[1, 1] * z
+
+    def along(x):
+        x = jnp.asarray(x, DTYPE)
+        return np.asarray(jax.jvp(function.function, (x,), (x,))[1], float)
+
+    expected = np.einsum("ij,i,j", along(u) * along(v), weights, weights)
+    net = nn.Sequential([*norm, function, nn.Linear(1)])
+    params = net.init((3,), key=jr.key(1))
+    trainable = eqx.tree_at(
+        lambda one: one.layers[1].weight, jax.tree.map(lambda _: False, params), True
+    )
+    actual = eqt.ntk(net, x, trainable=trainable)[0, 1]
+    np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-3)
 
 
 PASSING = {

@@ -51,8 +51,13 @@ def _one_end(
     signal = builder.settled(signal)
     layout = signal.layout
     rest = [a for a in range(len(signal.shape)) if a not in (*over, *heads)]
+    rest = _of_several(rest, signal.shape)
     of_heads = [f for axis in (*heads, *over) for f in layout.axes[axis]]
-    if len(heads) > 1 or len(rest) != 1 or tuple(of_heads) != layout.channels:
+    if (
+        len(_of_several(heads, signal.shape)) > 1
+        or len(rest) != 1
+        or tuple(of_heads) != layout.channels
+    ):
         raise _no_attention("multiplies two random arrays and sums")
     (row,) = rest
     signal = builder.rearranged(signal, [layout.axes[row]])
@@ -60,6 +65,11 @@ def _one_end(
         return builder.node(signal), layout.axes[row], 1.0
     ((node, factor),) = signal.terms.items()
     return node, layout.axes[row], factor
+
+
+def _of_several(axes: Sequence[int], shape: Sequence[int]) -> Sequence[int]:
+    """The axes that have several entries, or the first if none has."""
+    return [axis for axis in axes if shape[axis] > 1] or axes[:1]
 
 
 def _no_attention(what: str) -> Unreadable:
@@ -103,7 +113,8 @@ def _attended_values(
     ]
     channels = [f for a in (*heads[1 - at], *own) for f in layout.axes[a]]
     rows = [a for a in range(len(scores.shape)) if a not in (*over[at], *heads[at])]
-    if not len(over[0]) == len(rows) == 1 or tuple(channels) != layout.channels:
+    (row, *more) = _of_several(rows, scores.shape)
+    if more or len(over[0]) != 1 or tuple(channels) != layout.channels:
         raise _no_attention("weighs one random array by another")
     if len(heads[0]) != scores.heads:
         raise _no_attention("weighs values of other heads than those of its scores")
@@ -115,7 +126,8 @@ def _attended_values(
     shape = (reads[2].shape[0], queries[0].shape[1])
     made = builder.plain(layer, reads, shape)
     of_heads = [layout.axes[a] for a in heads[1 - at]]
-    free = [[positions], [layout.axes[a] for a in own]]
+    of_rows = [positions if a == row else () for a in rows]
+    free = [of_rows, [layout.axes[a] for a in own]]
     axes = (*of_heads, *free[at], *free[1 - at])
     return RandomValue.of(made, Layout(layout.channels, (positions,), axes))
 
@@ -124,13 +136,12 @@ def _recognised_softmax(
     scores: Scores, order: Sequence[int]
 ) -> tuple[nn.Attend, Sequence[tuple[Node, AxisFactors]]]:
     """The layer whose weights an expression is, and its queries and keys."""
-    shape = scores.hole.shape
-    heads = shape[0] if scores.heads else 1
-    products = np.random.default_rng(0).normal(size=shape)
-    swapped = (*range(scores.heads), scores.heads + 1, scores.heads)
+    heads = math.prod(scores.hole.shape[: scores.heads])
+    size = [math.prod(f.size for f in positions) for _, positions in scores.ends]
+    products = np.random.default_rng(0).normal(size=(heads, *size))
     arrangements = [
         (products, scores.ends),
-        (products.transpose(swapped), scores.ends[::-1]),
+        (products.swapaxes(-1, -2), scores.ends[::-1]),
     ]
     weights = lambda factor: _weights_of_values(scores, factor * products, order)
     bias = _bias_of_softmax(weights(0.0))
@@ -160,17 +171,19 @@ def _recognised_softmax(
 
 def _weights_of_values(
     scores: Scores, products: Float[np.ndarray, "..."], order: Sequence[int]
-) -> Float[np.ndarray, "*heads queries keys"]:
+) -> Float[np.ndarray, "heads queries keys"]:
     """What values are weighed by, for some products over channels."""
     apply = lambda eqn, args: bind(eqn, *args)
     with jax.ensure_compile_time_eval():
         given = jax.numpy.asarray(products, jax.numpy.zeros(()).dtype)
+        given = given.reshape(scores.hole.shape)
         found = value_of_expression(scores.expression, {scores.hole: given}, apply)
-    return np.asarray(found, float).transpose(order)
+    moved = np.asarray(found, float).transpose(order)
+    return moved.reshape(len(products), -1, moved.shape[-1])
 
 
 def _bias_of_softmax(
-    weights: Float[np.ndarray, "*heads queries keys"],
+    weights: Float[np.ndarray, "heads queries keys"],
 ) -> Float[np.ndarray, "queries keys"] | None:
     """The bias of a softmax that is all there is where products are zero."""
     flat = weights.reshape(-1, *weights.shape[-2:])
@@ -183,8 +196,8 @@ def _bias_of_softmax(
 
 
 def _is_softmax(
-    weights: Float[np.ndarray, "*heads queries keys"],
-    products: Float[np.ndarray, "*heads queries keys"],
+    weights: Float[np.ndarray, "heads queries keys"],
+    products: Float[np.ndarray, "heads queries keys"],
     bias: Float[np.ndarray, "queries keys"],
 ) -> bool:
     """Whether these are the weights of a softmax of products with a bias."""

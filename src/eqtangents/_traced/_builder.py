@@ -23,6 +23,7 @@ from eqtangents._traced._layout import (
     matched,
     size_of_factors,
 )
+from eqtangents._traced._maps import with_merged_maps
 from eqtangents._traced._parameters import Parameters
 from eqtangents._traced._values import (
     Node,
@@ -125,12 +126,20 @@ class Builder:
             key = ("activation", base, fingerprint(signal.expression))
             with self._at_line(self._lines.get(signal.expression)):
                 return self.once(key, lambda: self._activation(base, signal.expression))
-        with self._at_line(self._lines.get(_sum_key(signal.terms))):
-            scaled = [self._scaled(node, c) for node, c in signal.terms.items()]
-            if len(scaled) == 1:
-                return scaled[0]
-            make = lambda: self.add(nn.FanInSum(), scaled, scaled[0].shape)
-            return self.once(_sum_key(signal.terms), make)
+        key = _sum_key(signal.terms)
+        with self._at_line(self._lines.get(key)):
+            if len(signal.terms) > 1:
+                return self.once(key, lambda: self._sum_of(signal.terms))
+            ((node, factor),) = signal.terms.items()
+            return self._scaled(node, factor)
+
+    def _sum_of(self, terms: Mapping[Node, float]) -> Node:
+        scaled = [
+            self._scaled(node, c) for node, c in with_merged_maps(self, terms).items()
+        ]
+        if len(scaled) == 1:
+            return scaled[0]
+        return self.add(nn.FanInSum(), scaled, scaled[0].shape)
 
     def remember_line(self, open_still: Mapping[Node, float] | Expression) -> None:
         """Where something is written that becomes a layer only when it is needed."""

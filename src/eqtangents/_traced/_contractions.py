@@ -224,8 +224,23 @@ def _times_input(
     at: int,
 ) -> RandomValue:
     """Positions mapped by a matrix that is an input, as an adjacency is."""
-    layout = signal.layout
     (over,), (numbers_over,) = contracted[at], contracted[1 - at]
+    return by_input(builder, signal, known, over, numbers_over, at)
+
+
+def by_input(
+    builder: Builder,
+    signal: RandomValue,
+    known: InputFunction,
+    over: int,
+    numbers_over: int,
+    at: int,
+) -> RandomValue:
+    """Positions mapped by a matrix that is an input, whose axis is summed over.
+
+    Its other axis stands before those of the signal if `at` is 1, else behind.
+    """
+    layout = signal.layout
     free = [a for a in range(len(known.shape)) if a != numbers_over]
     summed = layout.axes[over]
     if len(free) != 1 or set(summed) & set(layout.channels):

@@ -12,9 +12,10 @@ from eqtangents._jaxpr import shape_of
 from eqtangents._traced._builder import Builder, as_number
 from eqtangents._traced._expressions import AppliedFunction, results_of
 from eqtangents._traced._layout import Layout, axis_factors
-from eqtangents._traced._of_input import like, of_input
+from eqtangents._traced._of_input import as_factor, like, of_input
 from eqtangents._traced._sums import (
     as_linear,
+    computed_of_input,
     constant_factor,
     inverse,
     joined_product,
@@ -27,18 +28,6 @@ from eqtangents._traced._values import (
     Parameter,
     RandomValue,
     Unreadable,
-)
-
-
-# Primitives that map each entry by itself, by name: what they are called is stable,
-# where they are found is not.
-OF_ENTRIES = frozenset(
-    "abs acos acosh add and asin asinh atan atan2 atanh cbrt ceil clamp "
-    "convert_element_type copy copy_p cos cosh custom_jvp_call custom_vjp_call digamma "
-    "div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le "
-    "lgamma log log1p logistic lt max min mul ne neg nextafter not or polygamma pow "
-    "reduce_precision rem round rsqrt select_n sign sin sinh sqrt square "
-    "stop_gradient sub tan tanh xor".split()
 )
 
 
@@ -200,12 +189,17 @@ def _joined(
     if any(isinstance(arg, Parameter) for arg in args):
         return _with_parameter(builder, name, args)
     first = next(arg for arg in args if isinstance(arg, RandomValue))
-    if name in ("add", "sub", "mul", "div") and len(args) == 2:
+    if name == "select_n" and len(args) == 3 and not isinstance(args[0], RandomValue):
+        return _one_of_two(builder, args)
+    if name in ("add", "add_any", "sub", "mul", "div") and len(args) == 2:
+        of_known = as_factor if name in ("mul", "div") else like
         one, other = (
-            arg if isinstance(arg, RandomValue) else like(builder, arg, first.layout)
+            arg
+            if isinstance(arg, RandomValue)
+            else of_known(builder, arg, first.layout)
             for arg in args
         )
-        if name == "add":
+        if name in ("add", "add_any"):
             return joined_sum(builder, one, other)
         if name == "sub":
             return joined_sum(builder, one, multiple_of(builder.settled(other), -1.0))
@@ -218,6 +212,29 @@ def _joined(
         f"applies `{name}` to several arrays, none of which is a function of the "
         "other. Sums and products of independent branches have kernels."
     )
+
+
+def _one_of_two(builder: Builder, args: Sequence[Any]) -> RandomValue:
+    """One of two arrays at each entry, as is known: the sum of what is left of both."""
+    which, *cases = args
+    layout = next(arg.layout for arg in cases if isinstance(arg, RandomValue))
+    parts = []
+    for case, taken in zip(cases, (_is_first, _is_second), strict=True):
+        if not isinstance(case, RandomValue):
+            if as_number(case) == 0:
+                continue
+            case = like(builder, case, layout)
+        factor = as_factor(builder, computed_of_input(which, taken), layout)
+        parts.append(joined_product(builder, case, factor))
+    return parts[0] if len(parts) == 1 else joined_sum(builder, *parts)
+
+
+def _is_first(which: Any) -> Any:
+    return 1.0 - _is_second(which)
+
+
+def _is_second(which: Any) -> Any:
+    return jnp.asarray(which, jnp.result_type(float))
 
 
 def _with_parameter(builder: Builder, name: str, args: Sequence[Any]) -> RandomValue:

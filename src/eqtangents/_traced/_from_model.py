@@ -5,25 +5,17 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from eqtangents import nn
 from eqtangents._arguments import check, described, rule_of
 from eqtangents._equinox import Scales, lift
 from eqtangents._equinox._affine import UNIFORM_STD
-from eqtangents._jaxpr import jaxpr_and_consts
 from eqtangents._kernel_habits import FINITE_HABITS
 from eqtangents._signatures import names_checked
-from eqtangents._traced._builder import Builder
-from eqtangents._traced._catalogue import layers_by_fingerprint
 from eqtangents._traced._dropout import with_marked_dropout
-from eqtangents._traced._expressions import Hole
-from eqtangents._traced._network import output_node, wired
+from eqtangents._traced._from_program import network_of_program
 from eqtangents._traced._parameters import Parameters, leaves_of
-from eqtangents._traced._values import InputFunction, Unreadable, refusal
-from eqtangents._traced._walk import Walk
 from eqtangents._trees import Params
 from eqtangents._types import NonNegative, Rule, Scalar, known_value
 from eqtangents.nn._parameterization import (
@@ -106,9 +98,6 @@ def from_equinox(
     return from_model(model, example, weight_std, bias_std, given)
 
 
-_FINITE_KERNELS = (
-    "Kernels of the model as it is, of finite width: `eqtangents.empirical_ntk`."
-)
 _IS_STD = cast(Rule, rule_of(NonNegative | None))
 
 
@@ -195,7 +184,7 @@ def from_function(
         return function(whole, *examples)
 
     parameters = Parameters(leaves, weight_std, bias_std, given)
-    return _read_model(function, called, parameters, arrays, places, example)
+    return network_of_program(function, called, parameters, arrays, places, example)
 
 
 def from_model(
@@ -214,7 +203,7 @@ def from_model(
         return whole(*examples, **({"key": key} if takes_key else {}))
 
     parameters = Parameters(leaves, weight_std, bias_std, parameterization)
-    return _read_model(model, called, parameters, arrays, places, example)
+    return network_of_program(model, called, parameters, arrays, places, example)
 
 
 def _takes_key(model: Callable[..., Any]) -> bool:
@@ -222,77 +211,3 @@ def _takes_key(model: Callable[..., Any]) -> bool:
         return "key" in inspect.signature(model).parameters
     except (TypeError, ValueError):
         return False
-
-
-def _read_model(
-    model: Any,
-    called: Callable[..., Any],
-    parameters: Parameters,
-    arrays: PyTree,
-    places: list[int],
-    example: PyTree,
-) -> nn.AbstractLayer:
-    examples = example if isinstance(example, tuple | list) else (example,)
-    shapes = [_example_struct(one) for one in examples]
-    key = jax.eval_shape(lambda: jax.random.key(0))
-    try:
-        program = jax.make_jaxpr(called)(arrays, key, *shapes)
-    except nn.LayerError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise _not_callable(called, arrays, key, shapes, error) from error
-    holes = [Hole(tuple(shape.shape), _if_integers(shape.dtype)) for shape in shapes]
-    builder = Builder(holes, parameters, layers_by_fingerprint())
-    args = [
-        *(parameters.whole(place) for place in places),
-        InputFunction(Hole(())),
-        *map(InputFunction, holes),
-    ]
-    results = Walk(builder, model).run(*jaxpr_and_consts(program), args)
-    try:
-        nodes = [output_node(builder, result) for result in results]
-    except Unreadable as error:
-        raise refusal(model, str(error), builder.line) from None
-    return wired(builder, nodes, model)
-
-
-def _not_callable(
-    called: Callable[..., Any],
-    arrays: PyTree,
-    key: jax.ShapeDtypeStruct,
-    shapes: list[jax.ShapeDtypeStruct],
-    error: Exception,
-) -> Exception:
-    """What to say if a model raised this when it was called with the examples."""
-    came = ", ".join(f"shape {shape.shape} and dtype {shape.dtype}" for shape in shapes)
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    whole = (
-        f"The model raised {type(error).__name__} when it was called with `example`, "
-        f"of {came}: {first}"
-    )
-    if all(shape.ndim > 1 for shape in shapes):
-        ones = (jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in shapes)
-        try:
-            jax.eval_shape(called, arrays, key, *ones)
-        except (TypeError, ValueError):
-            pass
-        else:
-            whole += " With `example[0]` it can be: give one example, not a batch."
-    return ValueError(f"{whole.rstrip('.')}. {_FINITE_KERNELS}")
-
-
-def _if_integers(dtype: Any) -> Any:
-    return dtype if jnp.issubdtype(dtype, jnp.integer) else None
-
-
-def _example_struct(example: Any) -> jax.ShapeDtypeStruct:
-    if isinstance(example, jax.ShapeDtypeStruct):
-        return example
-    array = jnp.asarray(example)
-    if not array.ndim:
-        raise ValueError(
-            "`example` is a number, but kernels are of arrays with channels. Write the "
-            "model for an array of one entry; of a shape, make an input, by "
-            "`jax.ShapeDtypeStruct(shape, jnp.float32)`."
-        )
-    return jax.ShapeDtypeStruct(array.shape, array.dtype)

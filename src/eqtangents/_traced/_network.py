@@ -125,7 +125,8 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
                         f"uses `{leaf.name}` in two places, {place.line or 'one'} and "
                         f"{node.line or 'another'}, but kernels take the weights of "
                         "all layers to be independent. Give each place parameters of "
-                        "its own; weights shared in time are `nn.Recurrent`.",
+                        "its own. The same layer at all positions is read from "
+                        "`jax.vmap(layer)`; weights shared in time are `nn.Recurrent`.",
                         node.line,
                     )
             uses[held.leaf].append((held, node))

@@ -5,18 +5,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import (
+    AppliedEquation,
     AppliedFunction,
+    Hole,
     fingerprint,
     reads,
     shows,
     value_of_expression,
 )
 from eqtangents._traced._layout import Layout
+from eqtangents._traced._rules import OF_ENTRIES
 from eqtangents._traced._values import InputFunction, Node, RandomValue, Unreadable
 
 
@@ -66,17 +70,22 @@ def of_input(
     return builder.once(key, make)
 
 
-def like(builder: Builder, known: Any, layout: Layout) -> RandomValue:
+def like(
+    builder: Builder, known: Any, layout: Layout, *, one_channel: bool = False
+) -> RandomValue:
     """A function of the input of the shape of a signal, laid out as that is.
 
-    Where the signal repeats, the function may have positions of its own.
+    Where the signal repeats, the function may have positions of its own. `one_channel`:
+    it is the same for all channels, and the output of a node that has one.
     """
     row = [f for axis in layout.axes for f in axis]
     sizes = [f.size for f in row]
     expression = known.expression if isinstance(known, InputFunction) else known
-    reshape = lambda x: jnp.asarray(x).reshape(sizes)
+    first = [slice(0, 1 if one_channel and f in layout.channels else None) for f in row]
+    kept = [1 if one.stop else f.size for one, f in zip(first, row, strict=True)]
+    reshape = lambda x: jnp.asarray(x).reshape(sizes)[tuple(first)]
     whole = InputFunction(
-        AppliedFunction(reshape, (expression,), tuple(sizes), ("to", *sizes))
+        AppliedFunction(reshape, (expression,), tuple(kept), ("to", *sizes, *kept))
     )
     at = {f: i for i, f in enumerate(row)}
     if not set((*layout.channels, *layout.spatial)) <= set(at):
@@ -85,8 +94,55 @@ def like(builder: Builder, known: Any, layout: Layout) -> RandomValue:
     node = of_input(
         builder,
         whole,
-        [at[f] for f in layout.channels],
+        [] if one_channel else [at[f] for f in layout.channels],
         [[at[f] for f in axis] for axis in positions],
     )
     changed = Layout(layout.channels, positions, layout.axes)
     return RandomValue.of(node, changed)
+
+
+def as_factor(builder: Builder, known: Any, layout: Layout) -> RandomValue:
+    """A function of the input that a signal is multiplied by.
+
+    Of one channel if it is the same for all channels.
+    """
+    alike = set(constant_axes(known))
+    channels = set(layout.channels)
+    single = all(
+        i in alike and set(axis) <= channels
+        for i, axis in enumerate(layout.axes)
+        if set(axis) & channels
+    )
+    return like(builder, known, layout, one_channel=single)
+
+
+def constant_axes(known: Any) -> list[int]:
+    """The axes along which an array is seen to repeat."""
+    if isinstance(known, InputFunction):
+        return constant_axes(known.expression)
+    axes = range(len(known.shape))
+    if isinstance(known, AppliedFunction) and known.name[0] == "broadcast":
+        (given,) = known.args
+        return [a for a in axes if given.shape[a] == 1] if given.shape else [*axes]
+    if isinstance(known, AppliedFunction) and known.name[0] == "each":
+        return constant_axes(known.args[0])
+    if isinstance(known, AppliedEquation):
+        return _constant_axes_of_equation(known)
+    if isinstance(known, AppliedFunction | Hole):
+        return []
+    array = np.asarray(known)
+    return [a for a in axes if (array == np.take(array, [0], a)).all()]
+
+
+def _constant_axes_of_equation(known: AppliedEquation) -> list[int]:
+    name, axes = known.eqn.primitive.name, range(len(known.shape))
+    if name == "broadcast_in_dim":
+        (given, *_), places = known.args, known.eqn.params["broadcast_dimensions"]
+        shape = getattr(given, "shape", ())
+        varies = {p for p, n in zip(places, shape, strict=True) if n > 1}
+        return [a for a in axes if a not in varies]
+    if name in OF_ENTRIES:
+        given = [arg for arg in known.args if getattr(arg, "shape", ())]
+        each = [set(constant_axes(arg)) for arg in given]
+        return [a for a in axes if all(a in one for one in each)]
+    return []

@@ -1,20 +1,25 @@
 """Channels that are picked, and arrays that are joined end to end."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 from jaxtyping import Int
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
+from eqtangents._traced._expressions import AppliedFunction
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._maps import joined_maps, map_node
 from eqtangents._traced._of_input import like
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import with_offset
 from eqtangents._traced._values import (
+    InputFunction,
     Node,
     Parameter,
     RandomValue,
@@ -74,6 +79,13 @@ def _layer_of_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) ->
     if isinstance(layer, _CHANNELWISE):
         reads = [_rows_of_node(builder, one, rows) for one in node.reads]
         return builder.plain(layer, reads, shape)
+    holds = [Parameter(one.leaf, one.numbers[rows], one.factor) for one in node.holds]
+    if isinstance(layer, nn.Learned | nn.ChannelGains):
+        name = "value" if isinstance(layer, nn.Learned) else "weight"
+        values = getattr(layer, name)[rows]
+        fewer = eqx.tree_at(lambda one: getattr(one, name), layer, values)
+        reads = [_rows_of_node(builder, one, rows) for one in node.reads]
+        return builder.add(fewer, reads, shape, holds)
     if not isinstance(layer, nn.Linear | nn.Conv) or getattr(layer, "groups", 1) > 1:
         raise Unreadable(
             "splits channels of a layer other than a `Linear` or a convolution. Give "
@@ -86,7 +98,6 @@ def _layer_of_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) ->
     )
     name = "out_features" if isinstance(layer, nn.Linear) else "out_channels"
     object.__setattr__(smaller, name, len(rows))
-    holds = [Parameter(one.leaf, one.numbers[rows], one.factor) for one in node.holds]
     return builder.add(smaller, node.reads, shape, holds)
 
 
@@ -94,7 +105,39 @@ def _layer_of_rows(builder: Builder, node: Node, rows: Int[np.ndarray, " n"]) ->
 def _concatenate(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
 ) -> list[RandomValue]:
-    axis = int(eqn.params["dimension"])
+    return [_joined_along(builder, args, int(eqn.params["dimension"]))]
+
+
+@reading("stack")
+def _stack(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[RandomValue]:
+    axis = int(eqn.params["axis"])
+    return [_joined_along(builder, [_with_axis(arg, axis) for arg in args], axis)]
+
+
+def _with_axis(value: Any, axis: int) -> Any:
+    """An array with a further axis, of size one."""
+    if isinstance(value, RandomValue):
+        axes = list(value.layout.axes)
+        axes.insert(axis, ())
+        return dataclasses.replace(value, layout=value.layout.with_axes(axes))
+    expand = lambda x: jnp.expand_dims(x, axis)
+    if isinstance(value, Parameter):
+        numbers = np.expand_dims(value.numbers, axis)
+        return dataclasses.replace(value, numbers=numbers)
+    if isinstance(value, InputFunction):
+        shape = [*value.shape]
+        shape.insert(axis, 1)
+        name = ("expanded", axis)
+        return InputFunction(
+            AppliedFunction(expand, (value.expression,), tuple(shape), name)
+        )
+    return expand(value)
+
+
+def _joined_along(builder: Builder, args: Sequence[Any], axis: int) -> RandomValue:
+    """Arrays end to end along an axis."""
     signals = [builder.settled(arg) for arg in args if isinstance(arg, RandomValue)]
     first = signals[0]
     of_axis = first.layout.axes[axis]
@@ -114,8 +157,8 @@ def _concatenate(
         axes[axis] = axis_factors(total)
         shape = (total, *nodes[0].shape[1:])
         made = builder.plain(nn.FanInConcat(0), nodes, shape)
-        return [RandomValue.of(made, Layout(axes[axis], layout.positions, tuple(axes)))]
-    return [_end_to_end(builder, parts, nodes, axis)]
+        return RandomValue.of(made, Layout(axes[axis], layout.positions, tuple(axes)))
+    return _end_to_end(builder, parts, nodes, axis)
 
 
 def _joined_part(
@@ -186,11 +229,14 @@ def _end_to_end(
     positions = (axes[axis], *layout.positions[1:])
     shape = (nodes[0].shape[0], total, *nodes[0].shape[2:])
     picked = _picked_from_one(nodes)
+    mapped = None if picked is not None else joined_maps(nodes)
     if picked is not None:
         root, index = picked
         whole: list[Any] = [slice(None)] * (len(root.shape) - 1)
         whole[0] = index
         made = builder.plain(nn.Index(tuple(whole)), [root], shape)
+    elif mapped is not None:
+        made = map_node(builder, *mapped)
     else:
         made = builder.plain(nn.FanInConcat(1), nodes, shape)
     return RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))

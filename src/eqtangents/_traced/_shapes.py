@@ -15,9 +15,15 @@ from eqtangents._traced._contractions import by_matrix
 from eqtangents._traced._convolutions import pad_node
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._rules import reading
+from eqtangents._traced._scattered import picked_positions
 from eqtangents._traced._selections import selected_channels
 from eqtangents._traced._tables import picked_rows
-from eqtangents._traced._values import Parameter, RandomValue, Unreadable
+from eqtangents._traced._values import (
+    InputFunction,
+    Parameter,
+    RandomValue,
+    Unreadable,
+)
 
 
 @reading("transpose")
@@ -53,16 +59,30 @@ def _read_broadcast(
     return [RandomValue(signal.layout.with_axes(axes), signal.terms)]
 
 
-@reading("slice", "rev", "dynamic_slice", "gather", "split")
+@reading("tile")
+def _tile_of_signal(
+    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+) -> list[Any]:
+    signal = builder.settled(args[0])
+    pairs = zip(eqn.params["reps"], signal.layout.axes, strict=True)
+    axes = [(*axis_factors(int(n)), *axis) for n, axis in pairs]
+    return [RandomValue(signal.layout.with_axes(axes), signal.terms)]
+
+
+@reading("slice", "rev", "dynamic_slice", "gather", "split", "unstack")
 def _read_selection(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
 ) -> list[Any]:
     """Entries that are picked: numbers in the place of entries say which."""
     if isinstance(args[0], Parameter):
         return [picked_rows(builder, eqn, args[0], args[1])]
+    if isinstance(args[0], InputFunction):
+        raise Unreadable("picks entries of the input by an index that is random.")
     signal = builder.settled(args[0])
     if any(isinstance(arg, RandomValue) for arg in args[1:]):
         raise Unreadable("picks entries by an index that is random.")
+    if eqn.primitive.name == "gather" and isinstance(args[1], InputFunction):
+        return [picked_positions(builder, eqn, signal, args[1])]
     shape = signal.shape
     numbers = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
     try:

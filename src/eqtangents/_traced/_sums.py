@@ -10,7 +10,7 @@ from eqtangents import nn
 from eqtangents._traced._builder import Builder, as_number
 from eqtangents._traced._expressions import AppliedFunction
 from eqtangents._traced._layout import Layout
-from eqtangents._traced._of_input import like
+from eqtangents._traced._of_input import as_factor
 from eqtangents._traced._values import (
     InputFunction,
     Parameter,
@@ -93,14 +93,14 @@ def inverse(
 ) -> RandomValue:
     if not isinstance(given, RandomValue):
         inverse = lambda x: 1 / jnp.asarray(x)
-        return like(builder, computed_of_input(given, inverse), layout)
+        return as_factor(builder, computed_of_input(given, inverse), layout)
     raise Unreadable("divides by another array that is random.")
 
 
 def computed_of_input(given: Any, function: Any) -> InputFunction:
     """A function of something that is known."""
     from_known = given.expression if isinstance(given, InputFunction) else given
-    name = ("inverse",)
+    name = ("each", getattr(function, "__qualname__", ""))
     return InputFunction(AppliedFunction(function, (from_known,), given.shape, name))
 
 
@@ -109,5 +109,6 @@ def joined_product(
 ) -> RandomValue:
     one, other = builder.aligned(builder.settled(one), builder.settled(other))
     nodes = [builder.node(one), builder.node(other)]
-    node = builder.plain(nn.FanInProd(), nodes, nodes[0].shape)
+    shape = max((one.shape for one in nodes), key=lambda shape: shape[0])
+    node = builder.plain(nn.FanInProd(), nodes, shape)
     return RandomValue.of(node, one.layout)

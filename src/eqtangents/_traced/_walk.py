@@ -16,11 +16,11 @@ from eqtangents._jaxpr import (
 )
 from eqtangents._traced._attention import with_scores
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._entries import OF_ENTRIES, entrywise
+from eqtangents._traced._entries import entrywise
 from eqtangents._traced._expressions import results_of
 from eqtangents._traced._lines import calls_library, line_of
 from eqtangents._traced._numpy import in_numpy, result_values
-from eqtangents._traced._rules import SIGNAL_RULES
+from eqtangents._traced._rules import OF_ENTRIES, SIGNAL_RULES
 from eqtangents._traced._statistics import (
     begins_statistic,
     resolved,

@@ -44,8 +44,16 @@ class BranchProduct(AbstractCovariance):
     $T$ follows by the product rule.
     """
 
-    def __init__(self, branches: Sequence[AbstractCovariance]):
-        """Multiply covariances of one size."""
+    def __init__(
+        self,
+        branches: Sequence[AbstractCovariance],
+        scaled: AbstractCovariance | None = None,
+    ):
+        """Multiply covariances of one size.
+
+        `scaled`: the branch whose channels are multiplied by one known value each time,
+        which all others are; it stays what it is.
+        """
         self.branches = on_common_canvas(branches)
         outlines = [branch.outline for branch in self.branches]
         self.outline = Outline.joined(outlines).replace(
@@ -53,6 +61,14 @@ class BranchProduct(AbstractCovariance):
             centred=any(o.centred for o in outlines),
             diagonal=any(o.diagonal for o in outlines),
         )
+        if scaled is not None:
+            self.outline = self.outline.replace(
+                channels=scaled.outline.channels,
+                gaussian=scaled.outline.gaussian,
+                centred=scaled.outline.centred,
+                sources=scaled.outline.sources,
+                exchangeable=scaled.outline.exchangeable,
+            )
 
     def bind(self, frame: Frame) -> BlockRule:
         """Multiply blocks one after the other."""

@@ -1,12 +1,11 @@
 """Nonlinearities of Gaussian channels, and their means."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from eqtangents._types import Scalar
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -22,14 +21,26 @@ from eqtangents.duals._dual import AbstractDual, in_terms
 from eqtangents.duals._pair import Moments, Pair
 
 
+# The tangent kernel after a nonlinearity, of the block before it and its moments.
+_Tangent: TypeAlias = Callable[[Evaluation, Block, Moments], Any]
+
+
 class Nonlinear(AbstractCovariance):
     """A nonlinearity, applied to each channel of a Gaussian."""
 
     nonzero_where_masked = True
 
-    def __init__(self, upstream: AbstractCovariance, dual: AbstractDual):
-        """Apply a dual activation to a covariance."""
-        self.upstream, self.dual = upstream, dual
+    def __init__(
+        self,
+        upstream: AbstractCovariance,
+        dual: AbstractDual,
+        gain_dual: AbstractDual | None = None,
+    ):
+        """Apply a dual activation to a covariance.
+
+        `gain_dual`: that of `u f'(u)`, by which `f` is read after trained gains.
+        """
+        self.upstream, self.dual, self.gain_dual = upstream, dual, gain_dual
         self.outline = upstream.outline.replace(
             gaussian=False, centred=False, has_trained_gains=False, diagonal=False
         )
@@ -45,18 +56,19 @@ class Nonlinear(AbstractCovariance):
             upstream, prepared = frame.bind(self.upstream), self.prepared(frame)
         else:
             prepared, upstream = self.prepared(frame), frame.bind(self.upstream)
-        within, gain_rate = tolerance(frame, self.outline.rank), self._gain_rate(frame)
+        within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
 
         def moments(at: Evaluation, block: Block) -> Moments:
             pair = Pair(block.nngp, block.gap, within(at))
             return self.dual.moments(pair, *prepared(at))
 
         if tracks_gaps(frame, self):
-            return self._rule_with_gap(frame, upstream, moments)
+            return self._rule_with_gap(frame, upstream, moments, tangent)
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
-            return self._image(block, moments(at, block), None, gain_rate(at))
+            found = moments(at, block)
+            return Block(found.value, tangent(at, block, found))
 
         return rule
 
@@ -65,49 +77,67 @@ class Nonlinear(AbstractCovariance):
         frame: Frame,
         upstream: BlockRule,
         moments_of: Callable[[Evaluation, Block], Moments],
+        tangent: _Tangent,
     ) -> BlockRule:
         """Complete the blocks before and after the nonlinearity by their gaps."""
         before, after = with_gaps(frame, self.upstream), with_gaps(frame, self)
-        stds, gain_rate = deviations(frame, self), self._gain_rate(frame)
+        stds = deviations(frame, self)
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
             block = before(at, block) if block.gap is None else block
             moments = moments_of(at, block)
             gap = moments.gap_between(*stds(at))
-            return after(at, self._image(block, moments, gap, gain_rate(at)))
+            ntk = tangent(at, block, moments)
+            return after(at, Block(moments.value, ntk, gap))
 
         return rule
 
-    def _gain_rate(self, frame: Frame) -> Lookup[Scalar]:
-        """Register how fast gains right before this are trained, zero without any."""
-        gains = self.upstream if isinstance(self.upstream, TrainedGains) else None
-        if gains is None or not gains.outline.has_trained_gains:
-            return lambda at: 0.0
-        rates = learning_rates(frame, gains.gain_rate)
-        return lambda at: rates(at)[0]
+    def _tangent(self, frame: Frame) -> _Tangent:
+        """Register what the tangent kernel needs, of gains right before this too."""
+        gains = self.upstream
+        if not (
+            frame.wants_ntk
+            and isinstance(gains, TrainedGains)
+            and may_train(gains.gain_rate)
+        ):
+            return lambda at, block, moments: (
+                None if block.ntk is None else moments.derivative * block.ntk
+            )
+        rates, of_gains = learning_rates(frame, gains.gain_rate), self._of_gains(frame)
 
-    def _image(
-        self,
-        block: Block,
-        moments: Moments,
-        gap: Float[Array, "..."] | None,
-        gain_rate: Scalar,
-    ) -> Block:
-        value, derivative, *_ = moments
-        if block.ntk is None:
-            return Block(value, None, gap)
-        if not may_train(gain_rate):
-            return Block(value, derivative * block.ntk, gap)
-        # By E u f'(u) v f'(v) = E f(u) f(v), for homogeneous functions.
-        rate = jnp.asarray(gain_rate, value.dtype)
-        others = block.ntk - rate * block.nngp
-        return Block(value, derivative * others + rate * value, gap)
+        def rule(at: Evaluation, block: Block, moments: Moments) -> Array:
+            rate = jnp.asarray(rates(at)[0], block.nngp.dtype)
+            assert block.ntk is not None, "gains are trained"
+            others = block.ntk - rate * block.nngp
+            return moments.derivative * others + rate * of_gains(at, block, moments)
 
-    def prepared(self, frame: Frame) -> Lookup[tuple[Any, Any]]:
-        """Register what the dual needs of the variances, for both ends of a pair."""
+        return rule
+
+    def _of_gains(
+        self, frame: Frame
+    ) -> Callable[[Evaluation, Block, Moments], Float[Array, "..."]]:
+        """Register E u f'(u) v f'(v), of gradients in the gains of channels."""
+        dual = self.gain_dual
+        if dual is None:
+            assert self.dual.homogeneous, "u f'(u) = f(u)"
+            return lambda at, block, moments: moments.value
+        prepared = self.prepared(frame, dual)
+        within = tolerance(frame, self.outline.rank)
+
+        def rule(at: Evaluation, block: Block, moments: Moments) -> Array:
+            pair = Pair(block.nngp, block.gap, within(at))
+            return dual.moments(pair, *prepared(at)).value
+
+        return rule
+
+    def prepared(
+        self, frame: Frame, dual: AbstractDual | None = None
+    ) -> Lookup[tuple[Any, Any]]:
+        """Register what a dual needs of the variances, for both ends of a pair."""
         variance = frame.scope.variance(self.upstream)
-        ends = frame.per_example(self.dual.prepare(variance), self.outline.rank, 1.0)
+        dual = self.dual if dual is None else dual
+        ends = frame.per_example(dual.prepare(variance), self.outline.rank, 1.0)
         return lambda at: in_terms(ends(at), len(frame.pairs))
 
 

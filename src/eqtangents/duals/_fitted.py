@@ -88,6 +88,21 @@ def closed_form(fn: Callable) -> AbstractDual | None:
         return None
 
 
+class TimesSlope(eqx.Module):
+    """The function $u f'(u)$: how `f(g u)` changes with a gain `g` of one."""
+
+    fn: Callable
+
+    def __call__(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+        """The derivative of `f` along its argument."""
+        return jax.jvp(self.fn, (x,), (x,))[1]
+
+
+def dual_of(fn: Callable) -> AbstractDual:
+    """The dual of an elementwise function: a closed form, or an expansion."""
+    return closed_form(fn) or FittedDual(fn)
+
+
 class FittedDual(AbstractDual):
     r"""Dual of any elementwise function, as accurate as the type of inputs needs it.
 

@@ -12,6 +12,7 @@ from eqtangents.covariance import (
     mapped_examples,
 )
 from eqtangents.duals import AbstractDual, LinearDual
+from eqtangents.duals._fitted import TimesSlope, dual_of
 from eqtangents.nn._inputs import SignalT, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
@@ -65,16 +66,19 @@ class AbstractActivation(AbstractParameterless):
                 "concatenation of channels. Put a `Linear` or `Conv` before it.",
             )
         # This asks which rule comes right before, not for a fact of the outline: the
-        # kernel is known only where gains act on the input of the rectifier itself.
-        if covariance.outline.has_trained_gains and not (
-            isinstance(covariance, TrainedGains)
-            and not covariance.upstream.outline.has_trained_gains
-            and dual.homogeneous
+        # kernel is known only where gains act on the input of the function itself.
+        gained = covariance.outline.has_trained_gains
+        if not gained:
+            return Nonlinear(covariance, dual)
+        if (
+            not isinstance(covariance, TrainedGains)
+            or covariance.upstream.outline.has_trained_gains
         ):
             raise LayerError(
                 self,
-                "follows a normalisation with trained gains, whose tangent kernel is "
-                "known only for rectifiers right after it. Put a `Linear` or `Conv` "
-                "between the two, or use `use_weight=False`.",
+                "follows trained gains of a normalisation, but not at once, so that "
+                "their part of the tangent kernel is not known. Put a `Linear` or "
+                "`Conv` between the two, or use `use_weight=False`.",
             )
-        return Nonlinear(covariance, dual)
+        gain_dual = None if dual.homogeneous else dual_of(TimesSlope(self.function))
+        return Nonlinear(covariance, dual, gain_dual)

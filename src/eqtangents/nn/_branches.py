@@ -92,20 +92,27 @@ class FanInProd(AbstractParameterless):
 
     $$K' = \prod_i K_i, \qquad T' = \sum_i T_i \prod_{j \ne i} K_j$$
 
-    All branches but one must have weights of their own.
+    All branches but one must have weights of their own. A branch that is the input of
+    the network, or a `Prepare` of it, may have a single channel, by which all channels
+    are multiplied: what is Gaussian stays so.
     """
 
     def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, x: Sequence[SignalT], *, key: PRNGKeyArray | None = None
     ) -> SignalT:
-        values, extras = _of_equal_shape(self, x)
+        values, extras = _of_equal_shape(self, x, one_channel=True)
         return extras.rewrap(functools.reduce(operator.mul, values), extras.mask)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
         branches = many_inputs(self, covariance)
-        _check_covariances(self, branches, but=None)
+        factors = [b for b in branches if b.examples is not None and _is_single(b)]
+        others = [b for b in branches if not any(b is one for one in factors)]
+        known = 0 if factors and len(others) == 1 else None
+        _check_covariances(self, branches, but=known)
         for branch in branches:
             check_not_vanishing(self, branch)
+        if known is not None:
+            return BranchProduct(branches, scaled=others[0])
         if not independent(branches):
             raise LayerError(
                 self,
@@ -163,14 +170,24 @@ class FanInConcat(AbstractParameterless):
         return self.axis % (rank + 1)
 
 
+def _is_single(branch: AbstractCovariance) -> bool:
+    return branch.outline.channels == 1
+
+
 def _of_equal_shape(
-    layer: AbstractLayer, x: Any, but: int | None = None
+    layer: AbstractLayer, x: Any, but: int | None = None, *, one_channel: bool = False
 ) -> tuple[list[Float[Array, "..."]], Extras]:
-    """The values of the branches, and extras with the positions that any one has."""
+    """The values of the branches, and extras with the positions that any one has.
+
+    `one_channel`: whether they may have a single channel where others have several.
+    """
     if is_signal(x) or not len(x):
         raise LayerError(layer, "takes a tuple with the outputs of several branches.")
     values, sides = zip(*map(unwrap, x), strict=True)
-    _check_shapes_of_branches(layer, [value.shape for value in values], but)
+    shapes = [value.shape for value in values]
+    several = {shape[0] for shape in shapes if shape} - {1}
+    single = one_channel and len(several) == 1
+    _check_shapes_of_branches(layer, shapes, 0 if single else but)
     masks = [extras.mask for extras in sides if extras.mask is not None]
     mask = None
     if but in (None, 0) and len(masks) == len(values):
