@@ -118,6 +118,17 @@ def test_whole_matrices(alone, stored_matrices):
     assert "'matrix', shape=(9, 9), dtype=float32" in repr(again)
 
 
+@pytest.mark.precision("float32")
+def test_products_do_not_lose_what_cancels(tmp_path):
+    x = inputs("tanh", 300)
+    found = eqt.gram(connected(), x, store=tmp_path / "a", tile=64)
+    vectors = np.linalg.svd(found[:].astype(float))[0][:, -1:].astype(np.float32)
+    expected = found[:].astype(float) @ vectors.astype(float)
+    product = found @ vectors
+    assert product.dtype == np.float32
+    np.testing.assert_allclose(product, expected, rtol=1e-5, atol=0)
+
+
 def laplace(a, b):
     return jnp.exp(-jnp.sum(jnp.abs(a[:, None] - b[None]), -1))
 

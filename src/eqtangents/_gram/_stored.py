@@ -159,12 +159,17 @@ class StoredGram:
                 f"shape {vectors.shape}: it needs two axes, and {n2} rows there."
             )
         dtype = np.result_type(self.dtype, vectors.dtype)
-        result = np.zeros((n1, *vectors.shape[1:]), dtype)
+        # Sums are float64: weights of large kernels cancel, and solvers would see no
+        # more than the rounding of float32.
+        wide = np.result_type(dtype, np.float64) if dtype.kind == "f" else dtype
+        vectors = vectors.astype(wide)
+        result = np.zeros((n1, *vectors.shape[1:]), wide)
         for rows, columns, block in self.tiles():
+            block = block.astype(wide)
             result[rows] += block @ vectors[columns]
             if self.symmetric and rows != columns:
                 result[columns] += block.T @ vectors[rows]
-        return result
+        return result.astype(dtype)
 
     def check_complete(self) -> None:
         """Raise `ValueError` if a tile is not there, as while a run still goes on.
