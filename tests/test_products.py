@@ -19,48 +19,54 @@ from eqtangents import nn, predict, solvers, theory
 
 pytestmark = pytest.mark.precision("float32")  # of float64 no device drops digits
 
-NET = nn.Sequential([nn.Linear(8), nn.Tanh(), nn.Linear(1)])
-X = jr.normal(jr.key(0), (7, 3), jnp.float32)
-X_TEST = jr.normal(jr.key(1), (4, 3), jnp.float32)
-Y = jnp.sin(X)
-KEY = jr.key(2)
+
+def net():
+    return nn.Sequential([nn.Linear(8), nn.Tanh(), nn.Linear(1)])
+
+
+def inputs(n):
+    return jr.normal(jr.key(n), (n, 3), jnp.float32)
+
+
+def targets():
+    return jnp.sin(inputs(7))
 
 
 def kernels(x):
-    return eqt.kernel(NET, x), eqt.kernel(NET, X_TEST, x)
+    return eqt.kernel(net(), x), eqt.kernel(net(), inputs(4), x)
 
 
 def posterior(x):
     (train, test), variance = kernels(x), jnp.ones(4, x.dtype)
-    process = predict.GaussianProcess(train.nngp, Y, noise=0.1)
+    process = predict.GaussianProcess(train.nngp, targets(), noise=0.1)
     more = process.variance(test.nngp, variance), process.log_marginal_likelihood()
     return process.mean(test.nngp), more, process.leave_one_out()
 
 
 def trained(x):
     train, test = kernels(x)
-    flow = predict.GradientDescentMSE(train.ntk, Y)
+    flow = predict.GradientDescentMSE(train.ntk, targets())
     return flow.train_outputs(1.0), flow.test_outputs(1.0, test.ntk)
 
 
 def ensemble(x):
     train, test = kernels(x)
-    found = predict.Ensemble(train, Y)
-    variance = eqt.nngp(NET, X_TEST)
+    found = predict.Ensemble(train, targets())
+    variance = eqt.nngp(net(), inputs(4))
     return found.mean(1.0, test), found.covariance(1.0, test, variance)
 
 
 def solved(x):
-    operator = eqt.GramOperator(NET, x, noise=0.1)
-    solver = solvers.BlockCG(preconditioner=solvers.rp_cholesky(operator, 3, KEY))
-    solution = solvers.solve(operator, Y, solver=solver).value
-    return solution, solvers.log_determinant(operator, key=KEY).mean
+    operator = eqt.GramOperator(net(), x, noise=0.1)
+    solver = solvers.BlockCG(preconditioner=solvers.rp_cholesky(operator, 3, jr.key(1)))
+    solution = solvers.solve(operator, targets(), solver=solver).value
+    return solution, solvers.log_determinant(operator, key=jr.key(2)).mean
 
 
 def flow(x):
     train = kernels(x)[0]
-    moved = theory.ParameterFlow(train.ntk, Y).distance(1.0)
-    return moved, theory.modes_of_data(train.ntk, Y)
+    moved = theory.ParameterFlow(train.ntk, targets()).distance(1.0)
+    return moved, theory.modes_of_data(train.ntk, targets())
 
 
 CALLS = {
@@ -89,7 +95,7 @@ def test_no_product_is_left_to_the_device(call):
     def total(x):
         return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(call(x)))
 
-    program = jax.make_jaxpr(jax.grad(total))(X)
+    program = jax.make_jaxpr(jax.grad(total))(inputs(7))
     found = list(products(program.jaxpr))
     assert found
     full = (lax.Precision.HIGHEST, lax.Precision.HIGHEST)

@@ -57,7 +57,7 @@ def tiled_kernels(
     """
     rows, columns = (() if x is None else _split_over(x) for x in (x1, x2))
     columns = () if set(rows) & set(columns) else columns
-    if not _has_explicit_axes((x1, x2)):
+    if (mesh := _explicit_mesh((x1, x2))) is None:
         return _on_one_device(net, x1, x2, wants_ntk=wants_ntk, first_row=first_row)
     batches = [(x1, rows)]
     if rows or x2 is not None:
@@ -69,11 +69,12 @@ def tiled_kernels(
         columns = second[0] if second else None
         return _on_one_device(net, x1, columns, wants_ntk=wants_ntk, first_row=first)
 
-    return _over_mesh(part, net, batches, (rows, columns))
+    return _over_mesh(part, mesh, net, batches, (rows, columns))
 
 
 def _over_mesh(
     part: Callable[..., PyTree[Entries]],
+    mesh: AbstractMesh,
     net: AbstractLayer,
     batches: list[tuple[Examples, tuple[str, ...]]],
     result: tuple[tuple[str, ...], ...],
@@ -84,7 +85,6 @@ def _over_mesh(
     given beside it.
     """
     examples, axes = zip(*batches, strict=True)
-    mesh = next(filter(_is_explicit, map(_mesh, jax.tree.leaves(examples))))
     arrays, rest = eqx.partition(net, eqx.is_array)
     specs = PartitionSpec(), *(PartitionSpec(own or None) for own in axes)
     placed = [
@@ -100,20 +100,13 @@ def _over_mesh(
     )(*placed)
 
 
-def _mesh(array: Array) -> AbstractMesh:
-    return jax.typeof(array).sharding.mesh
+def _explicit_mesh(batches: PyTree[Array]) -> AbstractMesh | None:
+    """The mesh with explicit axes that examples lie on, split over it or not.
 
-
-def _is_explicit(mesh: AbstractMesh) -> bool:
-    return AxisType.Explicit in mesh.axis_types
-
-
-def _has_explicit_axes(batches: PyTree[Array]) -> bool:
-    """Whether examples are of a mesh with explicit axes, split over it or not.
-
-    Then all that meets them has to be, too: tiles and the matrix they are written to.
+    Then all that meets them has to be on it: tiles and the matrix they are written to.
     """
-    return any(map(_is_explicit, map(_mesh, jax.tree.leaves(batches))))
+    meshes = (jax.typeof(leaf).sharding.mesh for leaf in jax.tree.leaves(batches))
+    return next((one for one in meshes if AxisType.Explicit in one.axis_types), None)
 
 
 def _split_over(x: Examples) -> tuple[str, ...]:
@@ -191,7 +184,9 @@ def tiled_diagonal(
     """The kernels of each example with itself, at the same positions."""
     rows = _split_over(x)
     part = lambda net, x: _diagonal_on_one_device(net, x, wants_ntk=wants_ntk)
-    return _over_mesh(part, net, [(x, rows)], (rows,)) if rows else part(net, x)
+    if (mesh := _explicit_mesh(x)) is None:
+        return part(net, x)
+    return _over_mesh(part, mesh, net, [(x, rows)], (rows,))
 
 
 def _diagonal_on_one_device(
@@ -281,7 +276,9 @@ def mirrored(
     both share. Once all tiles were mirrored it is symmetric, whatever the rounding,
     also where they overlap.
     """
-    shape = (size, size, *matrix.shape[2:])
+    shape, row = (size, size, *matrix.shape[2:]), jnp.arange(size)
+    if shape == matrix.shape[:2]:  # XLA takes minutes to compile what is below for it
+        return jnp.where(row[:, None] > row[None], matrix.T, matrix)
     positions = math.prod(shape[2 + shared : 2 + (len(shape) - 2 + shared) // 2])
     # (n1, n2, *s, *positions1, *positions2) -> (n2, n1, *s, *positions2, *positions1)
     swap = (1, 0, *(2 + axis for axis in swapped_axes(len(shape) - 2, shared)))
@@ -289,13 +286,12 @@ def mirrored(
     above = lax.dynamic_slice(matrix, _origin(matrix.ndim, start), shape)
     mirror = _origin(matrix.ndim, start[::-1])
     old = lax.dynamic_slice(matrix, mirror, shape)
-    column, row = (s + jnp.arange(size, dtype=start.dtype) for s in start)
+    column, row = (s + row.astype(start.dtype) for s in start)
     # (row, column, position of the row, position of the column)
     row, column = row[:, None, None, None], column[None, :, None, None]
     below = (row > column) | ((row == column) & order[None, None])
     below = jnp.broadcast_to(below, (size, size, positions, positions))
-    ones = (1,) * shared
-    below = below.reshape(size, size, *ones, *shape[2 + shared :])
+    below = below.reshape(size, size, *(1,) * shared, *shape[2 + shared :])
     new = jnp.where(below, above.transpose(swap), old)
     return lax.dynamic_update_slice(matrix, new, mirror)
 

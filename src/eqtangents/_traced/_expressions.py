@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -138,7 +140,20 @@ def _about(node: AppliedEquation) -> tuple:
         for name, value in sorted(node.eqn.params.items())
         if name not in _OF_SHAPES
     ]
-    return node.eqn.primitive.name, node.number, tuple(params)
+    return node.eqn.primitive.name, node.number, (*params, *_derivative_of(node.eqn))
+
+
+def _derivative_of(eqn: Any) -> tuple[str, ...]:
+    """The program of the derivative, of a call whose program does not tell it."""
+    custom = eqn.primitive.name == "custom_jvp_call"
+    if not custom and "custom_jvp_call" not in str(eqn.params):
+        return ()
+    call = lambda *args: bind(eqn, *args)
+    types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    if not all(jnp.issubdtype(one.dtype, jnp.inexact) for one in types):
+        return ()
+    derivative = jax.make_jaxpr(lambda *args: jax.jvp(call, args, args))(*types)
+    return (_without_shapes(str(derivative)),)
 
 
 _OF_SHAPES = {"shape", "sharding", "out_sharding", "jvp", "jvp_jaxpr_fun"}
