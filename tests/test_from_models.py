@@ -319,6 +319,38 @@ def test_arrays_that_are_closed_over_are_no_parameters(name):
         eqt.from_equinox(CLOSURES[name](mlp), x)
 
 
+def surrogate(slope, *more):
+    """The hyperbolic tangent, with a slope of its own, and arguments without effect."""
+
+    @jax.custom_jvp
+    def spike(x, *more):
+        return jnp.tanh(x)
+
+    spike.defjvp(lambda primals, tangents: (spike(*primals), slope * tangents[0]))
+    return lambda x: spike(x, *more)
+
+
+SURROGATES = {
+    "alone": surrogate,
+    "in a jitted function": lambda slope: jax.jit(surrogate(slope)),
+    "with a number": lambda slope: surrogate(slope, 2.0),
+    "with an integer": lambda slope: surrogate(slope, 3),
+    "computed again": lambda slope: jax.checkpoint(surrogate(slope)),
+}
+
+
+@pytest.mark.parametrize("make", SURROGATES.values(), ids=SURROGATES)
+def test_functions_are_told_apart_by_their_derivatives(make):
+    """Their programs are one: what was read first must not stand for the other."""
+    parts = [eqx.nn.Linear(*size, key=jr.key(0)) for size in ((3, 8), (8, 1))]
+    x = jnp.ones(3)
+    for function in (make(1.0), make(3.0)):
+        call = lambda parts, x, fn=function: parts[1](fn(parts[0](x)))
+        *_, layer, _ = eqt.from_equinox(Called(parts, call), x).layers
+        found, expected = (jax.jvp(fn, (x,), (x,)) for fn in (layer, function))
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_edges_that_are_an_input():
     """Picked and summed by numbers of the input, as by the matrices of these."""
 

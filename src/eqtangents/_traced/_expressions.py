@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jaxtyping import Array
 
 from eqtangents._jaxpr import bind, shape_of
 from eqtangents._traced._numpy import in_numpy
@@ -148,12 +149,19 @@ def _derivative_of(eqn: Any) -> tuple[str, ...]:
     custom = eqn.primitive.name == "custom_jvp_call"
     if not custom and "custom_jvp_call" not in str(eqn.params):
         return ()
-    call = lambda *args: bind(eqn, *args)
     types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
-    if not all(jnp.issubdtype(one.dtype, jnp.inexact) for one in types):
-        return ()
-    derivative = jax.make_jaxpr(lambda *args: jax.jvp(call, args, args))(*types)
-    return (_without_shapes(str(derivative)),)
+
+    def derivative(*args: Array) -> Any:
+        return jax.jvp(lambda *args: bind(eqn, *args), args, (*map(_tangent, args),))
+
+    return (_without_shapes(str(jax.make_jaxpr(derivative)(*types))),)
+
+
+def _tangent(x: Array) -> Any:
+    """Any direction in which an array can change, none for integers."""
+    if jnp.issubdtype(x.dtype, jnp.inexact):
+        return x
+    return np.zeros(x.shape, jax.dtypes.float0)
 
 
 _OF_SHAPES = {"shape", "sharding", "out_sharding", "jvp", "jvp_jaxpr_fun"}

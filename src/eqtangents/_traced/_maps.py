@@ -14,7 +14,7 @@ from eqtangents._traced._values import Node
 
 
 # Layers that map the positions of each channel by numbers that are known.
-_OF_POSITIONS = (
+OF_POSITIONS = (
     nn.Scale,
     nn.Rearrange,
     nn.Index,
@@ -33,7 +33,7 @@ PositionMap: TypeAlias = tuple[Node, Float[np.ndarray, "..."]]
 
 def root_of(node: Node) -> Node:
     """What a node is a constant linear map of the positions of."""
-    while isinstance(node.layer, _OF_POSITIONS):
+    while isinstance(node.layer, OF_POSITIONS):
         (node,) = node.reads
     return node
 

@@ -14,7 +14,7 @@ from eqtangents import nn
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import AppliedFunction
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
-from eqtangents._traced._maps import joined_maps, map_node
+from eqtangents._traced._maps import OF_POSITIONS, joined_maps, map_node
 from eqtangents._traced._of_input import like
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import with_offset
@@ -53,18 +53,10 @@ def selected_channels(
 # Layers that treat each channel by itself.
 _CHANNELWISE = (
     nn.AbstractActivation,
-    nn.Scale,
     nn.FanInSum,
     nn.FanInProd,
-    nn.Rearrange,
-    nn.Index,
-    nn.Pad,
-    nn.SumPool,
-    nn.AvgPool,
-    nn.GlobalAvgPool,
-    nn.GlobalSumPool,
-    nn.DotGeneral,
     nn.Dropout,
+    *OF_POSITIONS,
 )
 
 
