@@ -152,12 +152,12 @@ def _derivative_of(eqn: Any) -> tuple[str, ...]:
     types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
 
     def derivative(*args: Array) -> Any:
-        return jax.jvp(lambda *args: bind(eqn, *args), args, (*map(_tangent, args),))
+        return jax.jvp(lambda *args: bind(eqn, *args), args, (*map(_any_direction, args),))
 
     return (_without_shapes(str(jax.make_jaxpr(derivative)(*types))),)
 
 
-def _tangent(x: Array) -> Any:
+def _any_direction(x: Array) -> Any:
     """Any direction in which an array can change, none for integers."""
     if jnp.issubdtype(x.dtype, jnp.inexact):
         return x
