@@ -137,6 +137,16 @@ def test_no_block_is_reduced_entry_by_entry(readout):
     assert max(entries, default=0) < n * n * size * size
 
 
+def test_masks_have_the_axes_of_the_matrix():
+    """With others, a symmetric matrix of 200 examples took minutes to compile."""
+    n = 30
+    shape = jax.ShapeDtypeStruct((n, 3), jnp.float32)
+    net = sequential(k.fully_connected(1))
+    text = jax.jit(lambda x: eqt.ntk(net, x)).lower(shape).compile().as_text()
+    masks = re.findall(rf"pred\[({n},{n}[\d,]*)\]", text)
+    assert set(masks) == {f"{n},{n}"}
+
+
 @pytest.mark.slow
 def test_foundation_workloads_are_within_their_limits():
     process = subprocess.run(

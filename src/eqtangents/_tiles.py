@@ -7,7 +7,6 @@ from typing import NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jax.sharding import AbstractMesh, AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -276,23 +275,21 @@ def mirrored(
     both share. Once all tiles were mirrored it is symmetric, whatever the rounding,
     also where they overlap.
     """
-    shape, row = (size, size, *matrix.shape[2:]), jnp.arange(size)
-    if shape == matrix.shape[:2]:  # XLA takes minutes to compile what is below for it
-        return jnp.where(row[:, None] > row[None], matrix.T, matrix)
-    positions = math.prod(shape[2 + shared : 2 + (len(shape) - 2 + shared) // 2])
+    shape = (size, size, *matrix.shape[2:])
+    rank = (len(shape) - 2 - shared) // 2
+    positions, ones = shape[2 + shared : 2 + shared + rank], (1,) * rank
     # (n1, n2, *s, *positions1, *positions2) -> (n2, n1, *s, *positions2, *positions1)
     swap = (1, 0, *(2 + axis for axis in swapped_axes(len(shape) - 2, shared)))
-    order = np.arange(positions)[:, None] > np.arange(positions)[None]
     above = lax.dynamic_slice(matrix, _origin(matrix.ndim, start), shape)
     mirror = _origin(matrix.ndim, start[::-1])
     old = lax.dynamic_slice(matrix, mirror, shape)
-    column, row = (s + row.astype(start.dtype) for s in start)
-    # (row, column, position of the row, position of the column)
-    row, column = row[:, None, None, None], column[None, :, None, None]
-    below = (row > column) | ((row == column) & order[None, None])
-    below = jnp.broadcast_to(below, (size, size, positions, positions))
-    below = below.reshape(size, size, *(1,) * shared, *shape[2 + shared :])
-    new = jnp.where(below, above.transpose(swap), old)
+    # Numbers of pairs of an example and a position, in the axes where these stand. A
+    # mask of any other shape takes XLA minutes to fuse with what it transposes.
+    count = math.prod(positions)
+    column, row = (s * count + jnp.arange(size * count, dtype=s.dtype) for s in start)
+    row = row.reshape(size, 1, *(1,) * shared, *positions, *ones)
+    column = column.reshape(1, size, *(1,) * shared, *ones, *positions)
+    new = jnp.where(row > column, above.transpose(swap), old)
     return lax.dynamic_update_slice(matrix, new, mirror)
 
 

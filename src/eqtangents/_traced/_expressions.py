@@ -152,7 +152,9 @@ def _derivative_of(eqn: Any) -> tuple[str, ...]:
     types = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
 
     def derivative(*args: Array) -> Any:
-        return jax.jvp(lambda *args: bind(eqn, *args), args, (*map(_any_direction, args),))
+        return jax.jvp(
+            lambda *args: bind(eqn, *args), args, (*map(_any_direction, args),)
+        )
 
     return (_without_shapes(str(jax.make_jaxpr(derivative)(*types))),)
 
