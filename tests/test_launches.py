@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec
+from numpy.testing import assert_allclose
 
 import eqtangents as eqt
 from benchmarks.cases import kernels as k
@@ -200,6 +201,27 @@ def test_one_function_is_traced_for_each_budget():
     with under(ACCELERATOR):
         assert conditionals(function, IMAGES) == 0
     assert conditionals(function, IMAGES) > 0
+
+
+def test_options_are_those_of_whoever_compiles_the_program():
+    """Told a wrong option, XLA refuses what the library compiles, and nothing else."""
+    net, x = sequential(k.fully_connected(1)), jnp.eye(2)
+    row = lambda x: eqt.ntk(net, x, jnp.eye(2)).sum()
+    one = lambda _: eqt.ntk(net, jnp.eye(2)).sum()  # which depends on no argument
+    numbers = jnp.arange(2.0)
+    with under(CPU._replace(compiler_options=(("no_such_option", 1),))):
+        for call in (row, eqt.gram, eqt.kernel_diagonal):
+            with pytest.raises(jax.errors.JaxRuntimeError, match="no_such_option"):
+                call(x) if call is row else call(net, x)
+        found = [
+            jax.jit(row)(x),
+            jax.jit(one)(x),
+            jax.lax.map(one, numbers)[0],
+            jax.value_and_grad(row)(x)[0],
+            jax.vmap(row)(x[None])[0],
+            jax.jvp(one, (x,), (x,))[0],
+        ]
+    assert_allclose(found, [row(x)] * len(found), rtol=1e-6)
 
 
 def test_programs_for_the_mesh_of_another_machine_suit_it():

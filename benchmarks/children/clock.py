@@ -49,7 +49,13 @@ def child(package: str, work: Callable) -> None:
     (folder / "record.json").write_text(json.dumps(record))
 
 
-def timed(function: Callable, *arguments, repeats: int, at_least: float = 0.0) -> tuple:
+def timed(
+    function: Callable,
+    *arguments,
+    repeats: int,
+    at_least: float = 0.0,
+    compiler_options: dict | None = None,
+) -> tuple:
     """What a function returns, and a record of its compilation and of warm runs.
 
     There are `repeats` runs, or as many more as take `at_least` so many seconds.
@@ -57,7 +63,8 @@ def timed(function: Callable, *arguments, repeats: int, at_least: float = 0.0) -
     restart_peak()  # how the inputs came here does not count
     arguments = jax.block_until_ready(jax.device_put(arguments))
     start = time.perf_counter()
-    compiled = jax.jit(function).lower(*arguments).compile()  # tracing counts
+    lowered = jax.jit(function).lower(*arguments)  # tracing counts
+    compiled = lowered.compile(compiler_options=compiler_options)
     record = {"compile_s": time.perf_counter() - start, "peak_mib": peak_mib()}
     if (memory := compiled.memory_analysis()) is not None:
         record["temporary_mib"] = memory.temp_size_in_bytes / 2**20

@@ -6,7 +6,7 @@ import jax
 
 import eqtangents as eqt
 from benchmarks.children.clock import child, timed
-from benchmarks.children.kernels_eqtangents import sequential
+from benchmarks.children.kernels_eqtangents import compiler_options, sequential
 
 
 def work(job, arrays):
@@ -25,7 +25,8 @@ def work(job, arrays):
         return {"nngp": result.nngp, "ntk": result.ntk}
 
     x2 = None if job["symmetric"] else x2
-    return timed(kernel, x1, x2, repeats=job["repeats"])
+    options = {"repeats": job["repeats"], "compiler_options": compiler_options()}
+    return timed(kernel, x1, x2, **options)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import eqtangents as eqt
 from benchmarks.children.clock import child, timed
-from benchmarks.children.kernels_eqtangents import sequential
+from benchmarks.children.kernels_eqtangents import compiler_options, sequential
 from eqtangents import nn
 
 
@@ -17,7 +17,8 @@ def work(job, arrays):
         return {"nngp": result.nngp, "ntk": result.ntk}
 
     x = arrays["x"].astype(job["dtype"])
-    answer, record = timed(kernel, x, repeats=job["repeats"])
+    options = {"repeats": job["repeats"], "compiler_options": compiler_options()}
+    answer, record = timed(kernel, x, **options)
     assert answer["ntk"].dtype == job["dtype"]
     return answer, record
 

@@ -30,9 +30,17 @@ class Budget(NamedTuple):
     table_bytes: int
     # Whether a conditional may keep the compiler from repeating what it fuses.
     conditionals: bool
+    # What XLA is told, of programs that are not part of others.
+    compiler_options: tuple[tuple[str, int], ...] | None = None
 
 
-CPU = Budget(2**20, 2**28, conditionals=True)
+# XLA makes vectors of at most 256 bits, if not told that processors have longer ones.
+CPU = Budget(
+    2**20,
+    2**28,
+    conditionals=True,
+    compiler_options=(("xla_cpu_prefer_vector_width", 512),),
+)
 ACCELERATOR = Budget(2**25, 2**30, conditionals=False)
 
 # The budget of programs that are traced meanwhile; without one, that of their devices.

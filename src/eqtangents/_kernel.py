@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias, overload
 
-import equinox as eqx
 import jax
 from jaxtyping import Array, Int, PyTree
 
 from eqtangents._batches import NestedBatch, OneBatch, checked_arguments
 from eqtangents._budget import suiting
+from eqtangents._compiled import compiled
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
@@ -222,7 +222,7 @@ def of_each_pair(
         return _compiled_of_each_pair(net, x1, x2, kind, first_row)
 
 
-@eqx.filter_jit
+@compiled
 def _compiled_of_each_pair(
     net: AbstractLayer,
     x1: Batch,
@@ -240,7 +240,7 @@ def _of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
         return _compiled_of_each_example(net, x, kind)
 
 
-@eqx.filter_jit
+@compiled
 def _compiled_of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
     check_hyperparameters(net)
     return _map_outputs(

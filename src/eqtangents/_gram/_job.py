@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree, Shaped
 
+from eqtangents._compiled import compiled
 from eqtangents._gram._chunks import TileNumber
 from eqtangents._gram._mirror import upper_mirrored
 from eqtangents._gram._pairs import AbstractPairs
@@ -87,7 +88,7 @@ def _some_examples(x: Examples, start: int, size: int) -> Examples:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), x)
 
 
-@eqx.filter_jit
+@compiled
 def _kernels_of_parts(
     pairs: AbstractPairs,
     x1: Examples,

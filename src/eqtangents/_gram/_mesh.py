@@ -1,5 +1,6 @@
 """A plan carried out over a mesh, by one program or step by step."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
+from eqtangents._compiled import compiled
 from eqtangents._gram._device import Device, MatrixRows
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement
@@ -40,7 +42,7 @@ class Task(eqx.Module):
         return lambda *more: run(arrays, self.x1, self.x2, *more)
 
 
-@eqx.filter_jit
+@compiled
 def all_at_once(task: Task) -> MatrixRows:
     """The whole matrix, by one program."""
 
@@ -86,18 +88,18 @@ def one_after_the_other(task: Task, steps: int) -> Iterator[tuple[float, MatrixR
     yield 1.0, _completed(task, rows)
 
 
-@eqx.filter_jit
+@compiled
 def _begun(task: Task) -> MatrixRows:
     return task.mapped(Device.empty, (), task.placement.matrix)()
 
 
-@eqx.filter_jit
+@compiled
 def _moved_on(task: Task) -> Examples:
     move = lambda device, _, x2: device.moved_on(x2)
     return task.mapped(move, (), task.placement.rows)()
 
 
-@eqx.filter_jit(donate="all-except-first")
+@functools.partial(compiled, donate="all-except-first")
 def _advanced(
     task_and_tiles: tuple[Task, Int[Array, "..."]], rows: MatrixRows
 ) -> MatrixRows:
@@ -109,7 +111,7 @@ def _advanced(
     return task.mapped(advance, (task.placement.rows, matrix), matrix)(tiles, rows)
 
 
-@eqx.filter_jit
+@compiled
 def _completed(task: Task, rows: MatrixRows) -> MatrixRows:
     matrix = task.placement.matrix
     complete = lambda device, _1, _2, rows: device.completed(rows)

@@ -1,0 +1,49 @@
+"""Programs compiled with the options that suit the devices at hand."""
+
+import functools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, ParamSpec, TypeVar
+
+import equinox as eqx
+from jax.extend.core import get_opaque_trace_state
+
+from eqtangents._budget import budget
+
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def compiled(
+    function: Callable[_P, _R], *, donate: Literal["none", "all-except-first"] = "none"
+) -> Callable[_P, _R]:
+    """Compile a function, with the options of the budget that is in force.
+
+    JAX takes options for whole programs alone: within another one, and in derivatives,
+    the function gets those of whoever compiles that. `donate`: as of
+    `eqx.filter_jit`.
+    """
+
+    @functools.cache
+    def with_options(options: tuple[tuple[str, Any], ...] | None) -> Any:
+        told = None if options is None else dict(options)
+        jit: Any = eqx.filter_jit  # whose types leave out what it hands on to JAX
+        return jit(function, donate=donate, compiler_options=told)
+
+    @functools.wraps(function)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        options = None if _is_traced() else budget().compiler_options
+        return with_options(options)(*args, **kwargs)
+
+    return call
+
+
+# A thread of its own is never within a trace, whoever imports this.
+with ThreadPoolExecutor(1) as _thread:
+    _OUTSIDE = _thread.submit(get_opaque_trace_state).result()
+
+
+def _is_traced() -> bool:
+    """Whether what is called now becomes part of a program or of a derivative."""
+    return get_opaque_trace_state() != _OUTSIDE
