@@ -8,11 +8,11 @@ from jaxtyping import Array, Int, PyTree
 
 from eqtangents._batches import NestedBatch, OneBatch, checked_arguments
 from eqtangents._budget import suiting
-from eqtangents._compiled import compiled
 from eqtangents._kernel_habits import KERNEL_HABITS
 from eqtangents._kernel_pair import Kernel as Kernel
 from eqtangents._networks import check_hyperparameters
 from eqtangents._parameters import Trainable
+from eqtangents._programs import whole_program
 from eqtangents._rated import with_rates
 from eqtangents._signatures import names_checked
 from eqtangents._tiles import Entries, tiled_diagonal, tiled_kernels
@@ -222,7 +222,7 @@ def of_each_pair(
         return _compiled_of_each_pair(net, x1, x2, kind, first_row)
 
 
-@compiled
+@whole_program
 def _compiled_of_each_pair(
     net: AbstractLayer,
     x1: Batch,
@@ -240,7 +240,7 @@ def _of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
         return _compiled_of_each_example(net, x, kind)
 
 
-@compiled
+@whole_program
 def _compiled_of_each_example(net: AbstractLayer, x: Batch, kind: Kind) -> Any:
     check_hyperparameters(net)
     return _map_outputs(

@@ -15,12 +15,12 @@ from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array, Int, PyTree, Shaped
 
-from eqtangents._compiled import compiled
 from eqtangents._gram._chunks import TileNumber
 from eqtangents._gram._mirror import upper_mirrored
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement, made_mesh
 from eqtangents._gram._plan import Plan
+from eqtangents._programs import whole_program
 from eqtangents._tile_plan import Examples, batch_size
 
 
@@ -88,7 +88,7 @@ def _some_examples(x: Examples, start: int, size: int) -> Examples:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), x)
 
 
-@compiled
+@whole_program
 def _kernels_of_parts(
     pairs: AbstractPairs,
     x1: Examples,

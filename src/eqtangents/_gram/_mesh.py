@@ -10,11 +10,11 @@ from jax import lax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
-from eqtangents._compiled import compiled
 from eqtangents._gram._device import Device, MatrixRows
 from eqtangents._gram._pairs import AbstractPairs
 from eqtangents._gram._placement import Placement
 from eqtangents._gram._plan import Plan
+from eqtangents._programs import whole_program
 from eqtangents._tile_plan import Examples
 
 
@@ -42,7 +42,7 @@ class Task(eqx.Module):
         return lambda *more: run(arrays, self.x1, self.x2, *more)
 
 
-@compiled
+@whole_program
 def all_at_once(task: Task) -> MatrixRows:
     """The whole matrix, by one program."""
 
@@ -88,18 +88,18 @@ def one_after_the_other(task: Task, steps: int) -> Iterator[tuple[float, MatrixR
     yield 1.0, _completed(task, rows)
 
 
-@compiled
+@whole_program
 def _begun(task: Task) -> MatrixRows:
     return task.mapped(Device.empty, (), task.placement.matrix)()
 
 
-@compiled
+@whole_program
 def _moved_on(task: Task) -> Examples:
     move = lambda device, _, x2: device.moved_on(x2)
     return task.mapped(move, (), task.placement.rows)()
 
 
-@functools.partial(compiled, donate="all-except-first")
+@functools.partial(whole_program, donate="all-except-first")
 def _advanced(
     task_and_tiles: tuple[Task, Int[Array, "..."]], rows: MatrixRows
 ) -> MatrixRows:
@@ -111,7 +111,7 @@ def _advanced(
     return task.mapped(advance, (task.placement.rows, matrix), matrix)(tiles, rows)
 
 
-@compiled
+@whole_program
 def _completed(task: Task, rows: MatrixRows) -> MatrixRows:
     matrix = task.placement.matrix
     complete = lambda device, _1, _2, rows: device.completed(rows)

@@ -11,13 +11,15 @@ from jax.extend.core import get_opaque_trace_state
 from eqtangents._budget import budget
 
 
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
+_OfCall = ParamSpec("_OfCall")
+_Returned = TypeVar("_Returned")
 
 
-def compiled(
-    function: Callable[_P, _R], *, donate: Literal["none", "all-except-first"] = "none"
-) -> Callable[_P, _R]:
+def whole_program(
+    function: Callable[_OfCall, _Returned],
+    *,
+    donate: Literal["none", "all-except-first"] = "none",
+) -> Callable[_OfCall, _Returned]:
     """Compile a function, with the options of the budget that is in force.
 
     JAX takes options for whole programs alone: within another one, and in derivatives,
@@ -32,8 +34,8 @@ def compiled(
         return jit(function, donate=donate, compiler_options=told)
 
     @functools.wraps(function)
-    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        options = None if _is_traced() else budget().compiler_options
+    def call(*args: _OfCall.args, **kwargs: _OfCall.kwargs) -> _Returned:
+        options = None if _within_trace() else budget().compiler_options
         return with_options(options)(*args, **kwargs)
 
     return call
@@ -44,6 +46,6 @@ with ThreadPoolExecutor(1) as _thread:
     _OUTSIDE = _thread.submit(get_opaque_trace_state).result()
 
 
-def _is_traced() -> bool:
+def _within_trace() -> bool:
     """Whether what is called now becomes part of a program or of a derivative."""
     return get_opaque_trace_state() != _OUTSIDE
