@@ -102,8 +102,8 @@ def modes_on_sphere(
     $\epsilon K(1) / \sqrt{N_k}$: eigenvalues of which it leaves nothing, those of high
     degrees in many dimensions, are zero and count among the tail.
 
-    **Raises:** `ValueError` if the network has several outputs, or a kernel that does
-    not depend on norms and angles alone.
+    **Raises:** `ValueError` if the network has several outputs, `RuntimeError` if its
+    kernel does not depend on norms and angles alone.
 
     **Source:** Bordelon et al. 2020, arXiv:2002.02561; Bietti and Mairal 2019,
     arXiv:1905.12173.
@@ -133,7 +133,8 @@ def _of_cosines(
 ) -> Float[Array, " nodes_and_one"]:
     """The kernel of inputs of unit mean square, for angles of these cosines and zero.
 
-    **Raises:** `ValueError` if it is not one, or not a function of the angle.
+    **Raises:** `ValueError` if there are several, `RuntimeError` if it is no function
+    of the angle.
     """
     # Two components have the same angles and the same mean square.
     at = lambda angle: 2**0.5 * np.stack([np.cos(angle), np.sin(angle)], -1)
