@@ -269,3 +269,75 @@ def test_what_is_no_block_is_refused():
         mean_field.CorrelationMap(conv(padding="SAME"), (8,))(1.0, 1.0, 0.5)
     with pytest.raises(RuntimeError, match="in one phase"):
         mean_field.critical(lambda w: block(nn.Erf(), w, 0.18), (2.0, 3.0))
+
+
+@functools.cache
+def one_map():
+    return mean_field.CorrelationMap(block(nn.Relu(), 1.5, 0.1))
+
+
+def circular(size):
+    conv = nn.Conv(1, 3, padding="CIRCULAR")
+    return mean_field.CorrelationMap(nn.Sequential([nn.Relu(), conv]), size)
+
+
+def family(*values):
+    return block(nn.Relu(), *values, *[0.1][len(values) - 1 :])
+
+
+# The attempt, and what the message has in it.
+REFUSED = {
+    "negative variance": (lambda: one_map()(-1.0, 1.0, 0.5), "`q1` is -1.0"),
+    "no correlation": (lambda: one_map()(1.0, 1.0, 1.5), "`c` is 1.5"),
+    "correlations of NaN": (
+        lambda: one_map()(1.0, 1.0, np.array([0.1, np.nan])),
+        "`c` must be finite",
+    ),
+    "complex variance": (lambda: one_map()(1.0, 1j, 0.5), "`q2` is complex"),
+    "a word": (lambda: one_map()(1.0, 1.0, "0.5"), "`c` is '0.5'"),
+    "other shapes": (
+        lambda: one_map()(np.ones(2), np.ones(3), 0.5),
+        "do not broadcast",
+    ),
+    "start below zero": (lambda: one_map().fixed_point(-1.0), "`q0` is -1.0"),
+    "start of NaN": (lambda: one_map().fixed_point(np.nan), "`q0` is nan"),
+    "one number of positions": (lambda: circular(8), "`size` is 8"),
+    "no positions": (lambda: circular((0,)), "tuple of positive integers"),
+    "one end": (lambda: mean_field.critical(family, (1.0,)), "two numbers"),
+    "ends of a range": (lambda: mean_field.critical(family, "ab"), "two numbers"),
+    "end with axes": (
+        lambda: mean_field.critical(family, (1.0, np.ones(1))),
+        r"`bracket\[1\]` has shape",
+    ),
+    "several starts": (
+        lambda: mean_field.critical(family, (1.0, 3.0), q0=np.ones(2)),
+        "`q0` has shape",
+    ),
+    "block for its family": (
+        lambda: mean_field.critical(family(1.0), (1.0, 3.0)),
+        "a function from hyperparameters",
+    ),
+    "one point": (lambda: mean_field.phase_diagram(family, 1.0, 0.1), "either axis"),
+    "a mesh": (
+        lambda: mean_field.phase_diagram(family, np.ones((2, 2)), np.ones(2)),
+        r"`weight_variances` has shape \(2, 2\)",
+    ),
+    "waves of a block": (
+        lambda: mean_field.spatial_modes(family(1.0)),
+        "`correlation_map` is a `Sequential`",
+    ),
+}
+
+
+@pytest.mark.quick(2)
+@pytest.mark.usefixtures("without_jaxtyping")
+@pytest.mark.parametrize(("attempt", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_does_not_fit_is_refused(attempt, said):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match=said):
+        attempt()
+
+
+@pytest.mark.slow
+def test_correlations_beyond_one_by_rounding_are_one():
+    one, beyond = (one_map()(1.0, 1.0, c) for c in (1.0, 1 + 4e-16))
+    np.testing.assert_allclose([beyond.c, beyond.deficit], [one.c, 0.0], atol=1e-15)

@@ -1,7 +1,9 @@
 """How variances and correlations of two signals change from block to block."""
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import equinox as eqx
 import jax
@@ -9,12 +11,16 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._arguments import checked_integer
-from eqtangents._types import ScalarOrBatch
+from eqtangents._arguments import check, checked_integer, rule_of
+from eqtangents._types import AxisSizes, Rule, ScalarOrBatch
 from eqtangents.mean_field._block import SecondMoments, after_block, checked_block
 from eqtangents.mean_field._fixed_point import FixedPoint, fixed_point
 from eqtangents.nn import AbstractLayer
-from eqtangents.predict._arguments import refuse
+from eqtangents.predict._arguments import (
+    in_range,
+    of_floats,
+    refuse,
+)
 
 
 class SignalState(eqx.Module):
@@ -60,10 +66,11 @@ class CorrelationMap(eqx.Module):
         - `size`: the positions of its signals, if it needs any: convolutions do.
             Signals then are alike at all positions, which periodic paddings keep.
 
-        **Raises:** `TypeError` if it is no layer, `LayerError` if it changes the
-        positions or mixes them.
+        **Raises:** `TypeError` if it is no layer, or the size no tuple of positive
+        integers, `LayerError` if it changes the positions or mixes them.
         """
-        self.block, self.size = checked_block(block, size), size
+        check("CorrelationMap", "size", size, _SIZE_RULE)
+        self.block, self.size = checked_block(block, tuple(size)), tuple(size)
 
     def __call__(
         self, q1: ScalarOrBatch, q2: ScalarOrBatch, c: ScalarOrBatch
@@ -76,6 +83,9 @@ class CorrelationMap(eqx.Module):
         - `c`: the correlation, from -1 to 1. All three may be arrays that broadcast.
 
         **Returns:** a `SignalState` of the common shape.
+
+        **Raises:** `RuntimeError` if a variance is negative, or the correlation beyond
+        rounding from -1 to 1, or one is not finite.
         """
         return jax.tree.map(lambda leaf: leaf[1], self.trajectory(q1, q2, c, 1))
 
@@ -89,8 +99,12 @@ class CorrelationMap(eqx.Module):
         - `n`: the number of blocks.
 
         **Returns:** a `SignalState` whose arrays have depth as first axis, of `n + 1`.
+
+        **Raises:** what a call does.
         """
         n = checked_integer("n", n, least=0)
+        q1, q2 = _number_from("q1", q1), _number_from("q2", q2)
+        c = _number_from("c", c, -1 - _BEYOND_ONE, 1 + _BEYOND_ONE)
         q1, q2, c = _floating(q1, q2, c)
         run = partial(_states_at_all_depths, self._after, n=n)
         for _ in range(c.ndim):
@@ -110,11 +124,13 @@ class CorrelationMap(eqx.Module):
 
         **Returns:** a `FixedPoint` of the shape of `q0`.
 
+        **Raises:** `RuntimeError` if `q0` is negative or not finite.
+
         **Cost:** some hundred evaluations of the block for one pair of inputs. They
         are slow to compile for functions that are expanded, as `nn.Tanh`; batches of
         blocks by `equinox.filter_vmap` compile once.
         """
-        (q0,) = _floating(q0)
+        (q0,) = _floating(_number_from("q0", q0))
         solve = partial(fixed_point, self._after)
         for _ in range(q0.ndim):
             solve = jax.vmap(solve)
@@ -138,9 +154,30 @@ _NOT_ALIKE = (
 )
 
 
+_SIZE_RULE = cast(Rule, rule_of(AxisSizes))
+_BEYOND_ONE = 1e-5  # of a correlation, in single precision
+
+
+def _number_from(
+    name: str, value: ScalarOrBatch, least: float = 0.0, most: float = math.inf
+) -> ScalarOrBatch:
+    """The same numbers; those of Python are checked now, also within `jax.jit`."""
+    if not isinstance(value, float | int):
+        value = of_floats(name, value)
+    return in_range(name, value, least, most)
+
+
 def _floating(*numbers: ScalarOrBatch) -> list[Float[Array, "*batch"]]:
     dtype = jnp.result_type(float, *map(jnp.result_type, numbers))
-    return jnp.broadcast_arrays(*(jnp.asarray(x, dtype) for x in numbers))
+    arrays = [jnp.asarray(x, dtype) for x in numbers]
+    try:
+        return jnp.broadcast_arrays(*arrays)
+    except ValueError:
+        shapes = ", ".join(str(x.shape) for x in arrays)
+        raise ValueError(
+            f"`q1`, `q2` and `c` have shapes {shapes}, which do not broadcast: give "
+            "numbers, or arrays of one shape."
+        ) from None
 
 
 @eqx.filter_jit

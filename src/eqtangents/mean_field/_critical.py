@@ -7,11 +7,17 @@ import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
 
+from eqtangents._arguments import described
 from eqtangents._types import Scalar
 from eqtangents.mean_field._correlation_map import CorrelationMap
 from eqtangents.mean_field._fixed_point import FixedPoint
 from eqtangents.nn import AbstractLayer
-from eqtangents.predict._arguments import refuse
+from eqtangents.predict._arguments import (
+    check_function,
+    one_number,
+    real_array,
+    refuse,
+)
 
 
 _ONE_PHASE = (
@@ -19,6 +25,9 @@ _ONE_PHASE = (
     "1, and one in chaos, with it above 1, or not a number as signals grow without "
     "bound: `CorrelationMap(make_block(value)).fixed_point().chi_1` says which."
 )
+
+
+_FROM_NUMBERS = "a function from hyperparameters to a block"
 
 
 def critical(
@@ -44,12 +53,24 @@ def critical(
 
     **Returns:** the critical value, to the last digits of its dtype.
 
-    **Raises:** `RuntimeError` if both ends of the bracket are in one phase.
+    **Raises:** `RuntimeError` if both ends of the bracket are in one phase, `TypeError`
+    or `ValueError` if these are not two numbers.
 
     **Cost:** about fifty fixed points in double precision.
 
     **Source:** Schoenholz et al. 2017, arXiv:1611.01232.
     """
+    check_function("make_block", make_block, _FROM_NUMBERS)
+    if not isinstance(bracket, tuple | list) or len(bracket) != 2:
+        raise TypeError(
+            f"`bracket` is {described(bracket)}, but two numbers are needed, one in "
+            "order and one in chaos: `(1.0, 3.0)`, say."
+        )
+    q0 = one_number("q0", q0)
+    bracket = (
+        one_number("bracket[0]", bracket[0]),
+        one_number("bracket[1]", bracket[1]),
+    )
     dtype = jnp.result_type(float, *map(jnp.result_type, bracket))
     lower, upper = (jnp.asarray(end, dtype) for end in bracket)
 
@@ -86,9 +107,22 @@ def phase_diagram(
 
     **Returns:** a `FixedPoint` of arrays `(w, b)`.
 
+    **Raises:** `ValueError` if the values are not arrays with one axis.
+
     **Source:** Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017,
     arXiv:1611.01232.
     """
+    check_function("make_block", make_block, _FROM_NUMBERS)
+    axes = [
+        real_array("weight_variances", weight_variances),
+        real_array("bias_variances", bias_variances),
+    ]
+    if any(axis.ndim != 1 for axis in axes):
+        raise ValueError(
+            f"`weight_variances` has shape {axes[0].shape} and `bias_variances` "
+            f"{axes[1].shape}, but the values along either axis are needed: "
+            "`jnp.linspace(0.5, 4.0, 20)`, say."
+        )
 
     def at(
         weight_variance: Float[Array, ""], bias_variance: Float[Array, ""]
@@ -98,6 +132,4 @@ def phase_diagram(
         )
 
     along_biases = jax.vmap(at, in_axes=(None, 0))
-    return jax.vmap(along_biases, in_axes=(0, None))(
-        jnp.asarray(weight_variances), jnp.asarray(bias_variances)
-    )
+    return jax.vmap(along_biases, in_axes=(0, None))(*axes)

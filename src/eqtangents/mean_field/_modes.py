@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents._arguments import described
 from eqtangents._types import Scalar
 from eqtangents.mean_field._block import SecondMoments, after_block
 from eqtangents.mean_field._correlation_map import CorrelationMap
+from eqtangents.predict._arguments import one_number
 
 
 class SpatialModes(eqx.Module):
@@ -42,10 +44,17 @@ def spatial_modes(correlation_map: CorrelationMap, q0: Scalar = 1.0) -> SpatialM
 
     **Returns:** a `SpatialModes` of arrays of that size.
 
-    **Raises:** what the map does.
+    **Raises:** `TypeError` if this is no map; what the map does.
 
     **Source:** Xiao et al. 2018, arXiv:1806.05393, section 2.2.
     """
+    if not isinstance(correlation_map, CorrelationMap):
+        raise TypeError(
+            f"`correlation_map` is {described(correlation_map)}, but must be a "
+            "`CorrelationMap` of a block, with the positions of its signals: "
+            "`CorrelationMap(block, (8,))`."
+        )
+    q0 = one_number("q0", q0)
     block, size = correlation_map.block, correlation_map.size
     end = correlation_map.fixed_point(q0)
     q, z = (jnp.broadcast_to(x, size) for x in (end.q, 1 - end.c))

@@ -117,6 +117,31 @@ def _converted(value: object, dtype: np.dtype | None) -> Array | None:
         return None
 
 
+def real_array(
+    name: str, value: object, dtype: np.dtype | None = None
+) -> Float[Array, "..."]:
+    """An array of finite numbers, of a floating-point type: the given one, if any.
+
+    **Raises:** `TypeError` if it is no array of real numbers, `RuntimeError` if not all
+    are finite.
+    """
+    array = of_floats(name, value, dtype)
+    message = f"`{name}` holds NaN or infinity, but finite numbers are needed."
+    return refuse(array, (not_finite(array), message))
+
+
+def of_floats(name: str, value: object, dtype: np.dtype | None = None) -> Array:
+    """An array of a floating-point type, of whatever values."""
+    array = array_argument(name, value)
+    if jnp.issubdtype(array.dtype, jnp.floating):
+        return array if dtype is None else array.astype(dtype)
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise TypeError(
+            f"`{name}` is {array.dtype}, but an array of real numbers is needed."
+        )
+    return array.astype(jnp.result_type(float) if dtype is None else dtype)
+
+
 def one_number(name: str, value: Scalar) -> Scalar:
     """A hyperparameter, which has no axes.
 

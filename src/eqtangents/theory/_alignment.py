@@ -1,7 +1,10 @@
 """How alike two kernels are, or a kernel and a target."""
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
+
+from eqtangents.theory._arguments import kernel_matrix
 
 
 def alignment(
@@ -21,22 +24,31 @@ def alignment(
     - `k1`, `k2`: two kernels of the same inputs.
     - `centred`: whether to subtract means first.
 
-    **Returns:** a number; not a number if either kernel vanishes.
+    **Returns:** a number; not a number if either kernel vanishes, as one that is
+    constant does when it is centred.
 
-    **Raises:** `ValueError` if the kernels are not square, or not of one size.
+    **Raises:** `ValueError` if the kernels are not square, or not of one size,
+    `RuntimeError` if they are not finite or not symmetric.
 
     **Source:** Cristianini et al. 2001; Cortes et al. 2012, arXiv:1203.0550;
     Kornblith et al. 2019, arXiv:1905.00414.
     """
-    if k1.ndim != 2 or k1.shape[0] != k1.shape[1] or k1.shape != k2.shape:
+    one, other = kernel_matrix("k1", k1), kernel_matrix("k2", k2)
+    if one.shape != other.shape:
         raise ValueError(
-            f"`k1` has shape {k1.shape} and `k2` {k2.shape}, but two square matrices "
+            f"`k1` has shape {one.shape} and `k2` {other.shape}, but two matrices "
             "of one size are needed, kernels of the same inputs."
         )
-    one, other = (_without_means(k) if centred else k for k in (k1, k2))
-    return jnp.sum(one * other) / (jnp.linalg.norm(one) * jnp.linalg.norm(other))
+    return jnp.sum(_direction(one, centred) * _direction(other, centred))
 
 
-def _without_means(kernel: Float[Array, "n n"]) -> Float[Array, "n n"]:
-    rows, columns = (kernel.mean(axis, keepdims=True) for axis in (1, 0))
-    return kernel - rows - columns + kernel.mean()
+def _direction(kernel: Float[Array, "n n"], centred: bool) -> Float[Array, "n n"]:
+    """The kernel, with or without its means, divided by its norm."""
+    largest = lax.stop_gradient(jnp.max(jnp.abs(kernel)))
+    kernel = kernel / largest  # Squares would overflow, or vanish.
+    if centred:
+        rows, columns = (kernel.mean(axis, keepdims=True) for axis in (1, 0))
+        kernel = kernel - rows - columns + kernel.mean()
+    norm = jnp.linalg.norm(kernel)
+    rounding = 8 * kernel.shape[0] * jnp.finfo(kernel.dtype).eps
+    return kernel / jnp.where(norm > rounding, norm, jnp.nan)

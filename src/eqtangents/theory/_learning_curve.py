@@ -3,12 +3,15 @@
 from functools import partial
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optimistix as optx
 from jaxtyping import Array, Float
 
+from eqtangents._arguments import described
 from eqtangents._products import matmul
-from eqtangents._types import NonNegative, ScalarOrBatch
+from eqtangents._types import NonNegative, Scalar, ScalarOrBatch
+from eqtangents.predict._arguments import number, real_array, refuse
 from eqtangents.theory._modes import KernelModes
 
 
@@ -58,15 +61,25 @@ class LearningCurve(eqx.Module):
         - `ridge`: added to the diagonal of the kernel, $\delta$.
         - `noise`: variance of the noise on targets, $\sigma^2$.
 
-        **Raises:** `ValueError` if there is not one power for each eigenvalue.
+        **Raises:** `TypeError` if these are no modes, `ValueError` if there is not one
+        power for each eigenvalue, `RuntimeError` if a number is negative or not finite.
         """
+        if not isinstance(modes, KernelModes):
+            raise TypeError(
+                f"`modes` is {described(modes)}, but must be a `KernelModes`: that of "
+                "`modes_on_sphere`, or the first of two results of `modes_of_data`."
+            )
+        target_power = real_array("target_power", target_power, modes.eigenvalues.dtype)
         if target_power.shape != modes.eigenvalues.shape:
             raise ValueError(
                 f"`target_power` has shape {target_power.shape}, but there are "
                 f"{modes.eigenvalues.shape[0]} eigenvalues: give one number for each."
             )
-        self.modes, self.target_power = modes, target_power
-        self.ridge, self.noise = ridge, noise
+        least, most = (f(target_power, initial=0) for f in (jnp.min, jnp.max))
+        negative = least < -1e-3 * most  # beyond rounding
+        self.modes = modes
+        self.target_power = refuse(target_power, (negative, _NEGATIVE_POWER))
+        self.ridge, self.noise = number("ridge", ridge), number("noise", noise)
 
     def kappa(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The resolution: modes with eigenvalues well above it are learned.
@@ -77,73 +90,139 @@ class LearningCurve(eqx.Module):
         **Arguments:**
 
         - `n`: the number of examples, more than zero; an array for several.
+
+        **Raises:** `RuntimeError` if a number is not above zero, or not finite.
         """
-        n = jnp.asarray(n, self.modes.eigenvalues.dtype)
-        return _resolutions(self.modes, self._ridge, n)
+        return _resolutions(self.modes, self._ridge, self._examples(n))
 
     def learnability(self, n: ScalarOrBatch) -> Float[Array, "*batch modes"]:
         """The part of each mode's coefficient that is learned, from 0 to 1.
 
         **Arguments:** those of `kappa`.
+
+        **Raises:** what `kappa` does.
         """
-        values, kappa = jnp.maximum(self.modes.eigenvalues, 0), self.kappa(n)
-        values, kappa = jnp.broadcast_arrays(
-            jnp.expand_dims(values, range(kappa.ndim)), kappa[..., None]
-        )
-        total = jnp.where(values > 0, values + kappa, 1)
-        return values / total
+        return self._parts(self.kappa(n))[0]
 
     def bias(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The squared error of the mean prediction over training sets, and the noise.
 
         **Arguments:** those of `kappa`.
+
+        **Raises:** what `kappa` does.
         """
-        missed = (1 - self.learnability(n)) ** 2
-        return matmul(missed, self.target_power) + self.noise
+        return self._bias(self.kappa(n))
 
     def variance(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The variance of predictions over training sets.
 
         **Arguments:** those of `kappa`.
+
+        **Raises:** what `kappa` does.
         """
-        return self.test_error(n) - self.bias(n)
+        kappa, n = self.kappa(n), self._examples(n)
+        learned, _ = self._parts(kappa)
+        squares = matmul(learned**2, self.modes.multiplicities)
+        return self._inflated(kappa, n, squares / n * self._bias(kappa))
 
     def test_error(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         """The mean squared error on new examples with new noise.
 
         **Arguments:** those of `kappa`.
+
+        **Raises:** what `kappa` does.
         """
-        return self._overfitting(n) * self.bias(n)
+        kappa, n = self.kappa(n), self._examples(n)
+        return self._inflated(kappa, n, self._bias(kappa))
 
     def test_error_by_mode(self, n: ScalarOrBatch) -> Float[Array, "*batch modes"]:
         """The parts of the error, without the part that is due to noise.
 
         **Arguments:** those of `kappa`.
+
+        **Raises:** what `kappa` does.
         """
-        missed = (1 - self.learnability(n)) ** 2
-        power = jnp.expand_dims(self.target_power, range(missed.ndim - 1))
-        return self._overfitting(n)[..., None] * missed * power
+        kappa, n = self.kappa(n), self._examples(n)
+        _, missed = self._parts(kappa)
+        power = jnp.expand_dims(self.target_power, range(kappa.ndim))
+        inflated = jax.vmap(self._inflated, in_axes=(None, None, -1), out_axes=-1)
+        return inflated(kappa, n, missed**2 * power)
 
     def train_error(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The mean squared error on the training examples themselves.
 
-        It is $(\delta / n \kappa)^2$ times that on new ones.
+        It is $(\delta / n \kappa)^2$ times that on new ones. Where examples outnumber
+        modes, $\delta / \kappa$ without a ridge is by how many.
 
         **Arguments:** those of `kappa`.
+
+        **Raises:** what `kappa` does.
         """
-        kappa = self.kappa(n)
-        ratio = self.ridge / jnp.where(kappa > 0, n * kappa, jnp.inf)
-        return ratio**2 * self.test_error(n)
+        kappa, n = self.kappa(n), self._examples(n)
+        ratio = self._per_resolution(self.ridge, kappa, n) / n
+        return self._inflated(kappa, n, ratio**2 * self._bias(kappa))
 
     @property
     def _ridge(self) -> Float[Array, ""]:
         """The ridge with the modes that are left out, none of which is learned."""
         return self.ridge + self.modes.tail
 
-    def _overfitting(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
-        """By what factor the error exceeds that of the mean prediction."""
-        squares = matmul(self.learnability(n) ** 2, self.modes.multiplicities)
-        return n / (n - squares)
+    def _examples(self, n: ScalarOrBatch) -> Float[Array, "*batch"]:
+        n = real_array("n", n, self.modes.eigenvalues.dtype)
+        return refuse(n, (~jnp.all(n > 0), _NO_EXAMPLES))
+
+    def _parts(
+        self, kappa: Float[Array, "*batch"]
+    ) -> tuple[Float[Array, "*batch modes"], Float[Array, "*batch modes"]]:
+        """By mode, what is learned and what is missed, each to all of its digits."""
+        values, kappa = jnp.broadcast_arrays(
+            jnp.expand_dims(jnp.maximum(self.modes.eigenvalues, 0), range(kappa.ndim)),
+            kappa[..., None],
+        )
+        some = values + kappa > 0
+        total = jnp.where(some, values + kappa, 1)
+        return values / total, jnp.where(some, kappa / total, 1)
+
+    def _bias(self, kappa: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+        _, missed = self._parts(kappa)
+        return matmul(missed**2, self.target_power) + self.noise
+
+    def _per_resolution(
+        self, ridge: Scalar, kappa: Float[Array, "*batch"], n: Float[Array, "*batch"]
+    ) -> Float[Array, "*batch"]:
+        """The ridge divided by the resolution; by the sum rule where both are zero."""
+        some = kappa > 0
+        learned, _ = self._parts(kappa)
+        not_learned = n - matmul(learned, self.modes.multiplicities)
+        return jnp.where(some, ridge / jnp.where(some, kappa, 1), not_learned)
+
+    def _inflated(
+        self,
+        kappa: Float[Array, "*batch"],
+        n: Float[Array, "*batch"],
+        error: Float[Array, "*batch"],
+    ) -> Float[Array, "*batch"]:
+        """An error of the mean prediction, with what the spread of predictions adds.
+
+        Without a ridge it has a pole where there are as many examples as modes.
+        """
+        learned, missed = self._parts(kappa)
+        # This is `n` less the squares of what is learned, by the sum rule.
+        spare = matmul(learned * missed, self.modes.multiplicities)
+        spare += self._per_resolution(self._ridge, kappa, n)
+        some = spare > 0
+        pole = jnp.where(error > 0, jnp.full_like(error, jnp.inf), 0)
+        return jnp.where(some, n / jnp.where(some, spare, 1) * error, pole)
+
+
+_NO_EXAMPLES = (
+    "`n` must be above zero: the number of examples. Without any, the error is the sum "
+    "of `target_power` and `noise`."
+)
+_NEGATIVE_POWER = (
+    "`target_power` has negative numbers, but is the mean square of the target in the "
+    "modes of each eigenvalue. Of coefficients, take the squares."
+)
 
 
 @eqx.filter_jit
@@ -158,17 +237,33 @@ def _resolution(
 ) -> Float[Array, ""]:
     """The positive root of the sum rule in `LearningCurve`, found by its logarithm."""
     values, counts = jnp.maximum(modes.eigenvalues, 0), modes.multiplicities
-    rank = jnp.sum(jnp.where(values > 0, counts, 0))
+    rank = _rank(modes)
     exists = (ridge > 0) | (n < rank)
+    # Bounds by the sum rule itself, if no eigenvalue is below the smallest.
+    smallest = jnp.min(jnp.where(values > 0, values, jnp.inf), initial=jnp.inf)
+    modes_spare = jnp.where(n < rank, (rank - n) / rank * smallest, 0)
+    upper = jnp.log((jnp.sum(counts * values) + ridge) / n)
+    lower = jnp.log(jnp.maximum(ridge / n, modes_spare))
+    lower = jnp.where(exists, lower, upper)
 
     def excess(log_kappa: Float[Array, ""], args: None) -> Float[Array, ""]:
         kappa = jnp.exp(log_kappa)
-        total = jnp.sum(counts * (values / (values + kappa))) + ridge / kappa
-        return jnp.where(exists, total / n - 1, -log_kappa)
+        # Learned modes are counted, less what is missed of them: small terms keep
+        # their digits, where the spectrum has a gap at `n`.
+        learned = values > kappa
+        rest = jnp.where(learned, -kappa, values) / (values + kappa)
+        balance = jnp.sum(jnp.where(learned, counts, 0)) - n
+        balance += jnp.sum(counts * rest) + ridge / kappa
+        return jnp.where(exists, balance / n, upper - log_kappa)
 
-    largest = jnp.log((jnp.sum(counts * values) + ridge) / n)
     eps = float(jnp.finfo(values.dtype).eps)
-    ends = {"lower": largest - 100.0, "upper": largest + 1.0}
+    ends = {"lower": lower - 1, "upper": upper + 1}
     solver = optx.Bisection(rtol=eps, atol=eps, flip=True)
-    root = optx.root_find(excess, solver, largest, options=ends, throw=False).value
-    return jnp.where(exists, jnp.exp(root), jnp.zeros_like(root))
+    root = optx.root_find(excess, solver, upper, options=ends, throw=False).value
+    # A ridge of zero has a derivative, where examples outnumber modes.
+    return jnp.where(exists, jnp.exp(root), ridge / jnp.where(n > rank, n - rank, 1))
+
+
+def _rank(modes: KernelModes) -> Float[Array, ""]:
+    """How many modes can be learned."""
+    return jnp.sum(jnp.where(modes.eigenvalues > 0, modes.multiplicities, 0))

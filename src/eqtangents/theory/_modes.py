@@ -3,16 +3,26 @@
 from typing import Literal
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 import scipy.special
+from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._arguments import checked_choice, checked_integer
+from eqtangents._arguments import checked_choice, checked_integer, described
 from eqtangents._batches import checked_arguments
 from eqtangents._kernel import of_each_pair
 from eqtangents._products import einsum, matmul
+from eqtangents._types import NonNegative
 from eqtangents.nn import AbstractLayer
+from eqtangents.predict._arguments import in_range, number, real_array, refuse
+from eqtangents.theory._arguments import (
+    kernel_matrix,
+    spectrum_of,
+    target_columns,
+)
 
 
 class KernelModes(eqx.Module):
@@ -31,6 +41,30 @@ class KernelModes(eqx.Module):
     eigenvalues: Float[Array, " modes"]
     multiplicities: Float[Array, " modes"]
     tail: Float[Array, ""]
+
+    def __init__(
+        self,
+        eigenvalues: Float[Array, " modes"],
+        multiplicities: Float[Array, " modes"],
+        tail: NonNegative,
+    ):
+        """Take the modes as they are known.
+
+        **Arguments:** the attributes.
+
+        **Raises:** `ValueError` if there is not one multiplicity for each eigenvalue,
+        `RuntimeError` if they, or the tail, are negative, or anything is not finite.
+        """
+        self.eigenvalues = real_array("eigenvalues", eigenvalues)
+        dtype, shape = self.eigenvalues.dtype, self.eigenvalues.shape
+        counts = real_array("multiplicities", multiplicities, dtype)
+        if len(shape) != 1 or counts.shape != shape:
+            raise ValueError(
+                f"`eigenvalues` has shape {shape} and `multiplicities` {counts.shape}, "
+                "but two arrays with one number for each eigenvalue are needed."
+            )
+        self.multiplicities = in_range("multiplicities", counts)
+        self.tail = jnp.asarray(number("tail", tail), dtype)
 
 
 def modes_on_sphere(
@@ -63,8 +97,13 @@ def modes_on_sphere(
     - `nodes`: of the rule. Errors fall algebraically where the kernel has a kink at
         $t = 1$, as for `Relu`, and else exponentially.
 
-    **Returns:** `KernelModes` of one eigenvalue a degree. Rounding may make those
-    negative that are zero, of odd degrees of `Relu`, say.
+    **Returns:** `KernelModes` of one eigenvalue a degree. Errors of the rule may make
+    those negative that are zero, of odd degrees of `Relu`, say. Rounding is about
+    $\epsilon K(1) / \sqrt{N_k}$: eigenvalues of which it leaves nothing, those of high
+    degrees in many dimensions, are zero and count among the tail.
+
+    **Raises:** `ValueError` if the network has several outputs, `RuntimeError` if its
+    kernel does not depend on norms and angles alone.
 
     **Source:** Bordelon et al. 2020, arXiv:2002.02561; Bietti and Mairal 2019,
     arXiv:1905.12173.
@@ -73,18 +112,53 @@ def modes_on_sphere(
     degrees = checked_integer("degrees", degrees, least=1)
     nodes = checked_integer("nodes", nodes, least=degrees)
     kind = checked_choice("kind", kind, ("ntk", "nngp"))
-    # Two components have the same angles and the same mean square.
-    cosine, weight = scipy.special.roots_jacobi(nodes, (dim - 3) / 2, (dim - 3) / 2)
-    sine = np.sqrt((1 - cosine) * (1 + cosine))
-    points = 2**0.5 * np.stack([np.append(cosine, 1.0), np.append(sine, 0.0)], 1)
-    first, all_points = jnp.array([[2**0.5, 0.0]]), jnp.asarray(points, float)
-    values = of_each_pair(*checked_arguments(net, first, all_points), kind)[0]
+    cosine, weight = _gauss_rule(dim, nodes)
+    values = _of_cosines(net, kind, cosine)
+    measure = jnp.asarray(weight, float)
     polynomials = _gegenbauer(jnp.asarray(cosine, float), dim, degrees)
-    measure = jnp.asarray(weight / weight.sum(), float)
     eigenvalues = matmul(polynomials, measure * values[:-1])
-    multiplicities = jnp.asarray(_multiplicities(dim, degrees), float)
+    counts = _multiplicities(dim, degrees)
+    eps = jnp.finfo(eigenvalues.dtype).eps
+    rounding = jnp.asarray(16 * eps / np.sqrt(counts), float) * values[-1]
+    eigenvalues = jnp.where(jnp.abs(eigenvalues) > rounding, eigenvalues, 0)
+    multiplicities = jnp.asarray(counts, float)
     tail = values[-1] - jnp.sum(multiplicities * eigenvalues)
     return KernelModes(eigenvalues, multiplicities, jnp.maximum(tail, 0))
+
+
+def _of_cosines(
+    net: AbstractLayer,
+    kind: Literal["ntk", "nngp"],
+    cosine: Float[np.ndarray, " nodes"],
+) -> Float[Array, " nodes_and_one"]:
+    """The kernel of inputs of unit mean square, for angles of these cosines and zero.
+
+    **Raises:** `ValueError` if there are several, `RuntimeError` if it is no function
+    of the angle.
+    """
+    # Two components have the same angles and the same mean square.
+    at = lambda angle: 2**0.5 * np.stack([np.cos(angle), np.sin(angle)], -1)
+    sine = np.sqrt((1 - cosine) * (1 + cosine))
+    points = np.concatenate([2**0.5 * np.stack([cosine, sine], 1), at(np.arange(3.0))])
+    first = jnp.asarray(at(np.arange(2.0)), float)
+    arguments = checked_arguments(net, first, jnp.asarray(points, float))
+    values = of_each_pair(*arguments, kind)
+    if not isinstance(values, jax.Array):
+        raise ValueError(
+            f"`net` has {len(values)} outputs, but one kernel is needed: join them, by "
+            "`nn.FanInSum()` say, or take the part of the network for one of them."
+        )
+    largest = jnp.max(jnp.abs(values))
+    turned = jnp.max(jnp.abs(values[0, -3:-1] - values[1, -2:]))
+    values = refuse(values, (turned > 1e-3 * largest, _NOT_OF_ANGLES))
+    return values[0, :-2]
+
+
+_NOT_OF_ANGLES = (
+    "The kernel of `net` changes if both inputs are turned, so that it is no function "
+    "of their angle. Begin with weights, which mix all components of the inputs: "
+    "`nn.Sequential([nn.Linear(1), net])`."
+)
 
 
 def power_on_sphere(
@@ -105,13 +179,43 @@ def power_on_sphere(
 
     **Returns:** the mean square of the target's part of each degree, which a
     `LearningCurve` takes as `target_power`.
+
+    **Raises:** `ValueError` if there is not one coefficient for each centre;
+    `RuntimeError` if the centres are not on the sphere, or the modes are of another.
     """
+    if not isinstance(modes, KernelModes):
+        raise TypeError(
+            f"`modes` is {described(modes)}, but must be a `KernelModes`, as "
+            "`modes_on_sphere` returns."
+        )
+    dtype = modes.eigenvalues.dtype
+    coefficients = real_array("coefficients", coefficients, dtype)
+    centres = real_array("centres", centres, dtype)
+    if centres.ndim != 2 or coefficients.shape != centres.shape[:1]:
+        raise ValueError(
+            f"`coefficients` has shape {coefficients.shape} and `centres` "
+            f"{centres.shape}, but `(centres,)` and `(centres, dim)` are needed."
+        )
     dim, degrees = centres.shape[1], modes.eigenvalues.shape[0]
+    off = jnp.max(jnp.abs(jnp.sum(centres**2, 1) / dim - 1), initial=0)
+    counts = jnp.asarray(_multiplicities(dim, degrees), dtype)
+    other = ~jnp.allclose(modes.multiplicities, counts)
+    centres = refuse(centres, (off > 1e-3, _OFF_SPHERE), (other, _OTHER_SPHERE))
     cosine = jnp.clip(matmul(centres, centres.T) / dim, -1, 1)
     squares = einsum(
         "j,kjl,l->k", coefficients, _gegenbauer(cosine, dim, degrees), coefficients
     )
     return modes.eigenvalues**2 * modes.multiplicities * squares
+
+
+_OFF_SPHERE = (
+    "`centres` must have squared norms of `dim`, their number of components: "
+    "`centres *= jnp.sqrt(dim) / jnp.linalg.norm(centres, axis=1, keepdims=True)`."
+)
+_OTHER_SPHERE = (
+    "`modes` are not of the sphere of `centres`: their multiplicities are those of "
+    "another dimension. Compute them by `modes_on_sphere(net, centres.shape[1], ...)`."
+)
 
 
 def modes_of_data(
@@ -129,25 +233,48 @@ def modes_of_data(
     - `targets`: of the sample.
 
     **Returns:** `KernelModes`, largest first, and the power in each, summed over
-    outputs.
+    outputs. Eigenvalues within rounding are zero where they can be told from the
+    others, as those of a kernel of low rank. Where eigenvalues repeat, powers depend on
+    the choice of eigenvectors, and have no derivatives with respect to the kernel.
 
-    **Raises:** `ValueError` if there is not one row of targets for each input.
+    **Raises:** `ValueError` if there is not one row of targets for each input;
+    `RuntimeError` if the kernel is not finite or not symmetric, or has an eigenvalue
+    below zero.
 
     **Cost:** an eigendecomposition.
 
     **Source:** Canatar et al. 2021, arXiv:2006.13198; Simon et al. 2021,
     arXiv:2110.03922.
     """
-    n = kernel.shape[0]
-    if targets.ndim != 2 or targets.shape[0] != n:
-        raise ValueError(
-            f"`targets` has shape {targets.shape}, but there are {n} inputs: one row "
-            "is needed for each, `targets[:, None]` if there is one output."
-        )
-    values, vectors = jnp.linalg.eigh(kernel)
-    values, vectors = jnp.maximum(values[::-1], 0) / n, vectors[:, ::-1]
-    power = jnp.sum(matmul(vectors.T, targets) ** 2, 1) / n
+    matrix = kernel_matrix("kernel", kernel)
+    columns, n = target_columns(targets, matrix), matrix.shape[0]
+    factors = jnp.linalg.eigh(matrix)
+    known = spectrum_of("kernel", matrix, lax.stop_gradient(factors)).values > 0
+    values, vectors = jnp.where(known, factors[0], 0)[::-1] / n, factors[1][:, ::-1]
+    power = jnp.sum(matmul(vectors.T, columns) ** 2, 1) / n
     return KernelModes(values, jnp.ones_like(values), jnp.zeros_like(values[0])), power
+
+
+def _gauss_rule(
+    dim: int, nodes: int
+) -> tuple[Float[np.ndarray, " nodes"], Float[np.ndarray, " nodes"]]:
+    """Gauss's rule for the mean over the cosine of the angle of two uniform points.
+
+    Nodes are the eigenvalues of the Jacobi matrix (Golub and Welsch 1969), weights one
+    over the sum of squares of the orthonormal polynomials: to all digits also where
+    they are tiny, in many dimensions. Of 700 or more, the rule of SciPy is no number.
+    """
+    k = np.arange(2.0, nodes)
+    later = k * (k + dim - 3) / ((2 * k + dim - 2) * (2 * k + dim - 4))
+    steps = np.sqrt(np.concatenate([[1 / dim], later])[: nodes - 1])
+    cosine = scipy.linalg.eigvalsh_tridiagonal(np.zeros(nodes), steps)
+    last, one, before = np.zeros(nodes), np.ones(nodes), 0.0
+    squares = one.copy()
+    with np.errstate(over="ignore"):  # where the weight is zero
+        for step in steps:
+            last, one = one, (cosine * one - before * last) / step
+            squares, before = squares + one**2, step
+    return np.clip(cosine, -1, 1), 1 / squares
 
 
 def _gegenbauer(

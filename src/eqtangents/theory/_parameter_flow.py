@@ -1,12 +1,24 @@
 """How far gradient flow moves the parameters, and what they then know of the data."""
 
+from typing import Any
+
 import equinox as eqx
+import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._products import matmul
+from eqtangents._products import einsum, matmul
 from eqtangents._types import ScalarOrBatch
 from eqtangents.predict import flow_gain
+from eqtangents.predict._arguments import checked_times
+from eqtangents.predict._spectrum import (
+    Factors,
+    SpectralFunction,
+    Spectrum,
+    matrix_function,
+)
+from eqtangents.theory._arguments import kernel_matrix, spectrum_of, target_columns
 
 
 class ParameterFlow(eqx.Module):
@@ -20,9 +32,9 @@ class ParameterFlow(eqx.Module):
     **Source:** Shwartz-Ziv and Alemi 2020, arXiv:1911.09189.
     """
 
-    eigenvalues: Float[Array, " n"]
+    spectrum: Spectrum
     targets: Float[Array, "n outputs"]
-    initial: Float[Array, "n n"] | None
+    nngp: Float[Array, "n n"] | None
 
     def __init__(
         self,
@@ -39,21 +51,22 @@ class ParameterFlow(eqx.Module):
         - `nngp`: of the training set: the covariance of the network at initialisation,
             which `None` takes to be zero there.
 
-        **Raises:** `ValueError` if there is not one row of targets for each example.
+        **Raises:** `ValueError` if a kernel is not square or there is not one row of
+        targets, and of the other kernel, for each example; `RuntimeError` if a kernel
+        is not finite or not symmetric, or the NTK has an eigenvalue below zero.
 
-        **Cost:** an eigendecomposition.
+        **Cost:** an eigendecomposition. Derivatives with respect to the kernel take
+        some products of matrices for each time.
         """
-        if targets.ndim != 2 or targets.shape[0] != ntk.shape[0]:
+        matrix = kernel_matrix("ntk", ntk)
+        self.targets = target_columns(targets, matrix)
+        self.nngp = None if nngp is None else kernel_matrix("nngp", nngp)
+        if self.nngp is not None and self.nngp.shape != matrix.shape:
             raise ValueError(
-                f"`targets` has shape {targets.shape}, but `ntk` {ntk.shape}: one row "
-                "is needed for each example, `targets[:, None]` for a single output."
+                f"`nngp` has shape {self.nngp.shape}, but `ntk` {matrix.shape}: both "
+                "are kernels of the training set."
             )
-        values, vectors = jnp.linalg.eigh(ntk)
-        self.eigenvalues = jnp.maximum(values, 0)
-        self.targets = matmul(vectors.T, targets)
-        self.initial = (
-            None if nngp is None else matmul(matmul(vectors.T, nngp), vectors)
-        )
+        self.spectrum = spectrum_of("ntk", matrix)
 
     def distance(self, t: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""The mean of $|\theta_t - \theta_0|^2$ over initialisations.
@@ -66,11 +79,14 @@ class ParameterFlow(eqx.Module):
         **Arguments:**
 
         - `t`: the time, at least zero; an array for several, and infinity for the end.
+
+        **Raises:** `RuntimeError` if a time is negative or not a number.
         """
-        squares = self._squares()
-        if self.initial is not None:
-            squares += self.targets.shape[1] * jnp.diagonal(self.initial)
-        return matmul(self._moved(t), squares)
+        squares = matmul(self.targets, self.targets.T)
+        if self.nngp is not None:
+            outputs = self.targets.shape[1]
+            squares += outputs * self.nngp.astype(squares.dtype)
+        return self._trace(_SquaredMove, t, squares)
 
     def information(self, t: ScalarOrBatch) -> Float[Array, "*batch"]:
         r"""What the parameters learned: $\mathrm{KL}(p(\theta_t | D) \| p(\theta_0))$.
@@ -85,23 +101,90 @@ class ParameterFlow(eqx.Module):
         the end, as the parameters come to be known ever more exactly.
 
         **Arguments:** those of `distance`.
+
+        **Raises:** what `distance` does.
         """
-        values = self.eigenvalues
-        rates = jnp.where(values > 0, values, 1)
-        time = jnp.multiply.outer(jnp.asarray(t, values.dtype), rates)
-        time = jnp.where(values > 0, time, 0)  # Nothing is learned there, ever.
-        # Two terms cancel at small times.
-        shrunk = jnp.sum(jnp.expm1(-2 * time) + 2 * time, -1)
+        n, outputs = self.targets.shape
+        unit = outputs * jnp.eye(n, dtype=self.targets.dtype)
+        squares = matmul(self.targets, self.targets.T)
         return 0.5 * (
-            self.targets.shape[1] * shrunk + matmul(self._moved(t), self._squares())
+            self._trace(_SpreadLost, t, unit) + self._trace(_SquaredMove, t, squares)
         )
 
-    def _squares(self) -> Float[Array, " n"]:
-        return jnp.sum(self.targets**2, 1)
+    def _trace(
+        self, kind: type["_SquaredMove | _SpreadLost"], t: ScalarOrBatch, weight: Array
+    ) -> Float[Array, "*batch"]:
+        times = checked_times(t, self.targets.dtype)
+        spectrum = self.spectrum
+        factors = lax.stop_gradient((spectrum.values, spectrum.vectors))
+        function = kind(jnp.ravel(times))
+        traces = _compiled_trace(spectrum.matrix, function, weight, factors)
+        return traces.reshape(times.shape)
 
-    def _moved(self, t: ScalarOrBatch) -> Float[Array, "*batch n"]:
-        """By mode, the squared distance for a unit error; zero where nothing moves."""
-        values = self.eigenvalues
-        of_one_time = lambda time: values * flow_gain(values, time) ** 2
-        times = jnp.asarray(t, values.dtype)
-        return jnp.vectorize(of_one_time, signature="()->(n)")(times)
+
+class _SquaredMove(eqx.Module):
+    """By eigenvalue, the squared distance for a unit error."""
+
+    times: Float[Array, " times"]
+
+    def __call__(self, values: Float[Array, " n"]) -> Float[Array, "times n"]:
+        gain = jax.vmap(lambda time: flow_gain(values, time))(self.times)
+        return values[None] * gain**2
+
+
+class _SpreadLost(eqx.Module):
+    """By eigenvalue, twice what is known for the spread of parameters having shrunk."""
+
+    times: Float[Array, " times"]
+
+    def __call__(self, values: Float[Array, " n"]) -> Float[Array, "times n"]:
+        forever = jnp.isinf(self.times)
+        times = jnp.where(forever, 0, self.times)
+        end = jnp.where(values > 0, jnp.inf, 0)  # What has no rate is never learned.
+        shrunk = _second_order_exp(-2 * jnp.outer(times, values))
+        return jnp.where(forever[:, None], end[None], shrunk)
+
+
+def _second_order_exp(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`exp(z) - 1 - z` for `z <= 0`, by its series where the terms would cancel."""
+    small = z > -0.5
+    series_at, terms = jnp.where(small, z, 0), 14
+    series = jnp.ones_like(z)
+    for k in range(terms, 2, -1):
+        series = 1 + series_at * series / k
+    return jnp.where(small, series_at**2 / 2 * series, jnp.expm1(z) - z)
+
+
+@eqx.filter_custom_jvp
+def _trace(
+    matrix: Float[Array, "n n"],
+    function: SpectralFunction,
+    weight: Float[Array, "n n"],
+    factors: Factors,
+) -> Float[Array, " times"]:
+    """The trace of a function of the matrix times a weight."""
+    del matrix  # here for its tangent: it is `factors`
+    values, vectors = factors
+    diagonal = jnp.sum(vectors * matmul(weight, vectors), 0)
+    return matmul(function(values), diagonal)
+
+
+@eqx.filter_jit
+def _compiled_trace(*arguments: Any) -> Float[Array, " times"]:
+    return _trace(*arguments)
+
+
+@_trace.def_jvp
+def _trace_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+    """The derivative of the same trace, written as a function of the matrix.
+
+    Eigenvectors of repeated eigenvalues have no derivatives, such functions have.
+    """
+    *moving, factors = primals
+    *directions, _ = tangents
+
+    def differentiable(matrix: Array, function: Any, weight: Array) -> Array:
+        return einsum("...ii->...", matrix_function(matrix, function, weight, factors))
+
+    _, tangent = eqx.filter_jvp(differentiable, tuple(moving), tuple(directions))
+    return _trace(*primals), tangent
