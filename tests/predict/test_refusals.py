@@ -79,6 +79,14 @@ def test_what_is_not_finite_is_refused(name, bad, where):
     assert "debug" not in str(caught.value)
 
 
+@pytest.mark.precision("float64")
+@each
+def test_kernels_in_single_precision_are_refused_where_double_is_enabled(name):
+    indefinite = -jnp.eye(4, dtype=jnp.float32)
+    with pytest.raises(RuntimeError, match="smallest eigenvalue is -1"):
+        PREDICTORS[name](indefinite, targets().astype(jnp.float32))
+
+
 @pytest.mark.slow
 @each
 def test_compiled_it_is_refused_too(name):

@@ -133,7 +133,7 @@ def _diagnosis(kernel: Array, noise: Array) -> tuple[str, str]:
     matrix = np.asarray(kernel, np.float64) + np.diag(np.asarray(noise, np.float64))
     values = np.linalg.eigvalsh(matrix)
     floor = float(np.min(np.asarray(noise), initial=np.inf))
-    rounding = max(floor - values[0], 0)
+    rounding = max(floor - float(values[0]), 0)
     found = f":\nits smallest eigenvalue is {values[0]:.3g}"
     if LARGE * rounding < floor:
         found = (
@@ -141,7 +141,7 @@ def _diagnosis(kernel: Array, noise: Array) -> tuple[str, str]:
             f"{values[0]:.3g}. With many examples,\nsteps round less: pass "
             "`eqtangents.GramOperator(k_train_train, noise=...)`"
         )
-    least = max(1.2 * LARGE * rounding - floor, 0) + eps * abs(values[-1])
+    least = max(1.2 * LARGE * rounding - floor, 0) + eps * abs(float(values[-1]))
     if not least > 0:  # a kernel of zeros
         return found, _USUAL_NOISE
     # How much a factorisation rounds is between this and `n` times as much.
