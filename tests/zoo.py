@@ -363,7 +363,7 @@ def mixer(key):
     return Called(parts, call)
 
 
-@model(6, refusal="uses `parts[1].weight` in two places")
+@model(6, refusal="uses `parts[1].weight` more than once there")
 def tied(key):
     parts = [nn.Linear(*size, key=key) for size in ((6, 8), (8, 8), (8, 1))]
 
@@ -758,7 +758,7 @@ def points_and_their_maximum(key, w=8):
     return Called(parts, lambda p, x: p[1](jax.vmap(p[0])(x).max(0)))
 
 
-@model(5, refusal="uses `parts[1].weight` in two places")
+@model(5, refusal="uses `parts[1].weight` more than once there")
 def differential_equation(key, w=8):
     """A flow by steps of Euler, all of one layer."""
     parts = linears(key, (5, w), (w, w), (w, 1))
@@ -875,7 +875,7 @@ def attention_of_jax(key, w=8):
     return Called(parts, call)
 
 
-@model(6, 3, refusal="uses `parts[0].weight_ih` in two places")
+@model(6, 3, refusal="uses `parts[0].weight_ih` more than once there")
 def long_short_term_memory(key, w=8):
     parts = nn.LSTMCell(3, w, key=key), nn.Linear(w, 1, key=key)
 

@@ -200,7 +200,13 @@ def from_model(
 
     def called(arrays: PyTree, key: Array, *examples: Array) -> Any:
         whole = eqx.combine(arrays, rest)
-        return whole(*examples, **({"key": key} if takes_key else {}))
+        if takes_key:
+            try:
+                return whole(*examples, key=key)
+            except Exception:  # whatever models raise
+                if inspect.unwrap(model) is model:
+                    raise  # else it may map another over a batch, whose key it is
+        return whole(*examples)
 
     parameters = Parameters(leaves, weight_std, bias_std, parameterization)
     return network_of_program(model, called, parameters, arrays, places, example)
