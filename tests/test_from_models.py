@@ -384,6 +384,8 @@ def test_arrays_without_entries_are_left_out():
 NO_LAYERS = {
     "complex": lambda p, x: jnp.abs(p[0](x) + 1j * p[1](x)),
     "belongs to the loss": lambda p, x: jax.nn.softmax(p[0](x)),
+    "over channels without weights": lambda p, x: p[0](x) @ p[1](x),
+    "sums need weights": lambda p, x: (p[0](x) * p[1](x)).sum(keepdims=True),
     "more than once there": lambda p, x: p[0](jnp.tanh(p[0](x))),
 }
 

@@ -727,15 +727,36 @@ def squeeze_and_excite(key, w=8):
     return Called(parts, call)
 
 
-@model(5, refusal="joins branches that are correlated")
+@model(
+    5,
+    layers="Linear Linear Sigmoid Linear Tanh FanInProd Elementwise FanInProd FanInSum "
+    "Linear Sigmoid Linear Tanh FanInProd Elementwise FanInProd FanInSum Linear",
+)
 def highway(key, w=8):
-    parts = linears(key, (5, w), (w, w), (w, w), (w, 1))
+    """Gates choose between two branches: their products with one gate do not mix."""
+    parts = linears(key, (5, w), (w, w), (w, w), (w, w), (w, w), (w, 1))
 
     def call(parts, x):
-        first, inner, gate, head = parts
+        first, *layers, head = parts
         x = first(x)
+        for inner, gate in (layers[:2], layers[2:]):
+            open_ = jax.nn.sigmoid(gate(x))
+            x = open_ * jnp.tanh(inner(x)) + (1 - open_) * x
+        return head(x)
+
+    return Called(parts, call)
+
+
+@model(5, refusal="joins branches that are correlated")
+def highway_of_rectifiers(key, w=8):
+    """Both branches have means, so that these are correlated by their gate."""
+    parts = linears(key, (5, w), (5, w), (5, w), (w, 1))
+
+    def call(parts, x):
+        one, other, gate, head = parts
         open_ = jax.nn.sigmoid(gate(x))
-        return head(open_ * jax.nn.relu(inner(x)) + (1 - open_) * x)
+        joined = open_ * jax.nn.relu(one(x)) + (1 - open_) * jax.nn.relu(other(x))
+        return head(joined)
 
     return Called(parts, call)
 

@@ -6,8 +6,6 @@ import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
 
 from eqtangents import nn
@@ -27,6 +25,7 @@ from eqtangents._traced._layout import (
 )
 from eqtangents._traced._maps import with_merged_maps
 from eqtangents._traced._parameters import Parameters
+from eqtangents._traced._repeats import Repeats
 from eqtangents._traced._values import (
     Node,
     Parameter,
@@ -56,7 +55,7 @@ class Builder:
         self.nodes: list[Node] = []
         self._made: dict[Hashable, Any] = {}
         self._lines: dict[Hashable, str] = {}
-        self._holding: dict[Hashable, list[Node]] = {}
+        self._repeats = Repeats()
         # What holes of expressions stand for: an array that shows a node.
         self.shown: dict[Hole, tuple[Node, Layout]] = {}
 
@@ -78,16 +77,8 @@ class Builder:
         node = Node(
             layer, tuple(reads), tuple(shape), self.line, tuple(holds), tuple(apart)
         )
-        if not holds:
-            self.nodes.append(node)
-            return node
-        key = (_without_arrays(layer), node.reads, node.shape, _leaves(node))
-        alike = self._holding.setdefault(key, [])
-        for other in alike:
-            pairs = zip(node.holds, other.holds, strict=True)
-            if all(np.array_equal(a.numbers, b.numbers) for a, b in pairs):
-                return other
-        alike.append(node)
+        if holds and (other := self._repeats.earlier(node)) is not node:
+            return other
         self.nodes.append(node)
         return node
 
@@ -289,17 +280,6 @@ class Builder:
         if other.layout.positions != theirs:
             raise AssertionError("positions are arranged as asked for")
         return one, RandomValue(one.layout, other.terms, other.expression)
-
-
-def _without_arrays(layer: nn.AbstractLayer) -> Hashable:
-    """All that a layer is but for its arrays."""
-    arrays, rest = eqx.partition(layer, eqx.is_array)
-    leaves, structure = jax.tree.flatten(rest)
-    return tuple(leaves), structure, jax.tree.structure(arrays)
-
-
-def _leaves(node: Node) -> Hashable:
-    return tuple((held.leaf, held.factor) for held in node.holds)
 
 
 def _sum_key(terms: Mapping[Node, float]) -> Hashable:

@@ -42,7 +42,9 @@ def from_equinox(
     the model's at Equinox's initialisation: parameters uniform in
     $\pm 1 / \sqrt{\text{fan\_in}}$ have variance $1 / (3\, \text{fan\_in})$, which is
     $\sigma_w^2 = 1/3$ and $\sigma_b^2 = 1 / (3\, \text{fan\_in})$. Kernels depend on
-    the distribution no further.
+    the distribution no further where layers read many inputs. Sums of few uniform
+    weights are not Gaussian: of networks of one to four features, the kernels here are
+    those of normal weights, a few per cent from those of the model as it is drawn.
 
     So biases fade as layers widen, except in a layer that reads the input of the
     network, whose fan-in stays. Here each bias has the variance that it has at the

@@ -125,18 +125,18 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
                 if overlap(other.numbers, held.numbers, leaf.array.size):
                     raise refusal(
                         model,
-                        f"uses `{leaf.name}` {_places(place, node)}, but kernels take "
-                        "the weights of all layers to be independent. Give each use "
-                        "parameters of its own. One layer of several arrays, or of all "
-                        "positions, is read from `jax.vmap(layer)(jnp.stack(arrays))`; "
-                        "in a loop in which each step reads the last, over time or in "
-                        "depth, it is an `nn.Recurrent`.",
+                        f"uses `{leaf.name}` {_both_uses(place, node)}, but kernels "
+                        "take the weights of all layers to be independent. Give each "
+                        "use parameters of its own. One layer of several arrays, or at "
+                        "all positions, is `jax.vmap(layer)(jnp.stack(arrays))`; in a "
+                        "loop in which each step reads the last, over time or depth, "
+                        "it is an `nn.Recurrent`.",
                         node.line,
                     )
             uses[held.leaf].append((held, node))
 
 
-def _places(one: Node, other: Node) -> str:
+def _both_uses(one: Node, other: Node) -> str:
     if one.line == other.line:
         return "more than once there"
     return f"in two places, {one.line or 'one'} and {other.line or 'another'}"

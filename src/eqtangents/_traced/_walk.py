@@ -116,13 +116,7 @@ class Walk:
         if all(isinstance(arg, InputFunction) for arg in traced):
             given = [a.expression if isinstance(a, InputFunction) else a for a in args]
             return [InputFunction(one) for one in results_of(eqn, given)]
-        if name in ("cond", "while"):
-            raise Unreadable(_DECIDES)
-        if any(jnp.issubdtype(dtype_of(a), jnp.complexfloating) for a in eqn.outvars):
-            raise Unreadable(
-                "computes with complex numbers, which no layer does. Write real and "
-                "imaginary parts as arrays of their own."
-            )
+        _check_is_of_layers(eqn)
         if any(isinstance(arg, Scores) for arg in args):
             return with_scores(builder, eqn, args)
         if isinstance(args[0], Parameter) and len(traced) == 1 and name in _OF_NUMBERS:
@@ -195,6 +189,17 @@ class Walk:
         index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
         jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
         return self.run(jaxpr, consts, args[1:])
+
+
+def _check_is_of_layers(eqn: core.JaxprEqn) -> None:
+    """Raise for what networks do of their input alone."""
+    if eqn.primitive.name in ("cond", "while"):
+        raise Unreadable(_DECIDES)
+    if any(jnp.issubdtype(dtype_of(a), jnp.complexfloating) for a in eqn.outvars):
+        raise Unreadable(
+            "computes with complex numbers, which no layer does. Write real and "
+            "imaginary parts as arrays of their own."
+        )
 
 
 def _hint_for(name: str) -> str:
