@@ -381,6 +381,32 @@ def test_arrays_without_entries_are_left_out():
     assert names_of(net) == "Linear"
 
 
+def test_stacked_states_are_flattened_side_by_side():
+    """They may correlate: weights of their own keep them apart."""
+
+    def stacked(parts, x):
+        first, stack, last = parts
+        step = lambda x, one: (jax.nn.relu(one @ x),) * 2
+        states = jax.lax.scan(step, first(x), stack)[1]
+        return last @ states.T.reshape(-1)
+
+    keys = jr.split(jr.key(0), 3)
+    stack, last = jr.normal(keys[1], (2, 4, 4)), jr.normal(keys[2], (1, 8))
+    model = Called((eqx.nn.Linear(3, 4, key=keys[0]), stack, last), stacked)
+    x = jr.normal(jr.key(1), (2, 3))
+    net = eqt.from_equinox(model, x[0], weight_std=1.0)
+    np.testing.assert_allclose(net(x[0]), model(x[0]), rtol=1e-5)
+    first, one, other, end = (
+        nn.Linear(n, weight_std=1.0, bias_std=b, parameterization="standard")
+        for n, b in ((4, 1 / 3), (4, None), (4, None), (1, None))
+    )
+    deeper = nn.Sequential([other, nn.Relu()])
+    joined = [nn.FanOut(2), nn.Parallel([nn.Identity(), deeper]), nn.FanInConcat(0)]
+    hand = nn.Sequential([first, one, nn.Relu(), *joined, end])
+    np.testing.assert_allclose(eqt.nngp(net, x), eqt.nngp(hand, x), rtol=1e-5)
+    np.testing.assert_allclose(eqt.ntk(net, x), eqt.ntk(hand, x), rtol=1e-5)
+
+
 NO_LAYERS = {
     "complex": lambda p, x: jnp.abs(p[0](x) + 1j * p[1](x)),
     "belongs to the loss": lambda p, x: jax.nn.softmax(p[0](x)),
