@@ -761,7 +761,7 @@ def highway_of_rectifiers(key, w=8):
     return Called(parts, call)
 
 
-@model(6, 3, refusal="weights shared in time are `nn.Recurrent`")
+@model(6, 3, refusal="it is an `nn.Recurrent`")
 def gated_cells(key, w=8):
     parts = nn.GRUCell(3, w, key=key), nn.Linear(w, 1, key=key)
 
