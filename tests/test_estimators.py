@@ -5,6 +5,7 @@ import pickle
 import sys
 import warnings
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -192,6 +193,8 @@ def test_copies_say_the_same(estimator):
 WRONG = [
     ({"net": 3}, TypeError, "`net` is 3, but must be a network of `eqtangents.nn`"),
     ({"net": lambda depth: depth}, TypeError, "`net` returned 1, but must return"),
+    ({"net": lambda width: conv(width)}, TypeError, "takes `width`, but a function"),
+    ({"net": eqx.nn.Identity()}, TypeError, "takes `x`, .* `eqt.from_equinox"),
     ({"net": conv, "bias_std": 1.0}, ValueError, "`bias_std` is 1.0, but changes noth"),
     ({"net": nn.Relu(), "depth": 2}, ValueError, "`depth` is 2, but changes nothing"),
     ({"depth": -1}, ValueError, "`depth` is -1, but must not be negative"),

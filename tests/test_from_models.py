@@ -306,6 +306,7 @@ CLOSURES = {
     "of a module": lambda mlp: lambda x: mlp(x),
     "compiled": lambda mlp: jax.jit(lambda x: mlp(x)),
     "mapped": lambda mlp: jax.vmap(lambda x: mlp(x)),
+    "mapped itself": jax.vmap,
     "partial": lambda mlp: functools.partial(lambda one, x: one(x), mlp),
 }
 
@@ -314,7 +315,7 @@ CLOSURES = {
 def test_arrays_that_are_closed_over_are_no_parameters(name):
     """Or the kernel would be that of a function which is known."""
     mlp = eqx.nn.MLP(3, 1, 4, 1, key=jr.key(0))
-    x = jnp.zeros((2, 3) if name == "mapped" else 3)
+    x = jnp.zeros((2, 3) if name.startswith("mapped") else 3)
     with pytest.raises(nn.LayerError, match="closes over"):
         eqt.from_equinox(CLOSURES[name](mlp), x)
 
@@ -349,6 +350,90 @@ def test_functions_are_told_apart_by_their_derivatives(make):
         *_, layer, _ = eqt.from_equinox(Called(parts, call), x).layers
         found, expected = (jax.jvp(fn, (x,), (x,)) for fn in (layer, function))
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("kinked", [jax.nn.hard_swish, lambda x: jnp.clip(x, -0.5, 1)])
+def test_pieces_are_found_of_functions_traced_in_single_precision(kinked):
+    """Whose own values are rounded too much to tell polynomials by."""
+    parts = [eqx.nn.Linear(*size, key=jr.key(0)) for size in ((3, 8), (8, 1))]
+    call = lambda parts, x: parts[1](kinked(parts[0](x)))
+    *_, layer, _ = eqt.from_equinox(Called(parts, call), jnp.ones(3)).layers
+    (value, slope), expected = (
+        one.dual(0.3, 1.0, 2.0) for one in (layer, nn.Elementwise(kinked))
+    )
+    np.testing.assert_allclose([value, slope], expected, rtol=1e-6)
+
+
+def called(function):
+    """A function of two layers of as many channels as they read, and the input."""
+    parts = [eqx.nn.Linear(4, 4, key=key) for key in jr.split(jr.key(0))]
+    return eqt.from_equinox(Called(parts, function), jnp.ones(4))
+
+
+def test_what_is_computed_twice_is_one_layer():
+    net = called(lambda p, x: jax.nn.silu(p[0](x)) * p[1](p[0](x)))
+    assert names_of(net) == "Linear Silu Linear FanInProd"
+
+
+def test_arrays_without_entries_are_left_out():
+    net = called(lambda p, x: jnp.concatenate([p[0](x)[:0], p[1](x)]))
+    assert names_of(net) == "Linear"
+
+
+def test_stacked_states_are_flattened_side_by_side():
+    """They may correlate: weights of their own keep them apart."""
+
+    def stacked(parts, x):
+        first, stack, last = parts
+        step = lambda x, one: (jax.nn.relu(one @ x),) * 2
+        states = jax.lax.scan(step, first(x), stack)[1]
+        return last @ states.T.reshape(-1)
+
+    keys = jr.split(jr.key(0), 3)
+    stack, last = jr.normal(keys[1], (2, 4, 4)), jr.normal(keys[2], (1, 8))
+    model = Called((eqx.nn.Linear(3, 4, key=keys[0]), stack, last), stacked)
+    x = jr.normal(jr.key(1), (2, 3))
+    net = eqt.from_equinox(model, x[0], weight_std=1.0)
+    np.testing.assert_allclose(net(x[0]), model(x[0]), rtol=1e-5)
+    first, one, other, end = (
+        nn.Linear(n, weight_std=1.0, bias_std=b, parameterization="standard")
+        for n, b in ((4, 1 / 3), (4, None), (4, None), (1, None))
+    )
+    deeper = nn.Sequential([other, nn.Relu()])
+    joined = [nn.FanOut(2), nn.Parallel([nn.Identity(), deeper]), nn.FanInConcat(0)]
+    hand = nn.Sequential([first, one, nn.Relu(), *joined, end])
+    np.testing.assert_allclose(eqt.nngp(net, x), eqt.nngp(hand, x), rtol=1e-5)
+    np.testing.assert_allclose(eqt.ntk(net, x), eqt.ntk(hand, x), rtol=1e-5)
+
+
+NO_LAYERS = {
+    "complex": lambda p, x: jnp.abs(p[0](x) + 1j * p[1](x)),
+    "belongs to the loss": lambda p, x: jax.nn.softmax(p[0](x)),
+    "over channels without weights": lambda p, x: p[0](x) @ p[1](x),
+    "sums need weights": lambda p, x: (p[0](x) * p[1](x)).sum(keepdims=True),
+    "more than once there": lambda p, x: p[0](jnp.tanh(p[0](x))),
+}
+
+
+@pytest.mark.parametrize("said", NO_LAYERS)
+def test_what_no_layer_does_is_refused(said):
+    with (
+        pytest.raises(nn.LayerError, match=said),
+        jax.numpy_dtype_promotion("standard"),
+    ):
+        called(NO_LAYERS[said])
+
+
+def test_examples_are_arrays():
+    with pytest.raises(TypeError, match=r"`example` is a dict of 1, .* `eqx\.Partial"):
+        eqt.from_equinox(eqx.nn.Identity(), {"a": jnp.ones(3)})
+
+
+def test_statistics_of_other_examples_are_named():
+    norm = eqx.nn.BatchNorm(3, "batch", mode="batch")
+    with pytest.raises(ValueError, match="Its `BatchNorm` keeps statistics of other"):
+        eqt.from_equinox(norm, jnp.ones((3, 4)))
 
 
 def test_edges_that_are_an_input():

@@ -131,6 +131,41 @@ def test_gpjax_adds_and_takes_images_and_columns():
     close(diagonal, eqt.ntk_diagonal(pooled(), images))
 
 
+@pytest.mark.slow
+@pytest.mark.precision("float64")  # GPJax warns of another
+def test_gpjax_fits_hyperparameters_that_are_arrays():
+    gpjax = pytest.importorskip("gpjax", reason=NOT_THERE)
+    optax = importlib.import_module("optax")
+    of = importlib.import_module("eqtangents.gpjax").NetworkKernel
+    x, y, _ = data()
+    zero = gpjax.mean_functions.Zero()
+    prior = gpjax.gps.Prior(mean_function=zero, kernel=of(network(jnp.asarray(1.3))))
+    with jax.numpy_dtype_promotion("standard"):  # of steps with numbers
+        fitted, losses = gpjax.fit(
+            model=prior * gpjax.likelihoods.Gaussian(),
+            objective=lambda model, seen: -gpjax.objectives.conjugate_mll(model, seen),
+            train_data=gpjax.Dataset(X=x, y=y[:, None]),
+            optim=optax.adam(0.1),
+            num_iters=5,
+            verbose=False,
+        )
+    first = fitted.prior.kernel.net.layers[0]
+    assert losses[-1] < losses[0]
+    assert first.weight_std != 1.3
+    assert first.bias_std == 0.3
+
+
+@pytest.mark.precision("float64")  # GPJax warns of another
+def test_columns_that_inputs_do_not_have_are_told():
+    pytest.importorskip("gpjax", reason=NOT_THERE)
+    of = importlib.import_module("eqtangents.gpjax").NetworkKernel
+    x, _, _ = data()
+    with pytest.raises(ValueError, match=r"`active_dims` is \[0, 3\], but .* 3 col"):
+        of(network(1.3), active_dims=[0, 3]).gram(x)
+    with pytest.raises(ValueError, match=r"`shape` is \(2, 6\), of 12 numbers, but"):
+        of(pooled(), shape=(2, 6)).gram(x)
+
+
 @pytest.mark.usefixtures("without_jaxtyping")
 def test_a_shape_is_a_tuple():
     pytest.importorskip("gpjax", reason=NOT_THERE)

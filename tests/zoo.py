@@ -363,7 +363,7 @@ def mixer(key):
     return Called(parts, call)
 
 
-@model(6, refusal="uses `parts[1].weight` in two places")
+@model(6, refusal="uses `parts[1].weight` more than once there")
 def tied(key):
     parts = [nn.Linear(*size, key=key) for size in ((6, 8), (8, 8), (8, 1))]
 
@@ -727,20 +727,41 @@ def squeeze_and_excite(key, w=8):
     return Called(parts, call)
 
 
-@model(5, refusal="joins branches that are correlated")
+@model(
+    5,
+    layers="Linear Linear Sigmoid Linear Tanh FanInProd Elementwise FanInProd FanInSum "
+    "Linear Sigmoid Linear Tanh FanInProd Elementwise FanInProd FanInSum Linear",
+)
 def highway(key, w=8):
-    parts = linears(key, (5, w), (w, w), (w, w), (w, 1))
+    """Gates choose between two branches: their products with one gate do not mix."""
+    parts = linears(key, (5, w), (w, w), (w, w), (w, w), (w, w), (w, 1))
 
     def call(parts, x):
-        first, inner, gate, head = parts
+        first, *layers, head = parts
         x = first(x)
-        open_ = jax.nn.sigmoid(gate(x))
-        return head(open_ * jax.nn.relu(inner(x)) + (1 - open_) * x)
+        for inner, gate in (layers[:2], layers[2:]):
+            open_ = jax.nn.sigmoid(gate(x))
+            x = open_ * jnp.tanh(inner(x)) + (1 - open_) * x
+        return head(x)
 
     return Called(parts, call)
 
 
-@model(6, 3, refusal="weights shared in time are `nn.Recurrent`")
+@model(5, refusal="joins branches that are correlated")
+def highway_of_rectifiers(key, w=8):
+    """Both branches have means, so that these are correlated by their gate."""
+    parts = linears(key, (5, w), (5, w), (5, w), (w, 1))
+
+    def call(parts, x):
+        one, other, gate, head = parts
+        open_ = jax.nn.sigmoid(gate(x))
+        joined = open_ * jax.nn.relu(one(x)) + (1 - open_) * jax.nn.relu(other(x))
+        return head(joined)
+
+    return Called(parts, call)
+
+
+@model(6, 3, refusal="it is an `nn.Recurrent`")
 def gated_cells(key, w=8):
     parts = nn.GRUCell(3, w, key=key), nn.Linear(w, 1, key=key)
 
@@ -758,7 +779,7 @@ def points_and_their_maximum(key, w=8):
     return Called(parts, lambda p, x: p[1](jax.vmap(p[0])(x).max(0)))
 
 
-@model(5, refusal="uses `parts[1].weight` in two places")
+@model(5, refusal="uses `parts[1].weight` more than once there")
 def differential_equation(key, w=8):
     """A flow by steps of Euler, all of one layer."""
     parts = linears(key, (5, w), (w, w), (w, 1))
@@ -875,7 +896,7 @@ def attention_of_jax(key, w=8):
     return Called(parts, call)
 
 
-@model(6, 3, refusal="uses `parts[0].weight_ih` in two places")
+@model(6, 3, refusal="uses `parts[0].weight_ih` more than once there")
 def long_short_term_memory(key, w=8):
     parts = nn.LSTMCell(3, w, key=key), nn.Linear(w, 1, key=key)
 

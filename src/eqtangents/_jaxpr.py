@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax.extend import core
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 
 Static = TypeVar("Static")
@@ -124,6 +125,42 @@ def bind(eqn: core.JaxprEqn, *args: Any) -> list[Any]:
     program = core.Jaxpr((), [*variables], eqn.outvars, [eqn], eqn.effects, about)
     closed = core.ClosedJaxpr(program, ())
     return core.jaxpr_as_fun(closed)(*variables.values())
+
+
+def bind_as(dtype: Any, eqn: core.JaxprEqn, *args: Any) -> list[Any]:
+    """Apply one equation as if it had been traced for real numbers of another type.
+
+    Where a function has a derivative of its own, that is computed in the type it was
+    traced in.
+    """
+    real = lambda x: jnp.issubdtype(jnp.result_type(x), jnp.inexact)
+    cast = lambda x, kind: jnp.asarray(x, kind) if real(x) else x
+    args = tuple(cast(arg, dtype) for arg in args)
+    if eqn.primitive.name == "convert_element_type":
+        to = eqn.params["new_dtype"]
+        return [jnp.asarray(args[0], dtype if jnp.issubdtype(to, jnp.inexact) else to)]
+    inner = eqn.params.get("call_jaxpr", eqn.params.get("jaxpr"))
+    if inner is None:
+        out = eqn.primitive.bind(*args, **eqn.params)
+        return list(out) if eqn.primitive.multiple_results else [out]
+    program, consts = jaxpr_and_consts(inner)
+
+    @jax.custom_jvp
+    def applied(*args: Any) -> list[Array]:
+        env = Environment(program, consts, args)
+        for one in program.eqns:
+            given = env.read(one.invars, lambda value: value)
+            env.write(one.outvars, bind_as(dtype, one, *given))
+        return [cast(x, dtype) for x in env.read(program.outvars, lambda value: value)]
+
+    @applied.defjvp
+    def derivative(primals: Any, tangents: Any) -> Any:
+        types = [dtype_of(atom) for atom in eqn.invars]
+        own = lambda given: [cast(x, t) for x, t in zip(given, types, strict=True)]
+        _, slopes = jax.jvp(lambda *x: bind(eqn, *x), own(primals), own(tangents))
+        return applied(*primals), [cast(x, dtype) for x in slopes]
+
+    return applied(*args)
 
 
 def live(jaxpr: core.Jaxpr) -> list[core.JaxprEqn]:

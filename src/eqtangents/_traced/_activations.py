@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from eqtangents import nn
 from eqtangents._equinox._functions import lift_entrywise
+from eqtangents._jaxpr import bind_as
 from eqtangents._traced._expressions import (
     AppliedEquation,
     Expression,
@@ -62,9 +63,13 @@ class FunctionOfEntries:
         return f"<{' '.join(primitives_of(self._expression))}>"
 
     def __call__(self, x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        """Evaluate, in as many arrays of the known shape as are needed."""
+        """Evaluate, in as many arrays of the known shape as are needed.
+
+        It is as precise as its argument, whatever it was traced for.
+        """
         shape = self._hole.shape
-        whole = lambda x: value_of_expression(self._expression, {self._hole: x})
+        apply = lambda eqn, args: bind_as(x.dtype, eqn, *args)
+        whole = lambda x: value_of_expression(self._expression, {self._hole: x}, apply)
         if x.size == math.prod(shape):
             return whole(x.reshape(shape)).reshape(x.shape)
         size = math.prod(shape)

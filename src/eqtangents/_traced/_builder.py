@@ -25,6 +25,7 @@ from eqtangents._traced._layout import (
 )
 from eqtangents._traced._maps import with_merged_maps
 from eqtangents._traced._parameters import Parameters
+from eqtangents._traced._repeats import Repeats
 from eqtangents._traced._values import (
     Node,
     Parameter,
@@ -54,6 +55,7 @@ class Builder:
         self.nodes: list[Node] = []
         self._made: dict[Hashable, Any] = {}
         self._lines: dict[Hashable, str] = {}
+        self._repeats = Repeats()
         # What holes of expressions stand for: an array that shows a node.
         self.shown: dict[Hole, tuple[Node, Layout]] = {}
 
@@ -71,10 +73,12 @@ class Builder:
         holds: Sequence[Parameter] = (),
         apart: Sequence[Node] = (),
     ) -> Node:
-        """A new node."""
+        """A new node; one for all places that apply the same parameters to the same."""
         node = Node(
             layer, tuple(reads), tuple(shape), self.line, tuple(holds), tuple(apart)
         )
+        if holds and (other := self._repeats.earlier(node)) is not node:
+            return other
         self.nodes.append(node)
         return node
 

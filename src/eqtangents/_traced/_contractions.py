@@ -131,10 +131,25 @@ def channels_along(
         return signal
     if len(inner) == len(layout.spatial):
         node = builder.node(signal)
-        flat = builder.plain(nn.Flatten(), [node], (math.prod(node.shape),))
-        changed = Layout((*layout.channels, *inner), (), layout.axes)
+        size, parts = math.prod(node.shape), _stacked_parts(builder, node)
+        if parts:
+            flat = builder.plain(nn.FanInConcat(0), parts, (size,))
+            changed = Layout((*inner, *layout.channels), (), layout.axes)
+        else:
+            flat = builder.plain(nn.Flatten(), [node], (size,))
+            changed = Layout((*layout.channels, *inner), (), layout.axes)
         return RandomValue.of(flat, changed)
     return _in_patches(builder, signal, inner)
+
+
+def _stacked_parts(builder: Builder, node: Node) -> list[Node]:
+    """Outputs that are a position each, without it: side by side they may correlate."""
+    one_each = len(node.shape) == 2 and len(node.reads) == node.shape[1]
+    if not one_each or not isinstance(node.layer, nn.FanInConcat):
+        return []
+    if node.layer.axis != 1:
+        return []
+    return [builder.plain(nn.Flatten(), [n], node.shape[:1]) for n in node.reads]
 
 
 def _in_patches(

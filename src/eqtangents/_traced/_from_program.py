@@ -10,6 +10,7 @@ from jax.extend import core
 from jaxtyping import PyTree
 
 from eqtangents import nn
+from eqtangents._arguments import described
 from eqtangents._jaxpr import jaxpr_and_consts
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._catalogue import layers_by_fingerprint
@@ -25,7 +26,8 @@ _FINITE_KERNELS = (
 )
 _CLOSES_OVER = (
     "computes with arrays that are none of its parameters: what a function closes over "
-    "is constant, and nothing is left that is drawn. Give the module itself, or "
+    "is constant, and nothing is left that is drawn. Give the module itself and one "
+    "example, not a batch, or "
     "`eqx.Partial(function, module)` for a function that takes the module first, or "
     "`eqtangents.from_function(function, params, example)`."
 )
@@ -51,7 +53,7 @@ def network_of_program(
     except nn.LayerError:
         raise
     except Exception as error:
-        raise _not_callable(called, arrays, key, shapes, error) from error
+        raise _not_callable(model, called, arrays, key, shapes, error) from error
     holes = [Hole(tuple(shape.shape), _if_integers(shape.dtype)) for shape in shapes]
     builder = Builder(holes, parameters, layers_by_fingerprint())
     args = [
@@ -80,6 +82,7 @@ def _has_arrays(program: Any) -> bool:
 
 
 def _not_callable(
+    model: Any,
     called: Callable[..., Any],
     arrays: PyTree,
     key: jax.ShapeDtypeStruct,
@@ -91,8 +94,15 @@ def _not_callable(
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     whole = (
         f"The model raised {type(error).__name__} when it was called with `example`, "
-        f"of {came}: {first}"
+        f"of {came}: {first.rstrip('.')}."
     )
+    is_stateful = lambda one: isinstance(one, eqx.nn.StatefulLayer)
+    for layer in filter(is_stateful, jax.tree.leaves(model, is_leaf=is_stateful)):
+        whole += (
+            f" Its `{type(layer).__name__}` keeps statistics of other examples, which "
+            "have no kernel: use `LayerNorm` or `GroupNorm`."
+        )
+        break
     if all(shape.ndim > 1 for shape in shapes):
         ones = (jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in shapes)
         try:
@@ -101,7 +111,7 @@ def _not_callable(
             pass
         else:
             whole += " With `example[0]` it can be: give one example, not a batch."
-    return ValueError(f"{whole.rstrip('.')}. {_FINITE_KERNELS}")
+    return ValueError(f"{whole} {_FINITE_KERNELS}")
 
 
 def _if_integers(dtype: Any) -> Any:
@@ -111,6 +121,12 @@ def _if_integers(dtype: Any) -> Any:
 def _example_struct(example: Any) -> jax.ShapeDtypeStruct:
     if isinstance(example, jax.ShapeDtypeStruct):
         return example
+    if not eqx.is_array_like(example):
+        raise TypeError(
+            f"`example` is {described(example)}, but networks take an array, or a "
+            "tuple of arrays. For a model that takes something else, name its parts: "
+            '`eqx.Partial(lambda model, a, b: model({"a": a, "b": b}), model)`.'
+        )
     array = jnp.asarray(example)
     if not array.ndim:
         raise ValueError(

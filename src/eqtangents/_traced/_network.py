@@ -10,6 +10,7 @@ from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import Layout
 from eqtangents._traced._of_input import of_input
 from eqtangents._traced._parameters import overlap
+from eqtangents._traced._statistics import resolved
 from eqtangents._traced._values import (
     Node,
     Parameter,
@@ -23,7 +24,9 @@ from eqtangents._traced._values import (
 
 def output_node(builder: Builder, value: Any) -> Node:
     """The node whose output is the array that a model returns."""
-    if isinstance(value, Parameter | Statistic | Scores):
+    if isinstance(value, Statistic):
+        value = resolved(builder, value)
+    if isinstance(value, Parameter | Scores):
         raise Unreadable(
             "is returned as the output, but is no function of the input that a "
             "network of layers has."
@@ -122,11 +125,18 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
                 if overlap(other.numbers, held.numbers, leaf.array.size):
                     raise refusal(
                         model,
-                        f"uses `{leaf.name}` in two places, {place.line or 'one'} and "
-                        f"{node.line or 'another'}, but kernels take the weights of "
-                        "all layers to be independent. Give each place parameters of "
-                        "its own. The same layer at all positions is read from "
-                        "`jax.vmap(layer)`; weights shared in time are `nn.Recurrent`.",
+                        f"uses `{leaf.name}` {_both_uses(place, node)}, but kernels "
+                        "take the weights of all layers to be independent. Give each "
+                        "use parameters of its own. One layer of several arrays, or at "
+                        "all positions, is `jax.vmap(layer)(jnp.stack(arrays))`; in a "
+                        "loop in which each step reads the last, over time or depth, "
+                        "it is an `nn.Recurrent`.",
                         node.line,
                     )
             uses[held.leaf].append((held, node))
+
+
+def _both_uses(one: Node, other: Node) -> str:
+    if one.line == other.line:
+        return "more than once there"
+    return f"in two places, {one.line or 'one'} and {other.line or 'another'}"

@@ -130,8 +130,10 @@ def _with_axis(value: Any, axis: int) -> Any:
 
 def _joined_along(builder: Builder, args: Sequence[Any], axis: int) -> RandomValue:
     """Arrays end to end along an axis."""
-    signals = [builder.settled(arg) for arg in args if isinstance(arg, RandomValue)]
-    first = signals[0]
+    args = [arg for arg in args if arg.shape[axis]]
+    first = next(builder.settled(arg) for arg in args if isinstance(arg, RandomValue))
+    if len(args) == 1:
+        return first
     of_axis = first.layout.axes[axis]
     channels = set(first.layout.channels)
     if set(of_axis) & channels and of_axis != first.layout.channels:
@@ -163,7 +165,6 @@ def _joined_part(
     n = arg.shape[axis]
     layout = first.layout
     own, new = layout.axes[axis], axis_factors(n)
-    swapped = lambda group: new if group == own and own else group
     axes = list(layout.axes)
     axes[axis] = new
     if along_channels:
@@ -171,7 +172,6 @@ def _joined_part(
     else:
         rest = _rest(layout, own)
         target = Layout(layout.channels, (new, *rest), tuple(axes))
-    del swapped
     if isinstance(arg, Parameter):
         return _token(builder, arg, first, target, axis)
     if not isinstance(arg, RandomValue):

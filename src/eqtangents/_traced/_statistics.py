@@ -141,7 +141,8 @@ def _unknown(statistics: Sequence[Statistic]) -> Unreadable:
     return Unreadable(
         f"takes statistics over the channels{where} that are none of a `LayerNorm`, "
         "`RMSNorm` or `GroupNorm`, nor of the network's input. A softmax over channels "
-        "belongs to the loss; batch statistics have no kernel."
+        "belongs to the loss; sums need weights, as a `Linear` has them; batch "
+        "statistics have no kernel."
     )
 
 

@@ -4,15 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
 from eqtangents._jaxpr import (
     Environment,
     bind,
+    dtype_of,
     jaxpr_and_consts,
     live,
     scan_sizes,
+    shape_of,
 )
 from eqtangents._traced._attention import with_scores
 from eqtangents._traced._builder import Builder
@@ -73,6 +76,8 @@ class Walk:
     def _equation(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         if not any(isinstance(arg, ReadValue) for arg in args):
             return result_values(eqn, args)
+        if all(0 in shape_of(atom) for atom in eqn.outvars):
+            return [np.zeros(shape_of(a), dtype_of(a)) for a in eqn.outvars]
         if eqn.primitive.name in _CALLS:
             return self._called(eqn, args)
         try:
@@ -111,8 +116,7 @@ class Walk:
         if all(isinstance(arg, InputFunction) for arg in traced):
             given = [a.expression if isinstance(a, InputFunction) else a for a in args]
             return [InputFunction(one) for one in results_of(eqn, given)]
-        if name in ("cond", "while"):
-            raise Unreadable(_DECIDES)
+        _check_is_of_layers(eqn)
         if any(isinstance(arg, Scores) for arg in args):
             return with_scores(builder, eqn, args)
         if isinstance(args[0], Parameter) and len(traced) == 1 and name in _OF_NUMBERS:
@@ -185,6 +189,17 @@ class Walk:
         index = int(np.clip(int(args[0]), 0, len(eqn.params["branches"]) - 1))
         jaxpr, consts = jaxpr_and_consts(eqn.params["branches"][index])
         return self.run(jaxpr, consts, args[1:])
+
+
+def _check_is_of_layers(eqn: core.JaxprEqn) -> None:
+    """Raise for what networks do of their input alone."""
+    if eqn.primitive.name in ("cond", "while"):
+        raise Unreadable(_DECIDES)
+    if any(jnp.issubdtype(dtype_of(a), jnp.complexfloating) for a in eqn.outvars):
+        raise Unreadable(
+            "computes with complex numbers, which no layer does. Write real and "
+            "imaginary parts as arrays of their own."
+        )
 
 
 def _hint_for(name: str) -> str:

@@ -58,14 +58,14 @@ class BranchProduct(AbstractCovariance):
         outlines = [branch.outline for branch in self.branches]
         self.outline = Outline.joined(outlines).replace(
             gaussian=False,
-            centred=any(o.centred for o in outlines),
+            centred_by=tuple(one for o in outlines for one in o.centred_by),
             diagonal=any(o.diagonal for o in outlines),
         )
         if scaled is not None:
             self.outline = self.outline.replace(
                 channels=scaled.outline.channels,
                 gaussian=scaled.outline.gaussian,
-                centred=scaled.outline.centred,
+                centred_by=scaled.outline.centred_by,
                 sources=scaled.outline.sources,
                 exchangeable=scaled.outline.exchangeable,
             )
@@ -156,9 +156,15 @@ def independent(branches: Sequence[AbstractCovariance]) -> bool:
 
 
 def uncorrelated(branches: Sequence[AbstractCovariance]) -> bool:
-    """Whether products of different branches have mean zero."""
-    shifted = sum(not branch.outline.centred for branch in branches)
-    return independent(branches) and shifted <= 1
+    """Whether products of different branches have mean zero.
+
+    They have if one has mean zero over weights that the other does not come from, as
+    two gated branches with one gate have.
+    """
+    outlines = [branch.outline for branch in branches]
+    apart = lambda a, b: any(not one & b.sources for one in a.centred_by)
+    pairs = itertools.combinations(outlines, 2)
+    return all(apart(a, b) or apart(b, a) for a, b in pairs)
 
 
 class SpatialConcat(AbstractCovariance):

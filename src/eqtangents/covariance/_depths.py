@@ -36,7 +36,7 @@ def facts_at_all_depths(before: Outline, after: Outline, n: int) -> Outline:
         )
     return before.replace(
         gaussian=before.gaussian and (n == 1 or after.gaussian),
-        centred=before.centred and (n == 1 or after.centred),
+        centred_by=before.centred_by if n == 1 or after.centred else (),
         trainable=before.trainable or after.trainable,
         vanishing=before.vanishing or (n > 1 and after.vanishing),
         diagonal=before.diagonal and after.diagonal,

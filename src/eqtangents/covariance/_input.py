@@ -51,7 +51,7 @@ class InputCovariance(AbstractCovariance):
             channels=channels,
             gaussian=False,
             sources=new_source() if sources is None else sources,
-            centred=False,
+            centred_by=(),
             trainable=False,
             mask=mask,
             graph=graph,

@@ -18,6 +18,7 @@ from eqtangents.covariance._gaps import deviations, tolerance, tracks_gaps, with
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._pointwise import TrainedGains
 from eqtangents.duals._dual import AbstractDual, in_terms
+from eqtangents.duals._odd import is_odd
 from eqtangents.duals._pair import Moments, Pair
 
 
@@ -41,8 +42,9 @@ class Nonlinear(AbstractCovariance):
         `gain_dual`: that of `u f'(u)`, by which `f` is read after trained gains.
         """
         self.upstream, self.dual, self.gain_dual = upstream, dual, gain_dual
+        kept = upstream.outline.centred_by if is_odd(dual) else ()
         self.outline = upstream.outline.replace(
-            gaussian=False, centred=False, has_trained_gains=False, diagonal=False
+            gaussian=False, centred_by=kept, has_trained_gains=False, diagonal=False
         )
 
     def bind(self, frame: Frame) -> BlockRule:
@@ -151,7 +153,8 @@ class Centred(AbstractCovariance):
     def __init__(self, upstream: Nonlinear):
         """Subtract the means of a nonlinearity's outputs."""
         self.upstream = upstream
-        self.outline = upstream.outline.replace(centred=True)
+        outline = upstream.outline
+        self.outline = outline.replace(centred_by=(outline.sources,))
 
     def bind(self, frame: Frame) -> BlockRule:
         """Subtract the product of both ends' means."""

@@ -31,7 +31,8 @@ class Outline:
     `gaussian`: whether channels are independent and identical Gaussians.
     `sources`: the weights and inputs that a channel's values come from, directly or by
     functions of single channels. Outputs without common sources are independent.
-    `centred`: whether the mean over these weights is zero.
+    `centred_by`: sets of sources, over each of which the mean is zero whatever the
+    others are.
     `trainable`: whether there are any weights. If so, blocks have a tangent kernel
     where one is wanted.
     `exchangeable`: whether channels are infinitely many and alike.
@@ -54,7 +55,7 @@ class Outline:
     channels: int
     gaussian: bool
     sources: frozenset[int]
-    centred: bool
+    centred_by: tuple[frozenset[int], ...]
     trainable: bool
     exchangeable: bool = False
     has_trained_gains: bool = False
@@ -63,6 +64,11 @@ class Outline:
     mask: Bool[Array, "n *size"] | None = None
     graph: PyTree[Array] = None
     kept: int = 0
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean over the sources is zero."""
+        return bool(self.centred_by)
 
     @property
     def rank(self) -> int:
@@ -75,16 +81,22 @@ class Outline:
 
     def with_weights(self, channels: int, *, gaussian: bool) -> "Outline":
         """The facts after weights of a layer's own have mixed the channels."""
+        source = new_source()
         return self.replace(
             channels=channels,
             gaussian=gaussian,
-            sources=new_source(),
-            centred=True,
+            sources=source,
+            centred_by=(source,),
             trainable=True,
             exchangeable=True,
             has_trained_gains=False,
             diagonal=False,
         )
+
+    def named(self, sources: frozenset[int]) -> "Outline":
+        """The facts of what comes from these sources, of which more is not known."""
+        centred_by = (sources,) if self.centred else ()
+        return self.replace(sources=sources, centred_by=centred_by)
 
     def keeping(self, canvas: tuple[int, ...]) -> "Outline":
         """The facts where a table of a covariance on this canvas is kept."""
@@ -107,7 +119,7 @@ class Outline:
             fixed_canvas=along_axes(any, [o.fixed_canvas for o in outlines]),
             gaussian=all(o.gaussian for o in outlines),
             sources=frozenset().union(*(o.sources for o in outlines)),
-            centred=all(o.centred for o in outlines),
+            centred_by=_all_centred_by(outlines),
             trainable=any(o.trainable for o in outlines),
             exchangeable=all(o.exchangeable for o in outlines),
             has_trained_gains=any(o.has_trained_gains for o in outlines),
@@ -116,6 +128,13 @@ class Outline:
             mask=_any_mask(outlines),
             kept=max(o.kept for o in outlines),
         )
+
+
+def _all_centred_by(outlines: Sequence[Outline]) -> tuple[frozenset[int], ...]:
+    """The sources over which every branch has mean zero, those of one set of each."""
+    if not all(o.centred for o in outlines):
+        return ()
+    return (frozenset().union(*(o.centred_by[0] for o in outlines)),)
 
 
 def _any_mask(outlines: Sequence[Outline]) -> Bool[Array, "n *size"] | None:

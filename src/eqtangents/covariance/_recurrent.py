@@ -35,7 +35,7 @@ class States(AbstractCovariance):
         outline = inputs.outline
         self.outline = outline.replace(
             gaussian=False,
-            centred=False,
+            centred_by=(),
             sources=outline.sources | new_source(),
             trainable=True,
             exchangeable=True,

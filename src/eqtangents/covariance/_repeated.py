@@ -87,7 +87,7 @@ class Repeated(AbstractCovariance):
         """
         (marker,) = new_source()
         own = [array[0] for array in stacked]
-        outline = upstream.outline.replace(sources=frozenset([marker]))
+        outline = upstream.outline.named(frozenset([marker]))
         outline = facts_at_all_depths(outline, layer(Slot(outline), own).outline, n)
         slot = Slot(outline)
         body = layer(slot, own)
@@ -97,13 +97,13 @@ class Repeated(AbstractCovariance):
             slot = Slot(outline.replace(canvas=canvas, fixed_canvas=fixed))
             layer = lambda one, own: recanvassed(keep(one, own))
             body = layer(slot, own)
-        sources = body.outline.sources
-        if marker in sources:
-            sources = sources - {marker} | upstream.outline.sources
         self.upstream, self.layer, self.n = upstream, layer, n
         self.stacked, self.depth = stacked, depth
         self.slot, self.body = slot, body
-        self.outline = body.outline.replace(sources=sources)
+        sources = body.outline.sources
+        if marker in sources:
+            sources = sources - {marker} | upstream.outline.sources
+        self.outline = body.outline.named(sources)
         if depth is not None:
             self.outline = facts_at_any_depth(upstream.outline, self.outline)
 

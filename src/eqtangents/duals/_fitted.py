@@ -78,6 +78,16 @@ def _closed_form(fn: Callable) -> AbstractDual | None:
     return PiecewisePolynomialDual(pieces) if breaks else PolynomialDual(coefficients)
 
 
+def values_on_grid(fn: Callable) -> Float[np.ndarray, " points"] | None:
+    """The values of an elementwise function; `None` if they may change."""
+    if _depends_on_arrays(fn):
+        return None
+    try:
+        return _sampler_of(fn)(GRID)[0]
+    except jax.errors.TracerArrayConversionError:
+        return None
+
+
 def closed_form(fn: Callable) -> AbstractDual | None:
     """The dual of an elementwise function that is a polynomial, or made of a few."""
     if _depends_on_arrays(fn):

@@ -169,7 +169,3 @@ def _with_leaves(
     return {
         name: jax.tree.map(leaf, state[name]) for name in state if name in _MADE_BY_FIT
     }
-
-
-def _is_numpy(leaf: Any) -> bool:
-    return isinstance(leaf, np.ndarray)

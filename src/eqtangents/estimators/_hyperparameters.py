@@ -33,7 +33,9 @@ def network_of(
         takes = set()
     elif callable(net) or net is None:
         net = _fully_connected if net is None else net
-        takes = set(inspect.signature(net).parameters)
+        taken = inspect.signature(net).parameters
+        takes = set(taken)
+        _check_takes_hyperparameters(net, taken, given)
     else:
         raise TypeError(
             f"`net` is {described(net)}, but must be a network of `eqtangents.nn`, or "
@@ -55,6 +57,19 @@ def network_of(
             "`eqtangents.nn`."
         )
     return made
+
+
+def _check_takes_hyperparameters(
+    net: Any, taken: Mapping[str, inspect.Parameter], given: Mapping[str, Any]
+) -> None:
+    optional = inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD
+    for name, one in taken.items():
+        if name not in given and one.default is one.empty and one.kind not in optional:
+            raise TypeError(
+                f"`net` is {described(net)}, and takes `{name}`, but a function that "
+                f"returns a network may take {', '.join(map(repr, given))} alone. Of a "
+                "model, give the network: `eqt.from_equinox(model, X[0])`."
+            )
 
 
 def _handed_on(name: str, value: Any) -> Any:

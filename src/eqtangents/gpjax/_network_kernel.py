@@ -1,10 +1,12 @@
 """The kernel of a network, with the methods of GPJax's kernels."""
 
+import dataclasses
+import math
 from typing import Any, ClassVar
 
 import equinox as eqx
 import lineax as lx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from eqtangents._arguments import described
 from eqtangents._covariance_function import (
@@ -46,7 +48,7 @@ class NetworkKernel(_gpjax_kernels.AbstractKernel):
     Matrices are computed at once, as `eqtangents.nngp` does, and not pair by pair. A
     sum or product with another kernel is computed pair by pair, as GPJax does.
     Hyperparameters that are arrays are leaves of the kernel, which can be
-    differentiated in.
+    differentiated in, and which `gpjax.fit` trains; numbers stay as they are.
 
     ```python
     prior = gpjax.gps.Prior(NetworkKernel(net), gpjax.mean_functions.Zero())
@@ -61,12 +63,14 @@ class NetworkKernel(_gpjax_kernels.AbstractKernel):
     - `active_dims`: columns of the inputs that the network takes, by default all.
 
     **Raises:** `TypeError` for what is no network or no shape, `ValueError` for other
-    kinds, and for a network with outputs at several positions.
+    kinds, for columns or numbers that inputs do not have, and for a network with
+    outputs at several positions.
     """
 
     name: ClassVar[str] = "Network"
 
-    net: AbstractLayer
+    _arrays: PyTree[Array | None]
+    _rest: "_Unchanged" = eqx.field(static=True)
     kind: WhichCovariance = eqx.field(static=True)
     shape: tuple[int, ...] = eqx.field(static=True)
 
@@ -79,7 +83,9 @@ class NetworkKernel(_gpjax_kernels.AbstractKernel):
         active_dims: list[int] | slice | None = None,
     ):
         """Keep the network."""
-        self.kind, self.net = checked_covariance(net, kind), net
+        self.kind = checked_covariance(net, kind)
+        self._arrays, rest = eqx.partition(net, eqx.is_array)
+        self._rest = _Unchanged(rest)
         if not isinstance(shape, tuple):
             raise TypeError(
                 f"`shape` is {described(shape)}, but must be the shape of one example, "
@@ -88,6 +94,11 @@ class NetworkKernel(_gpjax_kernels.AbstractKernel):
         self.shape = shape
         base = _gpjax_kernels.AbstractKernel.__init__
         base(self, active_dims=active_dims, compute_engine=_OfBatches())
+
+    @property
+    def net(self) -> AbstractLayer:
+        """The network."""
+        return eqx.combine(self._arrays, self._rest.value)
 
     def __call__(
         self, x: Float[Array, " d"], y: Float[Array, " d"]
@@ -98,5 +109,26 @@ class NetworkKernel(_gpjax_kernels.AbstractKernel):
 
     def examples(self, x: Float[Array, "n d"]) -> Float[Array, "n channels *spatial"]:
         """The inputs of the network in rows of numbers."""
+        columns, dims = x.shape[1], self.active_dims
+        if isinstance(dims, list) and not all(-columns <= i < columns for i in dims):
+            raise ValueError(
+                f"`active_dims` is {dims}, but inputs have {columns} columns."
+            )
         x = self.slice_input(x)
+        size = math.prod(self.shape)
+        if x.shape[1] % size if size < 0 else x.shape[1] != size:
+            raise ValueError(
+                f"`shape` is {self.shape}, of {abs(size)} numbers, but a row of inputs "
+                f"has {x.shape[1]}. Give the shape of one example."
+            )
         return x.reshape(x.shape[0], *self.shape)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Unchanged:
+    """What a network is but for its arrays, compared by identity.
+
+    `gpjax.fit` takes all leaves of a kernel for arrays.
+    """
+
+    value: AbstractLayer

@@ -70,15 +70,15 @@ class _Given(AbstractCovariance):
     def __init__(self, moments: SecondMoments):
         """Stand for infinitely many channels with these moments."""
         self.moments = moments
-        size = moments.covariance.shape
+        size, source = moments.covariance.shape, new_source()
         self.outline = Outline(
             size=size,
             canvas=size,
             fixed_canvas=(False,) * len(size),
             channels=1,
             gaussian=True,
-            sources=new_source(),
-            centred=True,
+            sources=source,
+            centred_by=(source,),
             trainable=False,
             exchangeable=True,
         )
