@@ -200,6 +200,35 @@ def test_large_variances_are_right_or_no_number(variance):
 
 
 @pytest.mark.slow
+def with_own_derivative(fn, slope):
+    """A function whose derivative is another function than its own."""
+    own = jax.custom_jvp(fn)
+    own.defjvp(lambda x, dx: (own(*x), slope(*x) * dx[0]))
+    return own
+
+
+@pytest.mark.parametrize(
+    ("fn", "slope"),
+    [
+        (jnp.tanh, jnp.ones_like),
+        (jnp.tanh, jnp.zeros_like),
+        (jnp.sign, lambda x: 1 - jnp.tanh(x) ** 2),
+        (jax.nn.relu, jax.nn.sigmoid),
+    ],
+    ids=["straight through", "stopped", "surrogate", "smooth"],
+)
+def test_a_derivative_that_a_function_defines_is_taken_as_it_is(fn, slope):
+    of_value, of_slope = nn.Elementwise(fn).dual, nn.Elementwise(slope).dual
+    variances = np.array([0.0, 0.3, 1.0, 4.0], DTYPE)
+    left, right = np.meshgrid(variances, variances)
+    for correlation in (-1.0, -0.4, 0.0, 0.9, 1.0):
+        cov = (correlation * np.sqrt(left * right)).astype(DTYPE)
+        found = FittedDual(with_own_derivative(fn, slope))(cov, left, right)
+        expected = of_value(cov, left, right)[0], of_slope(cov, left, right)[0]
+        atol = by_precision(float64=2e-5, float32=1e-4)
+        np.testing.assert_allclose(found, expected, atol=atol)
+
+
 def test_linear_functions_and_rectifiers_have_their_own_closed_form():
     for fn, expected in (
         (lambda x: jnp.maximum(x, 0), nn.Relu()),

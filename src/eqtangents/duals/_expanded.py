@@ -76,10 +76,12 @@ class ExpandedDual(AbstractDual):
         )
         jumps_of_value, jumps_of_slope = self._jumps(std.dtype)
         of_value, of_slope = self.expansion.value, self.expansion.slope
-        if self.expansion.jumps or nodes == BEST_NODES:
-            value = values.projected(by_parity(of_value))
-        else:  # The slope jumps at most at zero: its quadrature is accurate as well.
+        smooth = self.expansion.derived and not self.expansion.jumps
+        if smooth and nodes < BEST_NODES:
+            # The slope jumps at most at zero: its quadrature is accurate as well.
             value = coefficients_by_slope(of_value, values, slopes, std)
+        else:
+            value = values.projected(by_parity(of_value))
         sloped = slopes.projected(by_parity(of_slope))
         value = self._known(of_value, value, values, std, jumps_of_value)
         sloped = self._known(of_slope, sloped, slopes, std, jumps_of_slope)
@@ -93,8 +95,9 @@ class ExpandedDual(AbstractDual):
     def _jumps(self, dtype: np.dtype) -> tuple[Jumps, Jumps]:
         """The jumps for the terms of the function, and for the terms of its slope."""
         jump, kink = jumps_at_zero(self.fn, dtype)
+        jump = jump if self.expansion.jumps else None
         kink = kink if self.expansion.kinks else None
-        return Jumps(jump if self.expansion.jumps else None, kink), Jumps(kink, None)
+        return Jumps(jump, kink if self.expansion.derived else None), Jumps(kink, None)
 
     def _known(
         self,

@@ -47,9 +47,11 @@ class Expansion(NamedTuple):
 
     It has the number of `nodes` of the quadrature on either side of zero, the terms for
     the function and for its slope, whether the function (`jumps`) and its slope
-    (`kinks`) may jump at zero, and the relative error that is `allowed`: where the
-    estimated error exceeds it, the expectation is not a number. `near_zero` has the
-    coefficients of the Taylor polynomial at zero, if the function is known.
+    (`kinks`) may jump at zero, whether the slope is the derivative of the function
+    elsewhere (`derived`) and not one that the function defines for itself, and the
+    relative error that is `allowed`: where the estimated error exceeds it, the
+    expectation is not a number. `near_zero` has the coefficients of the Taylor
+    polynomial at zero, if the function is known.
     """
 
     nodes: int
@@ -57,6 +59,7 @@ class Expansion(NamedTuple):
     slope: SparseSeries
     jumps: bool
     kinks: bool
+    derived: bool
     allowed: float
     near_zero: tuple[float, ...] | None
 
@@ -96,4 +99,13 @@ def projections(nodes: int, largest: int = LARGEST_EXPONENT) -> np.ndarray:
 def dense_expansion() -> Expansion:
     """The first terms with weights of one, for functions not known in advance."""
     series = SparseSeries(tuple(range(_DENSE_TERMS)), (1.0,) * _DENSE_TERMS)
-    return Expansion(NODE_COUNTS[-1], series, series, True, True, 0.1, near_zero=None)
+    return Expansion(
+        NODE_COUNTS[-1],
+        series,
+        series,
+        jumps=True,
+        kinks=True,
+        derived=True,
+        allowed=0.1,
+        near_zero=None,
+    )

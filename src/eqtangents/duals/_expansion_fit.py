@@ -46,16 +46,40 @@ def expand(
     near = fn(np.array([1e-30, -1e-30]))
     jump, kink = (float(np.nan_to_num(at[0] - at[1])) for at in near)
     sides = [fn(sign * np.outer(std, quadrature(BEST_NODES)[0])) for sign in (1, -1)]
+    values, slopes = (_halves(sides, i) for i in (0, 1))
+    derived = _are_derivatives(slopes, values, std, jump, tolerance)
     fits = (
-        _SeriesFit(_halves(sides, 0), std, jump, kink),
-        _SeriesFit(_halves(sides, 1), std, kink, 0.0),
+        _SeriesFit(values, std, jump, kink if derived else 0.0),
+        _SeriesFit(slopes, std, kink, 0.0),
     )
-    best = _expansion_fitted_to(fn, std, fits, tolerance, tolerance)
+    best = _expansion_fitted_to(fn, std, fits, tolerance, tolerance, derived)
     if not tolerance < best[1].error < _HOPELESS:
         return best
     # A closer fit may have smaller errors between the standard deviations of the fit.
-    closer = _expansion_fitted_to(fn, std, fits, 0.25 * tolerance, tolerance)
+    closer = _expansion_fitted_to(fn, std, fits, 0.25 * tolerance, tolerance, derived)
     return min(best, closer, key=lambda pair: pair[1].error)
+
+
+def _are_derivatives(
+    slopes: tuple[np.ndarray, np.ndarray],
+    values: tuple[np.ndarray, np.ndarray],
+    std: np.ndarray,
+    jump: float,
+    tolerance: float,
+) -> bool:
+    r"""Whether slopes are those of the values, which jump at zero alone.
+
+    If so, $\sqrt{l}\, r_l(f; s) = s\, r_{l-1}(f'; s) + j\, h_{l-1}(0)\, \phi(0)$ with
+    the jump $j$. They are not where a function defines a derivative of its own.
+    """
+    matrix, norm = projections(BEST_NODES, 2), norm_of(values)
+    at_zero = jump / np.sqrt(2 * np.pi), 0.0
+    for l in (1, 2):
+        found = np.sqrt(l) * values[l % 2] @ matrix[l]
+        expected = std * (slopes[1 - l % 2] @ matrix[l - 1]) + at_zero[l - 1]
+        if np.any(np.abs(found - expected) > tolerance * norm):
+            return False
+    return True
 
 
 def _expansion_fitted_to(
@@ -64,10 +88,11 @@ def _expansion_fitted_to(
     fits: tuple["_SeriesFit", "_SeriesFit"],
     fitted: float,
     tolerance: float,
+    derived: bool,
 ) -> tuple[Expansion, Accuracy]:
     """An expansion whose terms fit to one tolerance, and its accuracy by another."""
     value, sloped = fits
-    jump, kink = value.jumps
+    jump, kink = value.jumps[0], sloped.jumps[0]
     sloped.to(fitted)
     # Slopes are harder to fit: if they have no usable expansion, the values need none.
     lost = sloped.errors.max() > max(_HOPELESS, 10 * tolerance)
@@ -80,6 +105,7 @@ def _expansion_fitted_to(
         sloped.series,
         jumps=bool(abs(jump) > negligible),
         kinks=bool(abs(kink) > negligible),
+        derived=derived,
         allowed=max(10 * tolerance, 0.01),
         near_zero=taylor_coefficients(fn),
     )

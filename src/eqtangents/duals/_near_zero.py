@@ -68,7 +68,8 @@ def _is_resolved(series: np.polynomial.Chebyshev) -> bool:
 class NearZero(NamedTuple):
     """A function near zero: its Taylor coefficients there, if it is smooth.
 
-    It is not if it or its slope jump at zero. Then the kernel has no derivatives.
+    It is not if it or its slope jump at zero. Then the kernel has no derivatives. Nor
+    does it count as smooth if the slope is none of the function's.
     """
 
     smooth: Bool[Array, ""] | bool
@@ -79,7 +80,7 @@ class NearZero(NamedTuple):
         """What is known of a function, or what evaluating it tells."""
         if expansion.near_zero is not None:
             bent = expansion.jumps or expansion.kinks
-            return cls(not bent, expansion.near_zero)
+            return cls(expansion.derived and not bent, expansion.near_zero)
         jump, kink = jumps_at_zero(fn, dtype)
         return cls((jump == 0) & (kink == 0), _traced_coefficients(fn, dtype))
 
