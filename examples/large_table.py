@@ -8,10 +8,11 @@ and the equations with it are solved by preconditioned conjugate gradients. Smal
 are solved exactly, too, by a Cholesky factorisation, and gradient-boosted trees learn
 from all of the parts.
 
-`python examples/large_table.py` takes some ten minutes on two cores, and 5 GB on disk
-for each kernel of all rows; `--rows 3000` takes a minute. It prints errors and saves a
-figure, `large_table.png`: both kernels learn more from few diamonds than trees do,
-which catch up where there are tens of thousands, and both ways to solve find the same.
+`python examples/large_table.py` takes a quarter of an hour on two cores, and 5 GB
+on disk for each kernel of all rows; `--rows 3000` takes a minute. It prints errors and
+saves a figure, `large_table.png`: both kernels learn more from few diamonds than trees
+do, which catch up where there are tens of thousands, and both ways to solve find the
+same.
 
 On a Dask cluster, whose workers compute the kernels:
 
