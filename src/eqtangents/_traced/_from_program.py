@@ -97,12 +97,12 @@ def _not_callable(
         f"of {came}: {first.rstrip('.')}."
     )
     is_stateful = lambda one: isinstance(one, eqx.nn.StatefulLayer)
-    for layer in filter(is_stateful, jax.tree.leaves(model, is_leaf=is_stateful)):
+    leaves = jax.tree.leaves(model, is_leaf=is_stateful)
+    if stateful := next(filter(is_stateful, leaves), None):
         whole += (
-            f" Its `{type(layer).__name__}` keeps statistics of other examples, which "
-            "have no kernel: use `LayerNorm` or `GroupNorm`."
+            f" Its `{type(stateful).__name__}` keeps statistics of other examples, "
+            "which have no kernel: use `LayerNorm` or `GroupNorm`."
         )
-        break
     if all(shape.ndim > 1 for shape in shapes):
         ones = (jax.ShapeDtypeStruct(s.shape[1:], s.dtype) for s in shapes)
         try:

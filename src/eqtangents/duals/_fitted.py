@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -78,24 +79,24 @@ def _closed_form(fn: Callable) -> AbstractDual | None:
     return PiecewisePolynomialDual(pieces) if breaks else PolynomialDual(coefficients)
 
 
-def values_on_grid(fn: Callable) -> Float[np.ndarray, " points"] | None:
-    """The values of an elementwise function; `None` if they may change."""
+def _if_fixed(of: Callable, fn: Callable) -> Any:
+    """What is found by evaluating a function; `None` if its values may change."""
     if _depends_on_arrays(fn):
         return None
     try:
-        return _sampler_of(fn)(GRID)[0]
+        return of(fn)
     except jax.errors.TracerArrayConversionError:
         return None
+
+
+def values_on_grid(fn: Callable) -> Float[np.ndarray, " points"] | None:
+    """The values of an elementwise function; `None` if they may change."""
+    return _if_fixed(lambda fn: _sampler_of(fn)(GRID)[0], fn)
 
 
 def closed_form(fn: Callable) -> AbstractDual | None:
     """The dual of an elementwise function that is a polynomial, or made of a few."""
-    if _depends_on_arrays(fn):
-        return None
-    try:
-        return _closed_form(fn)
-    except jax.errors.TracerArrayConversionError:
-        return None
+    return _if_fixed(_closed_form, fn)
 
 
 class TimesSlope(eqx.Module):

@@ -116,33 +116,28 @@ def forgiven(
     return jnp.maximum(values, floor), jnp.where(told, 0, rounding)
 
 
-@eqx.filter_custom_jvp
-def matrix_function(
-    matrix: Float[Array, "n n"],
-    function: SpectralFunction,
-    columns: Float[Array, "n columns"],
-    factors: Factors,
-) -> Float[Array, "*batch n columns"]:
-    """`Spectrum.apply`, for a matrix of these eigenvalues and eigenvectors."""
-    del matrix  # here for its tangent: it is `factors`
-    values, vectors = factors
-    return _from_basis(vectors, function(values), matmul(vectors.T, columns))
+def differentiated_as(formula: Callable) -> Callable[[Callable], Any]:
+    """Have a function the derivatives of another one of the same arguments.
 
-
-@matrix_function.def_jvp
-def _matrix_function_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """The derivative of a polynomial in the change of the matrix, which is zero.
-
-    The factors are fixed. All that moves is in the polynomial, which JAX differentiates
-    as it is: so derivatives of order two are right, in whichever mode they are taken.
+    The last argument of both, eigenvalues and eigenvectors, is fixed: all that moves is
+    in the formula, which JAX differentiates as it is. So derivatives of any order that
+    the formula has are right, in whichever mode they are taken.
     """
-    *moving, factors = primals
-    *directions, _ = tangents
-    expanded = lambda matrix, function, columns: _expanded(
-        matrix, function, columns, factors
-    )
-    _, tangent = eqx.filter_jvp(expanded, tuple(moving), tuple(directions))
-    return matrix_function(*primals), tangent
+
+    def with_its_derivatives(function: Callable) -> Any:
+        joined: Any = eqx.filter_custom_jvp(function)
+
+        @joined.def_jvp
+        def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
+            *moving, factors = primals
+            *directions, _ = tangents
+            at_factors = lambda *arguments: formula(*arguments, factors)
+            _, tangent = eqx.filter_jvp(at_factors, tuple(moving), tuple(directions))
+            return joined(*primals), tangent
+
+        return joined
+
+    return with_its_derivatives
 
 
 def _expanded(
@@ -167,6 +162,19 @@ def _expanded(
     moved = einsum("...ij,jc->...ic", turned, coordinates)
     moved += einsum("...i,ic->...ic", function(values), coordinates)
     return einsum("ji,...ic->...jc", vectors, moved)
+
+
+@differentiated_as(_expanded)
+def matrix_function(
+    matrix: Float[Array, "n n"],
+    function: SpectralFunction,
+    columns: Float[Array, "n columns"],
+    factors: Factors,
+) -> Float[Array, "*batch n columns"]:
+    """`Spectrum.apply`, for a matrix of these eigenvalues and eigenvectors."""
+    del matrix  # here for its tangent: it is `factors`
+    values, vectors = factors
+    return _from_basis(vectors, function(values), matmul(vectors.T, columns))
 
 
 def _second_order(

@@ -1,7 +1,5 @@
 """How far gradient flow moves the parameters, and what they then know of the data."""
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -16,6 +14,7 @@ from eqtangents.predict._spectrum import (
     Factors,
     SpectralFunction,
     Spectrum,
+    differentiated_as,
     matrix_function,
 )
 from eqtangents.theory._arguments import kernel_matrix, spectrum_of, target_columns
@@ -118,7 +117,7 @@ class ParameterFlow(eqx.Module):
         spectrum = self.spectrum
         factors = lax.stop_gradient((spectrum.values, spectrum.vectors))
         function = kind(jnp.ravel(times))
-        traces = _compiled_trace(spectrum.matrix, function, weight, factors)
+        traces = _trace(spectrum.matrix, function, weight, factors)
         return traces.reshape(times.shape)
 
 
@@ -155,7 +154,21 @@ def _second_order_exp(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(small, series_at**2 / 2 * series, jnp.expm1(z) - z)
 
 
-@eqx.filter_custom_jvp
+def _trace_of_function(
+    matrix: Float[Array, "n n"],
+    function: SpectralFunction,
+    weight: Float[Array, "n n"],
+    factors: Factors,
+) -> Float[Array, " times"]:
+    """The trace as a function of the matrix.
+
+    Eigenvectors of repeated eigenvalues have no derivatives, such functions have.
+    """
+    return einsum("...ii->...", matrix_function(matrix, function, weight, factors))
+
+
+@eqx.filter_jit
+@differentiated_as(_trace_of_function)
 def _trace(
     matrix: Float[Array, "n n"],
     function: SpectralFunction,
@@ -167,24 +180,3 @@ def _trace(
     values, vectors = factors
     diagonal = jnp.sum(vectors * matmul(weight, vectors), 0)
     return matmul(function(values), diagonal)
-
-
-@eqx.filter_jit
-def _compiled_trace(*arguments: Any) -> Float[Array, " times"]:
-    return _trace(*arguments)
-
-
-@_trace.def_jvp
-def _trace_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
-    """The derivative of the same trace, written as a function of the matrix.
-
-    Eigenvectors of repeated eigenvalues have no derivatives, such functions have.
-    """
-    *moving, factors = primals
-    *directions, _ = tangents
-
-    def differentiable(matrix: Array, function: Any, weight: Array) -> Array:
-        return einsum("...ii->...", matrix_function(matrix, function, weight, factors))
-
-    _, tangent = eqx.filter_jvp(differentiable, tuple(moving), tuple(directions))
-    return _trace(*primals), tangent
