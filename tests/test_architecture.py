@@ -45,7 +45,7 @@ BELOW = {
     "tile_plan": ["nn"],
     "tiles": ["tile_plan", "trees"],
     "rated": ["networks", "parameters"],
-    "programs": ["budget"],
+    "programs": ["budget", "duals"],
     "kernel": ["batches", "tiles", "kernel_pair", "rated", "programs"],
     "ntk_by_leaf": ["kernel"],
     "gram": ["kernel", "extras"],

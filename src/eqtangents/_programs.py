@@ -9,6 +9,7 @@ import equinox as eqx
 from jax.extend.core import get_opaque_trace_state
 
 from eqtangents._budget import budget
+from eqtangents.duals._elementary import may_be_differentiated
 
 
 _OfCall = ParamSpec("_OfCall")
@@ -20,11 +21,11 @@ def whole_program(
     *,
     donate: Literal["none", "all-except-first"] = "none",
 ) -> Callable[_OfCall, _Returned]:
-    """Compile a function, with the options of the budget that is in force.
+    """Compile a function as a program of its own, with the budget's options for these.
 
-    JAX takes options for whole programs alone: within another one, and in derivatives,
-    the function gets those of whoever compiles that. `donate`: as of
-    `eqx.filter_jit`.
+    Such a program is not differentiated, and is told so. Within another one, and in
+    derivatives, the function is a part like any other: JAX takes options for whole
+    programs alone. `donate`: as of `eqx.filter_jit`.
     """
 
     @functools.cache
@@ -35,8 +36,10 @@ def whole_program(
 
     @functools.wraps(function)
     def call(*args: _OfCall.args, **kwargs: _OfCall.kwargs) -> _Returned:
-        options = None if _within_trace() else budget().compiler_options
-        return with_options(options)(*args, **kwargs)
+        if _within_trace():
+            return with_options(None)(*args, **kwargs)
+        with may_be_differentiated(False):
+            return with_options(budget().compiler_options)(*args, **kwargs)
 
     return call
 

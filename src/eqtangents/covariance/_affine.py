@@ -17,7 +17,14 @@ from eqtangents.covariance._covariance import (
 )
 from eqtangents.covariance._gaps import tracks_gaps
 from eqtangents.covariance._learning import learning_rates, may_train
+from eqtangents.covariance._stencil import Stencil
+from eqtangents.duals._elementary import may_be_differentiated
 from eqtangents.duals._pair import deviation
+
+
+def with_gradients(block: Block, fresh: Float[Array, "..."]) -> Block:
+    """The block with what gradients in fresh parameters add to its tangent kernel."""
+    return block._replace(ntk=fresh if block.ntk is None else block.ntk + fresh)
 
 
 class Affine(AbstractCovariance):
@@ -47,28 +54,51 @@ class Affine(AbstractCovariance):
         `seen`: the covariance in `g K`, what the weights multiply where that has other
         variances than the weights, if it is not that in `a K`.
         """
-        self.upstream, self.seen = upstream, seen
+        self.upstream, self.seen = upstream, None if seen is upstream else seen
         self.scale, self.shift = scale, shift
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
         self.outline = upstream.outline.with_weights(channels, gaussian=gaussian)
 
     def bind(self, frame: Frame) -> BlockRule:
-        upstream = frame.bind(self.upstream)
-        gap_of, fresh_of = self._gap_rule(frame), self._fresh_rule(frame)
+        upstream, inherited = frame.bind(self.upstream), self.inherited(frame)
+        fresh_of = self._fresh_rule(frame)
+
+        def rule(at: Evaluation) -> Block:
+            block = at(inherited)
+            fresh = fresh_of(at, at(upstream).nngp)
+            return block if fresh is None else with_gradients(block, fresh)
+
+        return rule
+
+    def inherited(self, frame: Frame) -> BlockRule:
+        """The rule as if the layer's own parameters were not trained: `T' = a T`."""
+        upstream, gap_of = frame.bind(self.upstream), self._gap_rule(frame)
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
-            nngp, ntk = block.nngp, block.ntk
-            scale, shift = (
-                jnp.asarray(c, nngp.dtype) for c in (self.scale, self.shift)
-            )
-            if ntk is not None:
-                ntk = scale * ntk
-            if (fresh := fresh_of(at, nngp)) is not None:
-                ntk = fresh if ntk is None else ntk + fresh
-            return Block(scale * nngp + shift, ntk, gap_of(at, block))
+            dtype = block.nngp.dtype
+            scale, shift = (jnp.asarray(c, dtype) for c in (self.scale, self.shift))
+            ntk = None if block.ntk is None else scale * block.ntk
+            return Block(scale * block.nngp + shift, ntk, gap_of(at, block))
 
         return rule
+
+    def adds_a_sum(self, frame: Frame) -> bool:
+        """Whether its own gradients add `K'`, and that is a sum with many readers.
+
+        They do in the parameterisation of tangent kernels, if all parameters train
+        alike. Where readers are differentiated, they read the sum itself.
+        """
+        numbers = self.scale, self.shift, self.weight_gradient, self.bias_gradient
+        return (
+            frame.wants_ntk
+            and not may_be_differentiated.value
+            and isinstance(self.upstream, Stencil)
+            and self.upstream.repeated(frame)
+            and self.seen is None
+            and all(isinstance(number, int | float) for number in numbers)
+            and numbers[:2] == numbers[2:]
+        )
 
     def _fresh_rule(
         self, frame: Frame

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from eqtangents.covariance._affine import Affine, with_gradients
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -17,7 +18,7 @@ from eqtangents.covariance._covariance import (
 from eqtangents.covariance._gaps import deviations, tolerance, tracks_gaps, with_gaps
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._pointwise import TrainedGains
-from eqtangents.duals._dual import AbstractDual, in_terms
+from eqtangents.duals._dual import AbstractDual, AbstractDualOfSums, in_terms
 from eqtangents.duals._odd import is_odd
 from eqtangents.duals._pair import Moments, Pair
 
@@ -52,6 +53,10 @@ class Nonlinear(AbstractCovariance):
         if frame.self_pairs and frame.canvas is None:
             variance = frame.bind(self.upstream)
             return lambda at: Block(self.dual.diagonal(at(variance).nngp), None)
+        before, dual = self.upstream, self.dual
+        if isinstance(before, Affine) and isinstance(dual, AbstractDualOfSums):
+            if before.adds_a_sum(frame):
+                return self._rule_of_sums(frame, before, dual)
         # Of two demands on one covariance, the one for more displacements comes first:
         # a table that is computed for it serves the other, too.
         if frame.self_pairs:
@@ -71,6 +76,25 @@ class Nonlinear(AbstractCovariance):
             block = at(upstream)
             found = moments(at, block)
             return Block(found.value, tangent(at, block, found))
+
+        return rule
+
+    def _rule_of_sums(
+        self, frame: Frame, before: Affine, dual: AbstractDualOfSums
+    ) -> BlockRule:
+        """The rule where the covariance is a sum that compilers repeat for each reader.
+
+        The dual tells the covariance once more, by what the moments are computed from:
+        that is what is added to the tangent kernel.
+        """
+        prepared, upstream = self.prepared(frame), before.inherited(frame)
+        within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
+
+        def rule(at: Evaluation) -> Block:
+            block = at(upstream)
+            pair = Pair(block.nngp, None, within(at))
+            found, cov = dual.moments_of_sum(pair, *prepared(at))
+            return Block(found.value, tangent(at, with_gradients(block, cov), found))
 
         return rule
 

@@ -76,7 +76,7 @@ class Stencil(AbstractCovariance):
             ]
             for axis, window in enumerate(windows)
         ]
-        by_rows = not coincide and frame.read_once and rows_follow(windows)
+        by_rows = self._by_rows(frame, windows)
 
         def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
             here = [[tap and tap(at) for tap in of_axis] for of_axis in counted]
@@ -90,6 +90,16 @@ class Stencil(AbstractCovariance):
             return Block(total(nngp, at), None if ntk is None else total(ntk, at))
 
         return rule
+
+    def repeated(self, frame: Frame) -> bool:
+        """Whether compilers repeat the whole sum wherever it is read."""
+        windows, weights, _ = _taps_with_weight(self.windows, self.weights)
+        return weights is not None or self._by_rows(frame, windows)
+
+    @staticmethod
+    def _by_rows(frame: Frame, windows: tuple[Window, ...]) -> bool:
+        """Whether no axis is summed before the others."""
+        return frame.canvas is not None and frame.read_once and rows_follow(windows)
 
 
 def _taps_with_weight(

@@ -148,6 +148,24 @@ def _as_real(value: Any) -> float | Float[Array, "..."]:
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
+class AbstractDualOfSums(AbstractDual):
+    """A dual that can spare compilers from summing again.
+
+    Compilers repeat a sum, and all other cheap operations, wherever their result is
+    read, but no division and no root.
+    """
+
+    @abc.abstractmethod
+    def moments_of_sum(
+        self, pair: Pair, left: Any, right: Any
+    ) -> tuple[Moments, Float[Array, "..."]]:
+        """`moments` of a covariance that is a long sum, and the covariance once more.
+
+        Both are computed from one number for each pair, which a division or a root
+        gives. It is not differentiated.
+        """
+
+
 def in_terms(prepared: PyTree, axis: int) -> Any:
     """A tree with lists of arrays in the place of stacks along an axis."""
     stacked = lambda leaf: isinstance(leaf, Stacked)

@@ -31,6 +31,12 @@ from jaxtyping import Array, Float
 from eqtangents._types import Scalar
 
 
+# Whether what is traced meanwhile may be differentiated. Programs of their own are not,
+# and need no formulas that are there for their derivatives alone. Compiled functions
+# are told apart by it.
+may_be_differentiated = jax.make_user_context(True)
+
+
 class _AngleFractions(NamedTuple):
     """Numerators for both series without their first terms, and one denominator."""
 
@@ -125,6 +131,8 @@ def valued(
     This is no `custom_jvp`: within loops JAX forgets such rules where it differentiates
     backwards, and derivatives of the backward pass would be wrong.
     """
+    if not may_be_differentiated.value:
+        return lax.stop_gradient(value)
     return formula + lax.stop_gradient(value - formula)
 
 

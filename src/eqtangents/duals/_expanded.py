@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from eqtangents.duals._arc_cosine import arc_cosine
 from eqtangents.duals._dual import AbstractDual, Stacked, at_equal_inputs, in_terms
 from eqtangents.duals._elementary import reciprocal, safe_sqrt
 from eqtangents.duals._expansion import (
@@ -32,7 +33,6 @@ from eqtangents.duals._hermite_coefficients import (
 from eqtangents.duals._near_zero import NearZero, as_if_one
 from eqtangents.duals._pair import Moments, Pair, deviation
 from eqtangents.duals._polynomial import gap_of_power_series
-from eqtangents.duals._rectified import arc_cosine
 
 
 class Jumps(NamedTuple):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from eqtangents.duals._dual import AbstractDual
+from eqtangents.duals._elementary import may_be_differentiated
 from eqtangents.duals._pair import Moments, Pair
 
 
@@ -33,7 +34,9 @@ class GivenDual(AbstractDual):
             value = self.value(cov, left, right)
             return Moments(value, self.derivative(cov, left, right))
         one = jnp.ones_like(cov)
-        return Moments(*jax.jvp(lambda k: self.value(k, left, right), (cov,), (one,)))
+        with may_be_differentiated(True):
+            both = jax.jvp(lambda k: self.value(k, left, right), (cov,), (one,))
+        return Moments(*both)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         return self.value(variance, variance, variance)

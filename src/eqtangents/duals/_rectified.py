@@ -1,105 +1,24 @@
 """Duals of functions that are powers of the rectifier and of the input."""
 
-import functools
 import math
 from typing import ClassVar, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.duals._dual import AbstractDual
-from eqtangents.duals._elementary import (
-    angle_factors,
-    constants,
-    reciprocal,
-    safe_sqrt,
-    valued,
+from eqtangents.duals._arc_cosine import (
+    Rectified,
+    arc_cosine,
+    arc_cosine_of_degree,
+    arc_cosine_of_sum,
+    rectified_gap,
 )
-from eqtangents.duals._pair import (
-    Deviation,
-    Moments,
-    Pair,
-    above,
-    deviation,
-)
-
-
-@jax.custom_jvp
-def arc_cosine(
-    pair: Pair, left: Deviation, right: Deviation
-) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
-    r"""Arc-cosine kernels of order 1 and 0 (Cho & Saul 2009, eq. 3 to 6).
-
-    With $\theta$ the angle between the inputs,
-    $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
-    $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
-    """
-    cov, root = pair.cov, _deficit_root(pair.deficit(left, right))
-    z = root * root
-    angle, integral = angle_factors(z)
-    size = (0.5 / math.pi) * (left.std * right.std)
-    value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
-    acute = (0.5 / math.pi) * (root * angle)
-    return value, lax.select(cov > 0, 0.5 - acute, acute)
-
-
-def _deficit_root(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The root of a deficit, with a finite slope where that is zero."""
-    return jnp.sqrt(z + 1e-30)
-
-
-@arc_cosine.defjvp
-def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
-    """The rule is made of differentiable functions, so that it can be differentiated.
-
-    Derivatives of the angle divide a difference by its sine. Where the angle itself
-    could be rounding, the difference is nothing but rounding: there these derivatives
-    count as zero, which is right where inputs coincide.
-    """
-    (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
-    value, derivative = arc_cosine(*primals)
-    d_log = _growth(left, d_left) + _growth(right, d_right)
-    z = pair.deficit(left, right)
-    certain = above(z, None)
-    certain_sine = safe_sqrt(certain * (2 - certain))
-    sine = valued(lax.stop_gradient(safe_sqrt(z * (2 - z))), certain_sine)
-    size = left.std * right.std
-    d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * size * d_log
-    per_size = left.reciprocal * right.reciprocal
-    slope = (0.5 / math.pi) * reciprocal(certain_sine) * per_size
-    d_derivative = slope * (d_pair.cov - pair.cov * d_log)
-    return (value, derivative), (d_value, d_derivative)
-
-
-def _growth(end: Deviation, d_end: Deviation) -> Float[Array, "..."]:
-    """The derivative of the logarithm of a deviation, zero where that is zero.
-
-    Backwards, those of all pairs of an example are added up before anything else.
-    """
-    return d_end.std * end.reciprocal
-
-
-def rectified_gap(
-    pair: Pair, left: Deviation, right: Deviation
-) -> Float[Array, "..."] | None:
-    r"""The gap of the arc-cosine kernel of order 1, if the gap $g$ of inputs is known.
-
-    It is $\frac{g}{2} - \frac{s s'}{2\pi} (\sin\theta - \theta \cos\theta)$, whose
-    second term is of higher order. Beyond right angles the first term is
-    $\frac{s s'}{2}$, and $\pi - \theta$ takes the place of $\theta$ in the second.
-    """
-    if pair.gap is None:
-        return None
-    root = lax.stop_gradient(_deficit_root(pair.deficit(left, right)))
-    z = root * root
-    _, integral = angle_factors(z)
-    size = left.std * right.std
-    bent = (0.5 / math.pi) * size * (z * root * integral)
-    return lax.stop_gradient(0.5 * lax.min(pair.gap, size) - bent)
+from eqtangents.duals._dual import AbstractDual, AbstractDualOfSums
+from eqtangents.duals._elementary import constants
+from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
 
 
 class LinearDual(AbstractDual):
@@ -126,7 +45,7 @@ class LinearDual(AbstractDual):
         return self.slope * self.slope * variance
 
 
-class ReluDual(AbstractDual):
+class ReluDual(AbstractDualOfSums):
     r"""Dual of $f(x) = \alpha \min(x, 0) + \beta \max(x, 0)$.
 
     $$E f f = (\beta - \alpha)^2 \frac{s s'}{2\pi} \big(\sin\theta +
@@ -143,71 +62,37 @@ class ReluDual(AbstractDual):
     negative_slope: Scalar = 0.0
     positive_slope: Scalar = 1.0
 
-    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
-        return deviation(variance)
+    def prepare(self, variance: Float[Array, "*s"]) -> Rectified:
+        return Rectified.of(variance)
 
-    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
-        value, derivative = arc_cosine(pair, left, right)
-        gap = rectified_gap(pair, left, right)
+    def moments(self, pair: Pair, left: Rectified, right: Rectified) -> Moments:
+        ends = left.deviation, right.deviation
+        value, derivative = arc_cosine(pair, *ends)
+        gap = rectified_gap(pair, *ends)
+        return self._bent(Moments(value, derivative, gap), pair)
+
+    def moments_of_sum(
+        self, pair: Pair, left: Rectified, right: Rectified
+    ) -> tuple[Moments, Float[Array, "..."]]:
+        value, derivative, cov = arc_cosine_of_sum(pair, left, right)
+        return self._bent(Moments(value, derivative), Pair(cov)), cov
+
+    def _bent(self, found: Moments, pair: Pair) -> Moments:
+        """The moments of this function, given those of the rectifier."""
         slopes = (self.negative_slope, self.positive_slope)
         if not any(map(eqx.is_array, slopes)) and slopes == (0.0, 1.0):
-            return Moments(value, derivative, gap)
+            return found
         a, b = constants(pair.cov, self.negative_slope, self.positive_slope)
-        bend, line = (b - a) * (b - a), a * b
+        bend, line, gap = (b - a) * (b - a), a * b, found.gap
         return Moments(
-            bend * value + line * pair.cov,
-            bend * derivative + line,
+            bend * found.value + line * pair.cov,
+            bend * found.derivative + line,
             None if gap is None else lax.stop_gradient(bend * gap + line * pair.gap),
         )
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         a, b = constants(variance, self.negative_slope, self.positive_slope)
         return 0.5 * (a * a + b * b) * variance
-
-
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def arc_cosine_of_degree(
-    degree: int, pair: Pair, left: Deviation, right: Deviation
-) -> Float[Array, "..."]:
-    r"""$K_n = E u_+^n v_+^n$, a multiple of the arc-cosine kernel of order $n$.
-
-    It is found by $K_{n+1} = (2n + 1)\, k K_n + n^2 (s^2 s'^2 - k^2)\, K_{n-1}$, which
-    follows from eq. 4 of Cho & Saul 2009: with $c = \cos\theta$, the $n$-th derivative
-    $F_n$ in $c$ of $F_0 = (\pi - \theta) / \sin\theta$ has
-    $(1 - c^2) F_{n+1} = (2n + 1)\, c F_n + n^2 F_{n-1}$ for $n \ge 1$, and
-    $2\pi K_n = (s s')^n \sin^{2n+1}\theta\, F_n$.
-    """
-    above, below = arc_cosine(pair, left, right)
-    if degree == 0:
-        return below
-    minor = _minor(pair, left, right)
-    for n in range(1, degree):
-        above, below = (2 * n + 1) * pair.cov * above + n * n * minor * below, above
-    return above
-
-
-def _minor(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]:
-    r"""$s^2 s'^2 - k^2$."""
-    size, z = left.std * right.std, lax.stop_gradient(pair.deficit(left, right))
-    formula = (size - pair.cov) * (size + pair.cov)
-    return valued(lax.stop_gradient(size * size) * (z * (2 - z)), formula)
-
-
-@arc_cosine_of_degree.defjvp
-def _arc_cosine_of_degree_jvp(
-    degree: int, primals: tuple, tangents: tuple
-) -> tuple[Array, Array]:
-    r"""$\partial_k K_n = n^2 K_{n-1}$; $K_n$ is homogeneous in $k$ and $s s'$."""
-    if degree < 2:
-        values, d_values = jax.jvp(arc_cosine, primals, tangents)
-        return values[1 - degree], d_values[1 - degree]
-    (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
-    n = degree
-    below, lowest = (arc_cosine_of_degree(n - i, *primals) for i in (1, 2))
-    d_log = _growth(left, d_left) + _growth(right, d_right)
-    along_size = pair.cov * below + (n - 1) * _minor(*primals) * lowest
-    tangent = n * n * below * d_pair.cov + n * (n - 1) * along_size * d_log
-    return arc_cosine_of_degree(n, *primals), tangent
 
 
 class KnownVariance(NamedTuple):

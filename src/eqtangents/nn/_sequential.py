@@ -69,9 +69,9 @@ class Sequential(AbstractLayer):
             if count >= _WORTH_A_SCAN:
                 repeated = self._repeated(covariance, start, period, count)
             if repeated is None:
-                period, count = 1, 1
-                layers = self.layers[start : start + 1]
-                repeated = _through(layers, covariance, start)
+                # A whole stretch, so that a scan from the next on begins as this does.
+                stretch, count = self.layers[start : start + period], 1
+                repeated = _through(stretch, covariance, start)
             covariance = repeated
             start += period * count
         return covariance
