@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from numpy.testing import assert_allclose
-from random_networks import networks
 
 import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.duals._elementary import may_be_differentiated
+from random_networks import networks
 
 
 RECTIFIERS = [nn.Relu(), nn.LeakyRelu(0.3), nn.Abs()]

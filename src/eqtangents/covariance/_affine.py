@@ -18,7 +18,6 @@ from eqtangents.covariance._covariance import (
 from eqtangents.covariance._gaps import tracks_gaps
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._stencil import Stencil
-from eqtangents.duals._elementary import may_be_differentiated
 from eqtangents.duals._pair import deviation
 
 
@@ -58,6 +57,7 @@ class Affine(AbstractCovariance):
         self.scale, self.shift = scale, shift
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
         self.outline = upstream.outline.with_weights(channels, gaussian=gaussian)
+        self.nonnegative = upstream.nonnegative
 
     def bind(self, frame: Frame) -> BlockRule:
         upstream, inherited = frame.bind(self.upstream), self.inherited(frame)
@@ -83,22 +83,20 @@ class Affine(AbstractCovariance):
 
         return rule
 
-    def adds_a_sum(self, frame: Frame) -> bool:
-        """Whether its own gradients add `K'`, and that is a sum with many readers.
+    def is_long_sum(self, frame: Frame) -> bool:
+        """Whether compilers repeat a sum over a window wherever this is read."""
+        return isinstance(self.upstream, Stencil) and self.upstream.repeated(frame)
+
+    @property
+    def adds_covariance(self) -> bool:
+        """Whether its own gradients are known to add `K'` to the tangent kernel.
 
         They do in the parameterisation of tangent kernels, if all parameters train
-        alike. Where readers are differentiated, they read the sum itself.
+        alike.
         """
         numbers = self.scale, self.shift, self.weight_gradient, self.bias_gradient
-        return (
-            frame.wants_ntk
-            and not may_be_differentiated.value
-            and isinstance(self.upstream, Stencil)
-            and self.upstream.repeated(frame)
-            and self.seen is None
-            and all(isinstance(number, int | float) for number in numbers)
-            and numbers[:2] == numbers[2:]
-        )
+        known = all(isinstance(number, int | float) for number in numbers)
+        return known and self.seen is None and numbers[:2] == numbers[2:]
 
     def _fresh_rule(
         self, frame: Frame

@@ -89,6 +89,8 @@ class AbstractCovariance(abc.ABC):
     examples: Float[Array, "n channels *size"] | None = None
     # Whether the rule may give more than zero where an example has no position.
     nonzero_where_masked: ClassVar[bool] = False
+    # Whether no entry is known to be less than zero.
+    nonnegative: bool = False
 
     @abc.abstractmethod
     def bind(self, frame: "Frame") -> BlockRule:

@@ -19,6 +19,7 @@ from eqtangents.covariance._gaps import deviations, tolerance, tracks_gaps, with
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._pointwise import TrainedGains
 from eqtangents.duals._dual import AbstractDual, AbstractDualOfSums, in_terms
+from eqtangents.duals._elementary import may_be_differentiated
 from eqtangents.duals._odd import is_odd
 from eqtangents.duals._pair import Moments, Pair
 
@@ -47,16 +48,15 @@ class Nonlinear(AbstractCovariance):
         self.outline = upstream.outline.replace(
             gaussian=False, centred_by=kept, has_trained_gains=False, diagonal=False
         )
+        self.nonnegative = isinstance(dual, AbstractDualOfSums) and dual.nonnegative
 
     def bind(self, frame: Frame) -> BlockRule:
         """Look up the variances of both ends, then apply the dual entry by entry."""
         if frame.self_pairs and frame.canvas is None:
             variance = frame.bind(self.upstream)
             return lambda at: Block(self.dual.diagonal(at(variance).nngp), None)
-        before, dual = self.upstream, self.dual
-        if isinstance(before, Affine) and isinstance(dual, AbstractDualOfSums):
-            if before.adds_a_sum(frame):
-                return self._rule_of_sums(frame, before, dual)
+        if (of_sums := self._rule_of_sums(frame)) is not None:
+            return of_sums
         # Of two demands on one covariance, the one for more displacements comes first:
         # a table that is computed for it serves the other, too.
         if frame.self_pairs:
@@ -79,22 +79,36 @@ class Nonlinear(AbstractCovariance):
 
         return rule
 
-    def _rule_of_sums(
-        self, frame: Frame, before: Affine, dual: AbstractDualOfSums
-    ) -> BlockRule:
-        """The rule where the covariance is a sum that compilers repeat for each reader.
+    def _rule_of_sums(self, frame: Frame) -> BlockRule | None:
+        """The rule of a covariance that is a sum over a window, if it spares anything.
 
         The dual tells the covariance once more, by what the moments are computed from:
         that is what is added to the tangent kernel.
         """
-        prepared, upstream = self.prepared(frame), before.inherited(frame)
+        before, dual = self.upstream, self.dual
+        if (
+            may_be_differentiated.value
+            or tracks_gaps(frame, self)
+            or not isinstance(dual, AbstractDualOfSums)
+            or not isinstance(before, Affine)
+            or not before.is_long_sum(frame)
+        ):
+            return None
+        adds = frame.wants_ntk and before.adds_covariance
+        nonnegative = before.nonnegative
+        if not (adds or nonnegative):  # A division costs more than one sum.
+            return None
+        prepared = self.prepared(frame)
+        upstream = before.inherited(frame) if adds else frame.bind(before)
         within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
             pair = Pair(block.nngp, None, within(at))
-            found, cov = dual.moments_of_sum(pair, *prepared(at))
-            return Block(found.value, tangent(at, with_gradients(block, cov), found))
+            ends = prepared(at)
+            found, cov = dual.moments_of_sum(pair, *ends, nonnegative=nonnegative)
+            block = with_gradients(block, cov) if adds else block
+            return Block(found.value, tangent(at, block, found))
 
         return rule
 

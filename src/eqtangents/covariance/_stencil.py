@@ -53,9 +53,10 @@ class Stencil(AbstractCovariance):
         self.upstream, self.windows, outline = strided(upstream, windows)
         self.outline = outline if mask is None else outline.replace(mask=mask)
         self.weights: TapWeights | None = None
+        self.nonnegative = upstream.nonnegative
 
     def weighted(self, weights: TapWeights) -> "Stencil":
-        """The same inputs under the same windows, with a weight for each tap."""
+        """The same inputs under the same windows, with a variance for each tap."""
         other = copy.copy(self)
         other.weights = weights
         return other

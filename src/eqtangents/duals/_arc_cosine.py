@@ -88,7 +88,7 @@ def rectified_gap(
 
 
 class Rectified(NamedTuple):
-    """The deviation of an end of a pair, and what `arc_cosine_of_sum` needs of it.
+    """The deviation of an end of a pair, and what `arc_cosine_of_sum` needs besides.
 
     That is the deviation, however large, and its root, one where it is zero.
     """
@@ -105,30 +105,46 @@ class Rectified(NamedTuple):
 
 
 def arc_cosine_of_sum(
-    pair: Pair, left: Rectified, right: Rectified
+    pair: Pair, left: Rectified, right: Rectified, *, nonnegative: bool
 ) -> tuple[Float[Array, "..."], Float[Array, "..."], Float[Array, "..."]]:
     r"""What `arc_cosine` gives, and the covariance $k$, by one number for each pair.
 
-    It is $w = \mathrm{sign}(k) \sqrt{s s' - |k|} / \sqrt{s s'}$, so that
-    $k = \mathrm{sign}(w) (1 - w^2) s s'$. Compilers repeat sums and all other cheap
-    operations wherever their result is read, but never a division, which is the last
-    operation here that reads the covariance. There are no derivatives.
+    It is $w = \mathrm{sign}(k) \sqrt{1 - |k| / (s s')}$, so that
+    $k = \mathrm{sign}(w) (1 - w^2) s s'$. There are no derivatives. `nonnegative`:
+    whether no covariance is less than zero.
+    """
+    size = left.std * right.std
+    if nonnegative:
+        root = jnp.sqrt(pair.deficit(left.deviation, right.deviation))
+        z = root * root
+        cov = rectified = (1 - z) * size
+    else:
+        signed = _signed_root(pair, left, right)
+        root, z = lax.abs(signed), signed * signed
+        cov = jnp.copysign((1 - z) * size, signed)
+        rectified = lax.max(cov, jnp.zeros_like(cov))
+    angle, integral = angle_factors(z)
+    # Where a variance overflows, its product with an angle of zero stays zero.
+    size = lax.min(size, jnp.full_like(size, jnp.finfo(size.dtype).max))
+    bent = (0.5 / math.pi) * size * (z * root * integral)
+    acute = (0.5 / math.pi) * (root * angle)
+    obtuse = 0.5 - acute
+    derivative = obtuse if nonnegative else lax.select(cov > 0, obtuse, acute)
+    return 0.5 * rectified + bent, derivative, cov
+
+
+def _signed_root(pair: Pair, left: Rectified, right: Rectified) -> Float[Array, "..."]:
+    """The root of `1 - |correlation|`, with the sign of the covariance.
+
+    Compilers repeat signs as they do all cheap operations, but never a division: so
+    that comes last.
     """
     root = left.root * right.root
     size = root * root
     limit = rounding(size.dtype) if pair.tolerance is None else pair.tolerance
     below = size - lax.abs(pair.cov)
     below = jnp.where(below > limit * size, below, jnp.zeros_like(below))
-    signed = jnp.copysign(jnp.sqrt(below), pair.cov) / root
-    root, z, size = lax.abs(signed), signed * signed, left.std * right.std
-    cov = jnp.copysign((1 - z) * size, signed)
-    angle, integral = angle_factors(z)
-    # Where a variance overflows, its product with an angle of zero stays zero.
-    size = lax.min(size, jnp.full_like(size, jnp.finfo(size.dtype).max))
-    bent = (0.5 / math.pi) * size * (z * root * integral)
-    acute = (0.5 / math.pi) * (root * angle)
-    value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + bent
-    return value, lax.select(cov > 0, 0.5 - acute, acute), cov
+    return jnp.copysign(jnp.sqrt(below), pair.cov) / root
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))

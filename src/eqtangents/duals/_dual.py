@@ -155,14 +155,20 @@ class AbstractDualOfSums(AbstractDual):
     read, but no division and no root.
     """
 
+    @property
+    @abc.abstractmethod
+    def nonnegative(self) -> bool:
+        """Whether the function is known to be nowhere less than zero."""
+
     @abc.abstractmethod
     def moments_of_sum(
-        self, pair: Pair, left: Any, right: Any
+        self, pair: Pair, left: Any, right: Any, *, nonnegative: bool
     ) -> tuple[Moments, Float[Array, "..."]]:
         """`moments` of a covariance that is a long sum, and the covariance once more.
 
         Both are computed from one number for each pair, which a division or a root
-        gives. It is not differentiated.
+        gives. It is not differentiated. `nonnegative`: whether no covariance is less
+        than zero.
         """
 
 

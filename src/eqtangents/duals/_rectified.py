@@ -71,10 +71,19 @@ class ReluDual(AbstractDualOfSums):
         gap = rectified_gap(pair, *ends)
         return self._bent(Moments(value, derivative, gap), pair)
 
+    @property
+    def nonnegative(self) -> bool:
+        low, high = self.negative_slope, self.positive_slope
+        if isinstance(low, int | float) and isinstance(high, int | float):
+            return low <= 0 <= high
+        return False
+
     def moments_of_sum(
-        self, pair: Pair, left: Rectified, right: Rectified
+        self, pair: Pair, left: Rectified, right: Rectified, *, nonnegative: bool
     ) -> tuple[Moments, Float[Array, "..."]]:
-        value, derivative, cov = arc_cosine_of_sum(pair, left, right)
+        value, derivative, cov = arc_cosine_of_sum(
+            pair, left, right, nonnegative=nonnegative
+        )
         return self._bent(Moments(value, derivative), Pair(cov)), cov
 
     def _bent(self, found: Moments, pair: Pair) -> Moments:
