@@ -761,6 +761,85 @@ def highway_of_rectifiers(key, w=8):
     return Called(parts, call)
 
 
+@model(
+    7,
+    layers="Prepare Linear Tanh Linear Prepare Linear Relu Linear FanInProd ChannelSum "
+    "Learned FanInSum MoveChannels",
+)
+def operator_network(key, w=8):
+    """A DeepONet: a function's values meet the point at which it is asked for."""
+    keys = jr.split(key)
+    branch = nn.MLP(5, w, w, 1, jnp.tanh, key=keys[0])
+    trunk = nn.MLP(2, w, w, 1, key=keys[1])
+
+    def call(parts, x):
+        branch, trunk, bias = parts
+        return jnp.sum(branch(x[:5]) * trunk(x[5:])) / w**0.5 + bias
+
+    return Called((branch, trunk, jnp.zeros(())), call)
+
+
+@model(
+    13,
+    layers="Prepare Linear Relu Linear Prepare Linear Tanh Linear Rearrange FanInProd "
+    "ChannelSum MoveChannels",
+)
+def operator_network_at_points(key, w=8):
+    """Products with one branch at all points, by a product of matrices."""
+    keys = jr.split(key)
+    branch = nn.MLP(5, w, w, 1, jnp.tanh, key=keys[0])
+    trunk = nn.MLP(2, w, w, 1, key=keys[1])
+
+    def call(parts, x):
+        branch, trunk = parts
+        return jax.vmap(trunk)(x[5:].reshape(4, 2)) @ branch(x[:5]) / w**0.5
+
+    return Called((branch, trunk), call)
+
+
+@model(6, 3, layers="Prepare Linear Recurrent Index Linear Index")
+def recurrent(key, w=8):
+    """Steps of a loop with one set of weights, as Elman wrote them."""
+    parts = linears(key, (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        to_state, again, head = parts
+        step = lambda h, one: (jnp.tanh(again(h) + to_state(one)), None)
+        return head(jax.lax.scan(step, jnp.zeros(w, x.dtype), x)[0])
+
+    return Called(parts, call)
+
+
+@model(
+    6,
+    3,
+    layers="Prepare Linear Learned FanInSum Recurrent Linear Recurrent GlobalAvgPool "
+    "Linear",
+)
+def recurrent_layers(key, w=8):
+    """One reads the other, backwards, and all of its states are pooled."""
+    keys = jr.split(key)
+    parts = jr.normal(keys[0], (2, w, w)) / w**0.5, jnp.zeros(w)
+    parts = *parts, linears(keys[1], (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        (one, other), bias, (to_state, between, head) = parts
+
+        def first(h, x):
+            h = jnp.tanh(h @ one + to_state(x) + bias)
+            return h, h
+
+        def second(h, x):
+            h = jax.nn.relu(between(x) + other @ h)
+            return h, h
+
+        start = jnp.zeros(w, x.dtype)
+        x = jax.lax.scan(first, start, x)[1]
+        return head(jax.lax.scan(second, start, x, reverse=True)[1].mean(0))
+
+    return Called(parts, call)
+
+
 @model(6, 3, refusal="it is an `nn.Recurrent`")
 def gated_cells(key, w=8):
     parts = nn.GRUCell(3, w, key=key), nn.Linear(w, 1, key=key)

@@ -128,10 +128,10 @@ class Builder:
         if signal.expression is not None:
             (base,) = signal.terms
             key = ("activation", base, fingerprint(signal.expression))
-            with self._at_line(self._lines.get(signal.expression)):
+            with self.at_line(self._lines.get(signal.expression)):
                 return self.once(key, lambda: self._activation(base, signal.expression))
         key = _sum_key(signal.terms)
-        with self._at_line(self._lines.get(key)):
+        with self.at_line(self._lines.get(key)):
             if len(signal.terms) > 1:
                 return self.once(key, lambda: self._sum_of(signal.terms))
             ((node, factor),) = signal.terms.items()
@@ -151,7 +151,7 @@ class Builder:
         self._lines[open_still if known else _sum_key(open_still)] = self.line
 
     @contextlib.contextmanager
-    def _at_line(self, line: str | None) -> Iterator[None]:
+    def at_line(self, line: str | None) -> Iterator[None]:
         before, self.line = self.line, line or self.line
         try:
             yield

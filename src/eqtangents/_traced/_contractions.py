@@ -12,6 +12,7 @@ from eqtangents._traced._attention import begun_scores
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._of_input import of_input
+from eqtangents._traced._reductions import inner_product
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import options, with_weights
 from eqtangents._traced._values import (
@@ -29,7 +30,13 @@ def _read_dot_general(
 ) -> list[Any]:
     (contracted, batched) = eqn.params["dimension_numbers"]
     if all(isinstance(arg, RandomValue) for arg in args):
-        return begun_scores(builder, eqn, args)
+        free = [
+            [a for a in range(len(arg.shape)) if a not in (*over, *batch)]
+            for arg, over, batch in zip(args, contracted, batched, strict=True)
+        ]
+        if all(free):
+            return begun_scores(builder, eqn, args)
+        return [inner_product(builder, args, contracted, batched, free)]
     kinds = [isinstance(arg, Parameter) for arg in args]
     if all(kinds):
         raise Unreadable(

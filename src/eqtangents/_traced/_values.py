@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,13 +91,15 @@ class Statistic:
 
     With infinitely many channels it is not random. `layout`: of the array that it was
     last combined with. `gains`: parameters that it has been multiplied by, at their
-    common initial value.
+    common initial value. `as_signal`: what it is if it belongs to no normalisation: a
+    sum over channels, or what was made of one; raises `Unreadable` for anything else.
     """
 
     node: Node
     expression: Expression
     layout: Layout | None
     line: str
+    as_signal: Callable[[], RandomValue]
     gains: tuple[tuple[Parameter, float], ...] = ()
 
     @property

@@ -23,15 +23,16 @@ from eqtangents._traced._entries import entrywise
 from eqtangents._traced._expressions import results_of
 from eqtangents._traced._lines import calls_library, line_of
 from eqtangents._traced._numpy import in_numpy, result_values
+from eqtangents._traced._recurrences import states_of_loop
 from eqtangents._traced._rules import OF_ENTRIES, SIGNAL_RULES
 from eqtangents._traced._statistics import (
     begins_statistic,
-    resolved,
     with_statistics,
 )
 from eqtangents._traced._values import (
     InputFunction,
     Parameter,
+    RandomValue,
     ReadValue,
     Scores,
     Statistic,
@@ -126,12 +127,15 @@ class Walk:
         if any(isinstance(arg, Statistic) for arg in args) or begins_statistic(
             builder, eqn, args
         ):
-            return with_statistics(builder, eqn, args)
-        alone = all(isinstance(one, Parameter) for one in traced)
+            of_signals = lambda args: self._of_signals(eqn, args)
+            return with_statistics(builder, eqn, args, of_signals)
+        return self._of_signals(eqn, args)
+
+    def _of_signals(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        """What an equation makes of signals and parameters."""
+        name, builder = eqn.primitive.name, self.builder
+        alone = not any(isinstance(arg, RandomValue | InputFunction) for arg in args)
         if name in SIGNAL_RULES and (name == "dot_general" or not alone):
-            args = [
-                resolved(builder, a) if isinstance(a, Statistic) else a for a in args
-            ]
             return SIGNAL_RULES[name](builder, eqn, args)
         if name in OF_ENTRIES:
             return entrywise(builder, eqn, args)
@@ -143,8 +147,14 @@ class Walk:
         )
 
     def _scanned(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-        """A loop, step by step."""
+        """A loop, step by step, or as one layer with weights shared in time."""
         n_consts, n_carry = scan_sizes(eqn)
+        states = states_of_loop(self.builder, eqn, args, self.run)
+        if states is not None:
+            last, length = 0 if eqn.params["reverse"] else -1, states.shape[0]
+            return [self._item(states, last, length)] + [states] * (
+                len(eqn.outvars) - 1
+            )
         jaxpr, consts = jaxpr_and_consts(eqn.params["jaxpr"])
         fixed, carried = args[:n_consts], list(args[n_consts : n_consts + n_carry])
         xs, length = args[n_consts + n_carry :], int(eqn.params["length"])
