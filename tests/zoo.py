@@ -797,6 +797,54 @@ def operator_network_at_points(key, w=8):
     return Called((branch, trunk), call)
 
 
+@model(
+    9,
+    3,
+    layers="Prepare Learned Linear Prepare Linear Linear Attend FanInSum Linear Relu "
+    "Linear GlobalAvgPool",
+)
+def latents_that_attend(key, w=8):
+    """As in a Perceiver: queries are trained values, which are read twice."""
+    keys = jr.split(key)
+    latents = jr.normal(keys[0], (4, w))
+    latents = latents / jnp.sqrt(jnp.mean(latents**2))
+    parts = latents, linears(keys[1], (w, w), (3, w), (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        latents, layers = parts
+        to_q, to_k, to_v, inner, head = map(jax.vmap, layers)
+        h = latents + attend(to_q(latents), to_k(x), to_v(x), 1)
+        return head(jax.nn.relu(inner(h))).mean(0)
+
+    return Called(parts, call)
+
+
+@model(
+    5,
+    layers="Linear Tanh Linear Prepare FanInProd ChannelSum Scale Learned FanInSum "
+    "MoveChannels",
+)
+def weights_from_a_network(key, w=8):
+    """A hypernetwork: the weights of a linear function of the input."""
+    network = nn.MLP(5, 5, w, 1, jnp.tanh, key=key)
+    parts = network, jnp.zeros(())
+    return Called(parts, lambda p, x: jnp.dot(p[0](x), x) + p[1])
+
+
+@model(4, layers="Linear Linear FanInSum ABRelu Linear Linear FanInConcat")
+def two_heads_after_a_sum(key):
+    """Of one channel and of three; the function is written with a multiple."""
+    parts = linears(key, (4, 8), (4, 8), (8, 1), (8, 3))
+
+    def call(parts, x):
+        one, other, density, colour = parts
+        h = one(x) + other(x)
+        h = jnp.maximum(h, 0.2 * h)
+        return jnp.concatenate([density(h), colour(h)])
+
+    return Called(parts, call)
+
+
 @model(6, 3, layers="Prepare Linear Recurrent Index Linear Index")
 def recurrent(key, w=8):
     """Steps of a loop with one set of weights, as Elman wrote them."""

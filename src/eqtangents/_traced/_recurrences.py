@@ -10,7 +10,7 @@ from jax.extend import core
 
 from eqtangents import nn
 from eqtangents._jaxpr import dtype_of, jaxpr_and_consts, scan_sizes, shape_of
-from eqtangents._traced._builder import Builder, as_number
+from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import Layout, axis_factors
 from eqtangents._traced._trained import with_offset
 from eqtangents._traced._values import (
@@ -19,6 +19,7 @@ from eqtangents._traced._values import (
     RandomValue,
     ReadValue,
     Unreadable,
+    as_number,
 )
 from eqtangents.nn._activations import AbstractActivation
 

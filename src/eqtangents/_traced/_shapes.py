@@ -11,8 +11,8 @@ from jaxtyping import Int
 from eqtangents import nn
 from eqtangents._jaxpr import bind, shape_of
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._contractions import by_matrix
 from eqtangents._traced._convolutions import pad_node
+from eqtangents._traced._known_factors import by_matrix
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._reductions import sum_over
 from eqtangents._traced._rules import reading

@@ -215,7 +215,8 @@ def _check_is_of_layers(eqn: core.JaxprEqn) -> None:
 def _hint_for(name: str) -> str:
     """What to do instead of a primitive."""
     said = {
-        "reduce_max": "Take the mean over positions, or sums, instead of the maximum.",
+        "reduce_max": "Take the mean over positions, or sums, instead of the maximum. "
+        "A softmax is read as attention where scores are products of queries and keys.",
         "fft": "Transform the input, or multiply by a constant matrix.",
     }.get(name)
     return f" {said}" if said else ""
