@@ -445,6 +445,18 @@ def test_examples_are_arrays():
         eqt.from_equinox(eqx.nn.Identity(), {"a": jnp.ones(3)})
 
 
+def test_networks_tell_the_shape_that_they_were_read_from():
+    """A batch may look like an example with positions."""
+    layers = [arrays((3, 8), (8,)), arrays((8, 1), (1,))]
+    x = jnp.ones((5, 3))
+    with jax.numpy_rank_promotion("allow"):
+        net = eqt.from_function(perceptron, layers, x)
+    for call in (lambda: eqt.ntk(net, x), lambda: net(x[0])):
+        with pytest.raises(ValueError, match=r"from an example of shape \(5, 3\), but"):
+            call()
+    assert eqt.ntk(net, x[None]).shape == (1, 1, 5, 5)
+
+
 def test_statistics_of_other_examples_are_named():
     norm = eqx.nn.BatchNorm(3, "batch", mode="batch")
     with pytest.raises(ValueError, match="Its `BatchNorm` keeps statistics of other"):

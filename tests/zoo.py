@@ -858,6 +858,24 @@ def recurrent(key, w=8):
     return Called(parts, call)
 
 
+@model(6, 3, layers="Prepare Linear DotGeneral Linear Tanh Linear Index GlobalAvgPool")
+def averages_in_a_loop(key, w=8):
+    """Layers in loops, of the values of one time each: they are layers of all times."""
+    parts = linears(key, (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        first, second, head = parts
+
+        def step(state, one):
+            state = 0.7 * state + 0.3 * first(one)
+            return state, state
+
+        states = jax.lax.scan(step, jnp.zeros(w, x.dtype), x)[1]
+        return jax.lax.map(lambda h: head(jnp.tanh(second(h))), states).mean(0)
+
+    return Called(parts, call)
+
+
 @model(
     6,
     3,

@@ -28,98 +28,116 @@ from eqtangents.nn._activations import AbstractActivation
 _Walks = Callable[[core.Jaxpr, Sequence[Any], Sequence[Any]], list[Any]]
 
 
-def states_of_loop(
-    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any], run: _Walks
-) -> RandomValue | None:
-    r"""The states of a loop $h_t = \phi(A h_{t-1} + B(x)_t)$, or `None` for others.
-
-    Time is their first axis. States begin at zero, and nothing else is carried or kept.
-    """
-    loop = _parted(eqn, args)
-    if loop is None or as_number(loop.begins) != 0:
-        return None
-    try:
-        (added,) = run(*loop.added, [*loop.fixed, *loop.xs])
-        if not isinstance(added, RandomValue) or len(added.shape) != 2:
-            return None
-        state, one = (Node(None, (), added.shape[1:], "") for _ in range(2))
-        first = Layout.first(added.shape[1:])
-        given = [RandomValue.of(node, first) for node in (state, one)]
-        (after,) = run(*loop.step, [*loop.fixed, *given])
-        return _layer_of_step(builder, after, state, one, added, reverse=loop.reverse)
-    except (Unreadable, nn.LayerError):
-        return None
-
-
 @dataclasses.dataclass(frozen=True)
-class _Loop:
+class Loop:
     """A loop in two parts, each a program and its constants.
 
-    `added`: what is computed of all `xs`, of which each `step` takes one, after the
-    state before. `fixed`: the arguments that both parts have first.
+    `before`: what is computed of `times`, of all at once, and no state has a part in.
+    `step`: what comes after, at each time, of what is carried, of one of each of `own`
+    and of the results of `before`. `fixed`: the arguments that both have first.
     """
 
-    added: tuple[core.Jaxpr, Sequence[Any]]
+    before: tuple[core.Jaxpr, Sequence[Any]]
     step: tuple[core.Jaxpr, Sequence[Any]]
     fixed: Sequence[Any]
-    begins: Any
-    xs: Sequence[Any]
+    begins: Sequence[Any]
+    own: Sequence[Any]
+    times: Sequence[Any]
     reverse: bool
 
 
-def _parted(eqn: core.JaxprEqn, args: Sequence[Any]) -> _Loop | None:
-    """The parts of a loop, if its step reads one value of each time beside a state."""
+def parted(eqn: core.JaxprEqn, args: Sequence[Any], *, at_once: bool) -> Loop:
+    """The parts of a loop; all of it is in `step` unless `at_once`."""
     n_fixed, n_carry = scan_sizes(eqn)
     jaxpr, consts = jaxpr_and_consts(eqn.params["jaxpr"])
-    fixed, xs = args[:n_fixed], args[n_fixed + 1 :]
-    if n_carry != 1 or eqn.params["length"] < 2 or isinstance(args[n_fixed], ReadValue):
-        return None
-    if any(isinstance(one, Parameter) for one in xs):
-        return None
-    state, times = jaxpr.invars[n_fixed], jaxpr.invars[n_fixed + 1 :]
-    if any(out is not jaxpr.outvars[0] for out in jaxpr.outvars):
-        return None
-    of_both, before, later, met = _by_what_they_read(jaxpr, state, times)
-    if len(met) != 1:
-        return None
-    (added,) = met
-    own = jaxpr.invars[:n_fixed]
+    first = n_fixed + n_carry
+    xs = [(i, isinstance(x, Parameter)) for i, x in enumerate(args[first:], first)]
+    own = [i for i, of_layers in xs if of_layers or not at_once]
+    times = [i for i, of_layers in xs if not of_layers and at_once]
+    inner = jaxpr.invars
+    carried = [*inner[n_fixed:first], *(inner[i] for i in own)]
+    of_both, before, later, met = _by_what_they_read(
+        jaxpr, carried, [inner[i] for i in times]
+    )
     about = core.DebugInfo("eqtangents", "scan", None, None)
     part = lambda invars, outvars, eqns: core.Jaxpr(
         jaxpr.constvars, invars, outvars, eqns, jaxpr.effects, about
     )
-    one_time = part([*own, *times], [added], [*of_both, *before])
-    step = part([*own, state, added], [jaxpr.outvars[0]], [*of_both, *later])
+    fixed = inner[:n_fixed]
+    one_time = part([*fixed, *(inner[i] for i in times)], met, [*of_both, *before])
+    step = part([*fixed, *carried, *met], jaxpr.outvars, [*of_both, *later])
     axes = (None,) * n_fixed + (0,) * len(times)
     mapped = jax.vmap(core.jaxpr_as_fun(core.ClosedJaxpr(one_time, consts)), axes)
-    given = [*eqn.invars[:n_fixed], *eqn.invars[n_fixed + 1 :]]
-    structs = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in given]
-    at_all_times = jaxpr_and_consts(jax.make_jaxpr(mapped)(*structs))
-    reverse = bool(eqn.params["reverse"])
-    return _Loop(at_all_times, (step, consts), fixed, args[n_fixed], xs, reverse)
+    atoms = [*eqn.invars[:n_fixed], *(eqn.invars[i] for i in times)]
+    structs = [jax.ShapeDtypeStruct(shape_of(a), dtype_of(a)) for a in atoms]
+    return Loop(
+        jaxpr_and_consts(jax.make_jaxpr(mapped)(*structs)) if met else (one_time, ()),
+        (step, consts),
+        args[:n_fixed],
+        args[n_fixed:first],
+        [args[i] for i in own],
+        [args[i] for i in times],
+        bool(eqn.params["reverse"]),
+    )
+
+
+def states_of_loop(
+    builder: Builder, loop: Loop, added: Sequence[Any], run: _Walks
+) -> RandomValue | None:
+    r"""The states of a loop $h_t = \phi(A h_{t-1} + B(x)_t)$, or `None` for others.
+
+    Time is their first axis. States begin at zero, and nothing else is carried or kept.
+    `added`: what has been computed before.
+    """
+    outputs = loop.step[0].outvars
+    if (
+        len(loop.begins) != 1
+        or loop.own
+        or any(out is not outputs[0] for out in outputs)
+    ):
+        return None
+    (begin,) = loop.begins
+    if isinstance(begin, ReadValue) or as_number(begin) != 0 or len(added) != 1:
+        return None
+    (values,) = added
+    if not isinstance(values, RandomValue) or values.shape[1:] != np.shape(begin):
+        return None
+    if len(values.shape) != 2 or values.shape[0] < 2:
+        return None
+    state, one = (Node(None, (), values.shape[1:], "") for _ in range(2))
+    first = Layout.first(values.shape[1:])
+    given = [RandomValue.of(node, first) for node in (state, one)]
+    try:
+        after = run(*loop.step, [*loop.fixed, *given])[0]
+        return _layer_of_step(builder, after, state, one, values, reverse=loop.reverse)
+    except (Unreadable, nn.LayerError):
+        return None
 
 
 def _by_what_they_read(
-    jaxpr: core.Jaxpr, state: core.Var, times: Sequence[core.Var]
-) -> tuple[list[Any], list[Any], list[Any], set[core.Var]]:
-    """The equations of a step: of no time, of one time alone, and after the state.
+    jaxpr: core.Jaxpr, carried: Sequence[core.Var], times: Sequence[core.Var]
+) -> tuple[list[Any], list[Any], list[Any], list[core.Var]]:
+    """The equations of a step: of neither, of `times` alone, and of what is carried.
 
-    Last are the values of one time that the state meets.
+    Last are the values of `times` alone that others read, or that are results.
     """
-    after_state, of_time = {state}, set(times)
-    of_both, before, later, met = [], [], [], set()
+    after_state, of_time = set(carried), set(times)
+    of_both, before, later = [], [], []
+    met: dict[core.Var, None] = {}
     for one in jaxpr.eqns:
-        reads = {v for v in one.invars if not isinstance(v, core.Literal)}
-        if reads & after_state:
+        reads = [v for v in one.invars if not isinstance(v, core.Literal)]
+        if after_state.intersection(reads):
             after_state.update(one.outvars)
             later.append(one)
-            met |= reads & of_time
-        elif reads & of_time:
+            met.update(dict.fromkeys(v for v in reads if v in of_time))
+        elif of_time.intersection(reads):
             of_time.update(one.outvars)
             before.append(one)
         else:
             of_both.append(one)
-    return of_both, before, later, met
+    results = [v for v in jaxpr.outvars if not isinstance(v, core.Literal)]
+    met.update(dict.fromkeys(v for v in results if v in of_time))
+    return of_both, before, later, [*met]
 
 
 def _layer_of_step(

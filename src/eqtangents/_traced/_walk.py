@@ -23,7 +23,7 @@ from eqtangents._traced._entries import entrywise
 from eqtangents._traced._expressions import results_of
 from eqtangents._traced._lines import calls_library, line_of
 from eqtangents._traced._numpy import in_numpy, result_values
-from eqtangents._traced._recurrences import states_of_loop
+from eqtangents._traced._recurrences import Loop, parted, states_of_loop
 from eqtangents._traced._rules import OF_ENTRIES, SIGNAL_RULES
 from eqtangents._traced._statistics import (
     begins_statistic,
@@ -148,26 +148,34 @@ class Walk:
 
     def _scanned(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         """A loop, step by step, or as one layer with weights shared in time."""
-        n_consts, n_carry = scan_sizes(eqn)
-        states = states_of_loop(self.builder, eqn, args, self.run)
+        length, (_, n_carry) = int(eqn.params["length"]), scan_sizes(eqn)
+        loop, added = self._computed_at_once(eqn, args)
+        states = states_of_loop(self.builder, loop, added, self.run)
         if states is not None:
-            last, length = 0 if eqn.params["reverse"] else -1, states.shape[0]
-            return [self._item(states, last, length)] + [states] * (
-                len(eqn.outvars) - 1
-            )
-        jaxpr, consts = jaxpr_and_consts(eqn.params["jaxpr"])
-        fixed, carried = args[:n_consts], list(args[n_consts : n_consts + n_carry])
-        xs, length = args[n_consts + n_carry :], int(eqn.params["length"])
-        steps = range(length)
+            last = self._item(states, 0 if loop.reverse else -1, length)
+            return [last] + [states] * (len(eqn.outvars) - 1)
+        carried, xs, steps = [*loop.begins], [*loop.own, *added], range(length)
         stacked: dict[int, list[Any]] = {}
-        for i in reversed(steps) if eqn.params["reverse"] else steps:
+        for i in reversed(steps) if loop.reverse else steps:
             each = [self._item(x, i, length) for x in xs]
-            out = self.run(jaxpr, consts, [*fixed, *carried, *each])
+            out = self.run(*loop.step, [*loop.fixed, *carried, *each])
             carried = out[:n_carry]
             stacked[i] = out[n_carry:]
         count = len(eqn.outvars) - n_carry
         ys = [[stacked[i][k] for i in steps] for k in range(count)]
         return [*carried, *(self._stacked(column) for column in ys)]
+
+    def _computed_at_once(
+        self, eqn: core.JaxprEqn, args: Sequence[Any]
+    ) -> tuple[Loop, list[Any]]:
+        """A loop, and what its layers make of the values of all times at once."""
+        if any(isinstance(arg, Parameter) for arg in args):
+            loop = parted(eqn, args, at_once=True)
+            try:
+                return loop, self.run(*loop.before, [*loop.fixed, *loop.times])
+            except LayerError:  # then as the loop is written
+                pass
+        return parted(eqn, args, at_once=False), []
 
     def _item(self, value: Any, i: int, length: int) -> Any:
         if isinstance(value, Parameter):
