@@ -97,6 +97,13 @@ def hand_written():
         "flattened tokens": nn.Sequential(
             [linear(8, 4), nn.Relu(), nn.Flatten(), linear(1, 32)]
         ),
+        "recurrent": nn.Sequential(
+            [
+                nn.Recurrent(linear(8, 8), linear(8, 3), nn.Tanh()),
+                nn.Last(),
+                linear(1, 8),
+            ]
+        ),
         "siren": nn.Sequential(
             [
                 *(linear(8, 2), nn.Scale(30.0), nn.Sin()),
@@ -114,12 +121,12 @@ def hand_written():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gated", "flattened tokens", "siren", "scanned"])
+@pytest.mark.parametrize("name", hand_written())
 def test_kernel_is_that_of_the_network_written_by_hand(name):
     one = ZOO[name]
     net = eqt.from_equinox(one.built(), one.example())
     x = jr.normal(jr.key(2), (3, *one.shape), float)
-    hand = x.swapaxes(1, 2) if name == "flattened tokens" else x
+    hand = x.swapaxes(1, 2) if x.ndim == 3 else x
     ours, theirs = eqt.kernel(net, x), eqt.kernel(hand_written()[name], hand)
     np.testing.assert_allclose(ours.nngp, theirs.nngp, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(ours.ntk, theirs.ntk, rtol=1e-4, atol=1e-5)
@@ -407,11 +414,19 @@ def test_stacked_states_are_flattened_side_by_side():
     np.testing.assert_allclose(eqt.ntk(net, x), eqt.ntk(hand, x), rtol=1e-5)
 
 
+def test_positions_of_one_part_are_those_of_the_part():
+    """Of stacked states, which may correlate, the last is a layer's output."""
+    stack = lambda p, x: jnp.stack([h := p[0](x), jnp.tanh(h)])
+    last = called(lambda p, x: p[1](stack(p, x)[-1]))
+    assert names_of(last) == "Linear Tanh Rearrange Linear Index"
+    x = jr.normal(jr.key(0), (3, 4))
+    eqt.kernel(last, x)
+
+
 NO_LAYERS = {
     "complex": lambda p, x: jnp.abs(p[0](x) + 1j * p[1](x)),
     "belongs to the loss": lambda p, x: jax.nn.softmax(p[0](x)),
-    "over channels without weights": lambda p, x: p[0](x) @ p[1](x),
-    "sums need weights": lambda p, x: (p[0](x) * p[1](x)).sum(keepdims=True),
+    "sums some of the channels": lambda p, x: jnp.tile(p[0](x).reshape(2, 2).sum(0), 2),
     "more than once there": lambda p, x: p[0](jnp.tanh(p[0](x))),
 }
 
@@ -428,6 +443,18 @@ def test_what_no_layer_does_is_refused(said):
 def test_examples_are_arrays():
     with pytest.raises(TypeError, match=r"`example` is a dict of 1, .* `eqx\.Partial"):
         eqt.from_equinox(eqx.nn.Identity(), {"a": jnp.ones(3)})
+
+
+def test_networks_tell_the_shape_that_they_were_read_from():
+    """A batch may look like an example with positions."""
+    layers = [arrays((3, 8), (8,)), arrays((8, 1), (1,))]
+    x = jnp.ones((5, 3))
+    with jax.numpy_rank_promotion("allow"):
+        net = eqt.from_function(perceptron, layers, x)
+    for call in (lambda: eqt.ntk(net, x), lambda: net(x[0])):
+        with pytest.raises(ValueError, match=r"from an example of shape \(5, 3\), but"):
+            call()
+    assert eqt.ntk(net, x[None]).shape == (1, 1, 5, 5)
 
 
 def test_statistics_of_other_examples_are_named():

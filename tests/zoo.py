@@ -761,6 +761,151 @@ def highway_of_rectifiers(key, w=8):
     return Called(parts, call)
 
 
+@model(
+    7,
+    layers="Prepare Linear Tanh Linear Prepare Linear Relu Linear FanInProd ChannelSum "
+    "Learned FanInSum MoveChannels",
+)
+def operator_network(key, w=8):
+    """A DeepONet: a function's values meet the point at which it is asked for."""
+    keys = jr.split(key)
+    branch = nn.MLP(5, w, w, 1, jnp.tanh, key=keys[0])
+    trunk = nn.MLP(2, w, w, 1, key=keys[1])
+
+    def call(parts, x):
+        branch, trunk, bias = parts
+        return jnp.sum(branch(x[:5]) * trunk(x[5:])) / w**0.5 + bias
+
+    return Called((branch, trunk, jnp.zeros(())), call)
+
+
+@model(
+    13,
+    layers="Prepare Linear Relu Linear Prepare Linear Tanh Linear Rearrange FanInProd "
+    "ChannelSum MoveChannels",
+)
+def operator_network_at_points(key, w=8):
+    """Products with one branch at all points, by a product of matrices."""
+    keys = jr.split(key)
+    branch = nn.MLP(5, w, w, 1, jnp.tanh, key=keys[0])
+    trunk = nn.MLP(2, w, w, 1, key=keys[1])
+
+    def call(parts, x):
+        branch, trunk = parts
+        return jax.vmap(trunk)(x[5:].reshape(4, 2)) @ branch(x[:5]) / w**0.5
+
+    return Called((branch, trunk), call)
+
+
+@model(
+    9,
+    3,
+    layers="Prepare Learned Linear Prepare Linear Linear Attend FanInSum Linear Relu "
+    "Linear GlobalAvgPool",
+)
+def latents_that_attend(key, w=8):
+    """As in a Perceiver: queries are trained values, which are read twice."""
+    keys = jr.split(key)
+    latents = jr.normal(keys[0], (4, w))
+    latents = latents / jnp.sqrt(jnp.mean(latents**2))
+    parts = latents, linears(keys[1], (w, w), (3, w), (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        latents, layers = parts
+        to_q, to_k, to_v, inner, head = map(jax.vmap, layers)
+        h = latents + attend(to_q(latents), to_k(x), to_v(x), 1)
+        return head(jax.nn.relu(inner(h))).mean(0)
+
+    return Called(parts, call)
+
+
+@model(
+    5,
+    layers="Linear Tanh Linear Prepare FanInProd ChannelSum Scale Learned FanInSum "
+    "MoveChannels",
+)
+def weights_from_a_network(key, w=8):
+    """A hypernetwork: the weights of a linear function of the input."""
+    network = nn.MLP(5, 5, w, 1, jnp.tanh, key=key)
+    parts = network, jnp.zeros(())
+    return Called(parts, lambda p, x: jnp.dot(p[0](x), x) + p[1])
+
+
+@model(4, layers="Linear Linear FanInSum ABRelu Linear Linear FanInConcat")
+def two_heads_after_a_sum(key):
+    """Of one channel and of three; the function is written with a multiple."""
+    parts = linears(key, (4, 8), (4, 8), (8, 1), (8, 3))
+
+    def call(parts, x):
+        one, other, density, colour = parts
+        h = one(x) + other(x)
+        h = jnp.maximum(h, 0.2 * h)
+        return jnp.concatenate([density(h), colour(h)])
+
+    return Called(parts, call)
+
+
+@model(6, 3, layers="Prepare Linear Recurrent Index Linear Index")
+def recurrent(key, w=8):
+    """Steps of a loop with one set of weights, as Elman wrote them."""
+    parts = linears(key, (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        to_state, again, head = parts
+        step = lambda h, one: (jnp.tanh(again(h) + to_state(one)), None)
+        return head(jax.lax.scan(step, jnp.zeros(w, x.dtype), x)[0])
+
+    return Called(parts, call)
+
+
+@model(6, 3, layers="Prepare Linear DotGeneral Linear Tanh Linear Index GlobalAvgPool")
+def averages_in_a_loop(key, w=8):
+    """Layers in loops, of the values of one time each: they are layers of all times."""
+    parts = linears(key, (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        first, second, head = parts
+
+        def step(state, one):
+            state = 0.7 * state + 0.3 * first(one)
+            return state, state
+
+        states = jax.lax.scan(step, jnp.zeros(w, x.dtype), x)[1]
+        return jax.lax.map(lambda h: head(jnp.tanh(second(h))), states).mean(0)
+
+    return Called(parts, call)
+
+
+@model(
+    6,
+    3,
+    layers="Prepare Linear Learned FanInSum Recurrent Linear Recurrent GlobalAvgPool "
+    "Linear",
+)
+def recurrent_layers(key, w=8):
+    """One reads the other, backwards, and all of its states are pooled."""
+    keys = jr.split(key)
+    parts = jr.normal(keys[0], (2, w, w)) / w**0.5, jnp.zeros(w)
+    parts = *parts, linears(keys[1], (3, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        (one, other), bias, (to_state, between, head) = parts
+
+        def first(h, x):
+            h = jnp.tanh(h @ one + to_state(x) + bias)
+            return h, h
+
+        def second(h, x):
+            h = jax.nn.relu(between(x) + other @ h)
+            return h, h
+
+        start = jnp.zeros(w, x.dtype)
+        x = jax.lax.scan(first, start, x)[1]
+        return head(jax.lax.scan(second, start, x, reverse=True)[1].mean(0))
+
+    return Called(parts, call)
+
+
 @model(6, 3, refusal="it is an `nn.Recurrent`")
 def gated_cells(key, w=8):
     parts = nn.GRUCell(3, w, key=key), nn.Linear(w, 1, key=key)

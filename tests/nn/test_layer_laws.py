@@ -213,6 +213,16 @@ LAYERS = {
     ),
     "SumPool": Case(lambda w: [nn.SumPool(2, 1, "CIRCULAR"), nn.Erf()]),
     "GlobalSumPool": Case(lambda w: [nn.Relu()], readout=nn.GlobalSumPool),
+    "ChannelSum": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([nn.Relu(), nn.Sequential([nn.Linear(w), nn.Erf()])]),
+            nn.FanInProd(),
+            nn.ChannelSum(),
+            nn.Erf(),
+        ],
+        bias=4,
+    ),
     "Flatten": Case(lambda w: [nn.Relu()], readout=nn.Flatten, **IMAGE),
     "Identity": Case(lambda w: [nn.Identity(), nn.Relu()], (3,)),
     "Scale": Case(

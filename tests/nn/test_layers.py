@@ -263,3 +263,61 @@ REFUSED = {
 def test_refuses_and_says_where_and_why(attempt, message, without_jaxtyping):
     with pytest.raises(ValueError, match=re.escape(message)):
         attempt()
+
+
+SUMMABLE = {
+    "weights": [],
+    "odd function": [nn.Tanh()],
+    "root mean square": [nn.RMSNorm()],
+    "product": [
+        nn.FanOut(2),
+        nn.Parallel([nn.LayerNorm(), nn.Sequential([nn.Linear(8), nn.Linear(8)])]),
+        nn.FanInProd(),
+    ],
+    "side by side": [
+        nn.FanOut(2),
+        nn.Parallel([nn.Linear(8), nn.Linear(8)]),
+        nn.FanInConcat(),
+    ],
+}
+NOT_SUMMABLE = {
+    "function with a mean": [nn.Relu()],
+    "mean taken off": [nn.LayerNorm()],
+    "mean of groups taken off": [nn.GroupNorm(2)],
+    "positions among channels": [nn.Flatten()],
+    "twice the same": [
+        nn.FanOut(2),
+        nn.Parallel([nn.Tanh(), nn.Identity()]),
+        nn.FanInConcat(),
+    ],
+    "mean taken off one part of a sum": [
+        nn.FanOut(2),
+        nn.Parallel([nn.LayerNorm(), nn.Sequential([nn.Tanh(), nn.Linear(8)])]),
+        nn.FanInSum(),
+    ],
+}
+
+
+def summed(layers):
+    return nn.Sequential([nn.Linear(8), *layers, nn.ChannelSum()])
+
+
+@pytest.mark.parametrize("layers", SUMMABLE.values(), ids=SUMMABLE)
+def test_channels_of_mean_zero_are_summed(layers, getkey):
+    x = jr.normal(getkey(), (3, 4, 2))
+    net = summed(layers)
+    kernel = eqt.kernel(nn.Sequential([net, nn.GlobalAvgPool()]), x)
+    without = nn.Sequential([nn.Linear(8), *layers, nn.GlobalAvgPool()])
+    assert eqt.kernel(without, x).nngp.shape == kernel.nngp.shape
+    np.testing.assert_array_equal(eqt.kernel(without, x).ntk, kernel.ntk)
+    model = net.init(x.shape[1:], key=getkey())
+    before = nn.Sequential(model.layers[:-1])(x[0])
+    expected = before.sum(0, keepdims=True) / np.sqrt(before.shape[0])
+    np.testing.assert_allclose(model(x[0]), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layers", NOT_SUMMABLE.values(), ids=NOT_SUMMABLE)
+def test_sums_of_other_channels_are_refused(layers, getkey):
+    x = jr.normal(getkey(), (3, 4, 2))
+    with pytest.raises(nn.LayerError, match="sums channels that are not known to have"):
+        eqt.kernel(summed(layers), x)

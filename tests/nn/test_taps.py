@@ -341,3 +341,16 @@ def test_features_of_a_linear_model_are_its_kernel(getkey):
         net = nn.Sequential([conv(), conv(), nn.Flatten()])
         features = random_features(net, x, 4, getkey())
         close(features @ features.T, eqt.ntk(net, x))
+
+
+def test_derivatives_of_networks_in_variances_are_numbers(getkey):
+    """Also in those that are zero, whose root has none."""
+    x = jr.normal(getkey(), (2, 7))
+
+    def squares(variances):
+        net = nn.Conv(4, 3, tap_variances=variances, parameterization="standard")
+        return jnp.sum(net.init(x.shape, key=jr.key(0))(x) ** 2)
+
+    slopes = jax.grad(squares)(jnp.array([0.0, 1.0, 2.0]))
+    assert jnp.all(jnp.isfinite(slopes))
+    assert jnp.any(slopes != 0)

@@ -55,7 +55,12 @@ def lift_entrywise(fn: Callable) -> nn.AbstractLayer:
     """The layer of a function that is known to map each entry by itself."""
     signature = _signature(fn)
     if signature is None:
-        raise LayerError(fn, f"`{name_of(fn)}` has no derivatives by `jax.jvp`.")
+        raise LayerError(
+            fn,
+            f"`{name_of(fn)}` has no derivatives by `jax.jvp`, as functions with a "
+            "`jax.custom_vjp` have none. Define the derivative forwards, by "
+            "`jax.custom_jvp`, or use the function without one of its own.",
+        )
     return _lift_elementwise(fn, signature)
 
 
@@ -74,8 +79,9 @@ def _lift_elementwise(
     except ValueError as error:
         raise LayerError(
             fn,
-            f"`{name_of(fn)}` is elementwise, but hard to expand. {error} Such an "
-            "`eqtangents.nn.Elementwise` may stand in an `equinox.nn.Sequential`.",
+            f"`{name_of(fn)}` is elementwise, but hard to expand. {error} Such a layer "
+            "of `eqtangents.nn` may stand in an `equinox.nn.Sequential` that is read "
+            "without an example.",
         ) from None
 
 

@@ -51,12 +51,6 @@ def _one_end(
     signal = builder.settled(signal)
     layout = signal.layout
     rest = [a for a in range(len(signal.shape)) if a not in (*over, *heads)]
-    if not rest:
-        raise Unreadable(
-            "multiplies two random arrays and sums over channels without weights, for "
-            "which there is no layer. Give the sum weights, as `head(u * v)` with a "
-            "`Linear` has them."
-        )
     rest = _of_several(rest, signal.shape)
     of_heads = [f for axis in (*heads, *over) for f in layout.axes[axis]]
     if (

@@ -6,8 +6,6 @@ import types
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from eqtangents import nn
 from eqtangents._traced._activations import activation
 from eqtangents._traced._expressions import (
@@ -31,6 +29,8 @@ from eqtangents._traced._values import (
     Parameter,
     RandomValue,
     Unreadable,
+    shares_of,
+    sum_key,
 )
 
 
@@ -107,17 +107,28 @@ class Builder:
 
     def base(self, signal: RandomValue) -> Node | None:
         """The one node that a signal is a function of, if it is known by now."""
+        found = self.multiple_of_node(signal)
+        return None if found is None else found[0]
+
+    def multiple_of_node(self, signal: RandomValue) -> tuple[Node, float] | None:
+        """The one node that the terms of a signal are a multiple of, and that."""
         if len(signal.terms) == 1:
-            return next(iter(signal.terms))
-        return self._made.get(_sum_key(signal.terms))
+            return next(iter(signal.terms.items()))
+        key, size = shares_of(signal.terms)
+        if key not in self._made:
+            return None
+        node, size_of_node = self._made[key]
+        return node, size / size_of_node
 
     def expression(self, signal: RandomValue) -> Expression:
         """A signal as a function of one node."""
         if signal.expression is not None:
             return signal.expression
-        if len(signal.terms) > 1:
-            return self.hole(self.node(signal), signal.layout)
-        ((node, factor),) = signal.terms.items()
+        if self.base(signal) is None:
+            self.node(signal)
+        found = self.multiple_of_node(signal)
+        assert found is not None, "its node has been made"
+        node, factor = found
         hole = self.hole(node, signal.layout)
         if factor == 1:
             return hole
@@ -128,14 +139,16 @@ class Builder:
         if signal.expression is not None:
             (base,) = signal.terms
             key = ("activation", base, fingerprint(signal.expression))
-            with self._at_line(self._lines.get(signal.expression)):
+            with self.at_line(self._lines.get(signal.expression)):
                 return self.once(key, lambda: self._activation(base, signal.expression))
-        key = _sum_key(signal.terms)
-        with self._at_line(self._lines.get(key)):
+        key = sum_key(signal.terms)
+        with self.at_line(self._lines.get(key)):
             if len(signal.terms) > 1:
-                return self.once(key, lambda: self._sum_of(signal.terms))
-            ((node, factor),) = signal.terms.items()
-            return self._scaled(node, factor)
+                shares, size = shares_of(signal.terms)
+                self.once(shares, lambda: (self._sum_of(signal.terms), size))
+            found = self.multiple_of_node(signal)
+            assert found is not None, "there is one term, or the node of the sum"
+            return self._scaled(*found)
 
     def _sum_of(self, terms: Mapping[Node, float]) -> Node:
         scaled = [
@@ -148,10 +161,10 @@ class Builder:
     def remember_line(self, open_still: Mapping[Node, float] | Expression) -> None:
         """Where something is written that becomes a layer only when it is needed."""
         known = isinstance(open_still, Expression)
-        self._lines[open_still if known else _sum_key(open_still)] = self.line
+        self._lines[open_still if known else sum_key(open_still)] = self.line
 
     @contextlib.contextmanager
-    def _at_line(self, line: str | None) -> Iterator[None]:
+    def at_line(self, line: str | None) -> Iterator[None]:
         before, self.line = self.line, line or self.line
         try:
             yield
@@ -280,18 +293,3 @@ class Builder:
         if other.layout.positions != theirs:
             raise AssertionError("positions are arranged as asked for")
         return one, RandomValue(one.layout, other.terms, other.expression)
-
-
-def _sum_key(terms: Mapping[Node, float]) -> Hashable:
-    return "sum", frozenset(terms.items())
-
-
-def as_number(value: Any) -> float | None:
-    """The one number that all entries of a constant are."""
-    try:
-        array = np.asarray(value, float)
-    except Exception:  # traced, or no number
-        return None
-    if array.size and (array == array.flat[0]).all():
-        return float(array.flat[0])
-    return None

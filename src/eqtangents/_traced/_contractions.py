@@ -4,18 +4,18 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from jax.extend import core
 
 from eqtangents import nn
 from eqtangents._traced._attention import begun_scores
 from eqtangents._traced._builder import Builder
+from eqtangents._traced._known_factors import times_known
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._of_input import of_input
+from eqtangents._traced._reductions import inner_product
 from eqtangents._traced._rules import reading
-from eqtangents._traced._trained import options, with_weights
+from eqtangents._traced._trained import as_values, options, with_weights
 from eqtangents._traced._values import (
-    InputFunction,
     Node,
     Parameter,
     RandomValue,
@@ -29,15 +29,27 @@ def _read_dot_general(
 ) -> list[Any]:
     (contracted, batched) = eqn.params["dimension_numbers"]
     if all(isinstance(arg, RandomValue) for arg in args):
-        return begun_scores(builder, eqn, args)
+        free = [
+            [a for a in range(len(arg.shape)) if a not in (*over, *batch)]
+            for arg, over, batch in zip(args, contracted, batched, strict=True)
+        ]
+        if all(free):
+            return begun_scores(builder, eqn, args)
+        return [inner_product(builder, args, contracted, batched, free)]
     kinds = [isinstance(arg, Parameter) for arg in args]
-    if all(kinds):
+    of_layers = [
+        kind and builder.parameters.leaves[arg.leaf].fan_in is not None
+        for kind, arg in zip(kinds, args, strict=True)
+    ]
+    if all(kinds) and sum(of_layers) != 1:
         raise Unreadable(
             "multiplies parameters by each other, so that the weights of a layer are "
-            "no longer drawn independently. Apply them to the data one after the other."
+            "no longer drawn independently. Apply them to the data one after the "
+            "other. Trained values that a layer reads, as latents, are told by layers "
+            "of `equinox.nn`, `jax.vmap(linear)(latents)`."
         )
     if any(kinds):
-        at = kinds.index(True)
+        at = (of_layers if all(kinds) else kinds).index(True)
         if batched[0]:
             raise Unreadable(
                 "multiplies by other weights at each position or for each group of "
@@ -46,7 +58,7 @@ def _read_dot_general(
             )
         axes = [tuple(map(int, one)) for one in contracted]
         return [_times_weights(builder, args[1 - at], args[at], axes, at)]
-    return [_times_constant(builder, args, contracted, batched)]
+    return [times_known(builder, args, contracted, batched)]
 
 
 def _times_weights(
@@ -63,7 +75,7 @@ def _times_weights(
     if isinstance(value, RandomValue):
         signal = builder.settled(value)
     else:
-        signal = _channels_of_input(builder, value, over, rest)
+        signal = _with_channels(builder, value, over, rest)
     signal = channels_along(builder, signal, [signal.layout.axes[a] for a in over])
     layout = signal.layout
     node = builder.node(signal)
@@ -87,17 +99,19 @@ def _times_weights(
     return RandomValue(changed, {made: parameter.factor})
 
 
-def _channels_of_input(
+def _with_channels(
     builder: Builder, value: Any, over: Sequence[int], rest: Sequence[int]
 ) -> RandomValue:
-    """A function of the input whose channels are what is summed over."""
-    node = of_input(builder, value, over, [[axis] for axis in rest])
+    """A function of the input, or parameters, whose channels are summed over."""
     axes: list[AxisFactors] = [axis_factors(n) for n in value.shape]
     layout = Layout(
         tuple(f for axis in over for f in axes[axis]),
         tuple(axes[axis] for axis in rest),
         tuple(axes),
     )
+    if isinstance(value, Parameter):
+        return as_values(builder, value, layout)
+    node = of_input(builder, value, over, [[axis] for axis in rest])
     return RandomValue.of(node, layout)
 
 
@@ -177,102 +191,3 @@ def _in_patches(
         signal.layout.axes,
     )
     return RandomValue.of(made, layout)
-
-
-def _times_constant(
-    builder: Builder, args: Sequence[Any], contracted: Any, batched: Any
-) -> RandomValue:
-    """A signal times a constant, summed over positions."""
-    at = 0 if isinstance(args[0], RandomValue) else 1
-    signal, other = builder.settled(args[at]), args[1 - at]
-    if isinstance(other, InputFunction):
-        if batched[0]:
-            raise Unreadable("multiplies by other numbers of the input at each place.")
-        return _times_input(builder, signal, other, contracted, at)
-    constant = np.asarray(other)
-    over, numbers_over = (tuple(map(int, contracted[i])) for i in (at, 1 - at))
-    if batched[0]:
-        raise Unreadable("multiplies by other constants at each place.")
-    free = [a for a in range(constant.ndim) if a not in numbers_over]
-    matrix = constant.transpose(*numbers_over, *free)
-    return by_matrix(builder, signal, over, matrix, at)
-
-
-def by_matrix(
-    builder: Builder, signal: RandomValue, over: Sequence[int], matrix: Any, at: int
-) -> RandomValue:
-    """Positions mapped by a constant array, whose first axes are summed over.
-
-    Its other axes stand before those of the signal if `at` is 1, else behind.
-    """
-    layout = signal.layout
-    summed = tuple(layout.axes[axis] for axis in over)
-    if {f for axis in summed for f in axis} & set(layout.channels):
-        raise Unreadable(
-            "multiplies channels by constants, which are no weights. Give them as "
-            "parameters, or apply them to the input."
-        )
-    kept = [
-        group
-        for group in layout.positions
-        if not set(group) & {f for axis in summed for f in axis}
-    ]
-    signal = builder.rearranged(signal, [*summed, *kept])
-    node = builder.node(signal)
-    count = len(summed)
-    new = [axis_factors(n) for n in matrix.shape[count:]]
-    size = (*matrix.shape[count:], *node.shape[1 + count :])
-    numbers = ((tuple(range(count)), tuple(range(count))), ((), ()))
-    layer = nn.DotGeneral(lhs=np.asarray(matrix, float), dimension_numbers=numbers)
-    key = ("matrix", matrix.shape, np.asarray(matrix).tobytes(), count)
-    made = builder.plain(layer, [node], (node.shape[0], *size), key)
-    rest = [axis for i, axis in enumerate(layout.axes) if i not in over]
-    axes = [*new, *rest] if at == 1 else [*rest, *new]
-    return RandomValue.of(made, Layout(layout.channels, (*new, *kept), tuple(axes)))
-
-
-def _times_input(
-    builder: Builder,
-    signal: RandomValue,
-    known: InputFunction,
-    contracted: Any,
-    at: int,
-) -> RandomValue:
-    """Positions mapped by a matrix that is an input, as an adjacency is."""
-    (over,), (numbers_over,) = contracted[at], contracted[1 - at]
-    return by_input(builder, signal, known, over, numbers_over, at)
-
-
-def by_input(
-    builder: Builder,
-    signal: RandomValue,
-    known: InputFunction,
-    over: int,
-    numbers_over: int,
-    at: int,
-) -> RandomValue:
-    """Positions mapped by a matrix that is an input, whose axis is summed over.
-
-    Its other axis stands before those of the signal if `at` is 1, else behind.
-    """
-    layout = signal.layout
-    free = [a for a in range(len(known.shape)) if a != numbers_over]
-    summed = layout.axes[over]
-    if len(free) != 1 or set(summed) & set(layout.channels):
-        raise Unreadable(
-            "multiplies by an input other than as a matrix that maps positions."
-        )
-    kept = [group for group in layout.positions if not set(group) & set(summed)]
-    signal = builder.rearranged(signal, [summed, *kept])
-    node = builder.node(signal)
-    matrix = _matrix_node(builder, known, free[0], numbers_over)
-    new = axis_factors(known.shape[free[0]])
-    size = (known.shape[free[0]], *node.shape[2:])
-    made = builder.plain(nn.Mix(), [matrix, node], (node.shape[0], *size))
-    rest = [axis for i, axis in enumerate(layout.axes) if i != over]
-    axes = [new, *rest] if at == 1 else [*rest, new]
-    return RandomValue.of(made, Layout(layout.channels, (new, *kept), tuple(axes)))
-
-
-def _matrix_node(builder: Builder, known: InputFunction, row: int, column: int) -> Node:
-    return of_input(builder, known, [], [[row], [column]])

@@ -9,9 +9,9 @@ from jax.extend import core
 from jaxtyping import Array, PRNGKeyArray
 
 from eqtangents import nn
-from eqtangents._traced._builder import Builder, as_number
+from eqtangents._traced._builder import Builder
 from eqtangents._traced._rules import reading
-from eqtangents._traced._values import RandomValue, Scores, Unreadable
+from eqtangents._traced._values import RandomValue, Scores, Unreadable, as_number
 
 
 def eqtangents_dropout(x: Array, p: Any) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.extend import core
 
 from eqtangents._jaxpr import shape_of
-from eqtangents._traced._builder import Builder, as_number
+from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import AppliedFunction, results_of
 from eqtangents._traced._layout import Layout, axis_factors
 from eqtangents._traced._of_input import as_factor, like, of_input
@@ -28,6 +28,7 @@ from eqtangents._traced._values import (
     Parameter,
     RandomValue,
     Unreadable,
+    as_number,
 )
 
 
@@ -210,7 +211,9 @@ def _joined(
         raise Unreadable("stops gradients, which kernels of layers know nothing of.")
     raise Unreadable(
         f"applies `{name}` to several arrays, none of which is a function of the "
-        "other. Sums and products of independent branches have kernels."
+        "other. Sums and products of independent branches have kernels, so that a "
+        "gate, `jax.nn.sigmoid(a) * b`, may choose, or take a function of one array, "
+        "`jax.nn.relu(a)`."
     )
 
 

@@ -66,6 +66,9 @@ def network_of_program(
         nodes = [output_node(builder, result) for result in results]
     except Unreadable as error:
         raise refusal(model, str(error), builder.line) from None
+    except nn.LayerError as error:
+        where = error.path or builder.line
+        raise nn.LayerError(error.layer, error.message, where) from None
     if not any(node.holds for node in builder.nodes) and _has_arrays(program):
         raise refusal(model, _CLOSES_OVER, builder.line)
     return wired(builder, nodes, model)

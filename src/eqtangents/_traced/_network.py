@@ -10,7 +10,6 @@ from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import Layout
 from eqtangents._traced._of_input import of_input
 from eqtangents._traced._parameters import overlap
-from eqtangents._traced._statistics import resolved
 from eqtangents._traced._values import (
     Node,
     Parameter,
@@ -25,7 +24,7 @@ from eqtangents._traced._values import (
 def output_node(builder: Builder, value: Any) -> Node:
     """The node whose output is the array that a model returns."""
     if isinstance(value, Statistic):
-        value = resolved(builder, value)
+        value = value.as_signal()
     if isinstance(value, Parameter | Scores):
         raise Unreadable(
             "is returned as the output, but is no function of the input that a "
@@ -130,7 +129,9 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
                         "use parameters of its own. One layer of several arrays, or at "
                         "all positions, is `jax.vmap(layer)(jnp.stack(arrays))`; in a "
                         "loop in which each step reads the last, over time or depth, "
-                        "it is an `nn.Recurrent`.",
+                        "it is an `nn.Recurrent`: written as a `jax.lax.scan` from a "
+                        "state of zeros, steps `h = jnp.tanh(W @ h + U @ x + b)` are "
+                        "read as one, with any function in the place of `tanh`.",
                         node.line,
                     )
             uses[held.leaf].append((held, node))

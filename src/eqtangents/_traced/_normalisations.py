@@ -12,10 +12,10 @@ from jax.extend import core
 
 from eqtangents import nn
 from eqtangents._jaxpr import bind, dtype_of
-from eqtangents._traced._builder import as_number
 from eqtangents._traced._expressions import Expression, Hole, value_of_expression
 from eqtangents._traced._layout import Layout, output_array, shown_array
 from eqtangents._traced._numpy import in_numpy
+from eqtangents._traced._values import as_number
 
 
 # Inputs so large that no constant matters which is added to variances, and inputs of

@@ -54,6 +54,7 @@ def of_input(
         )
 
     def prepared(*examples: Array) -> Array:
+        _check_shapes_read(holes, examples)
         filled = {
             hole: given if hole.dtype is None else given.astype(hole.dtype)
             for hole, given in zip(holes, examples, strict=True)
@@ -68,6 +69,20 @@ def of_input(
     nodes = tuple(builder.inputs.values())
     make = lambda: builder.add(nn.Prepare(prepared), nodes, shape)
     return builder.once(key, make)
+
+
+def _check_shapes_read(holes: Sequence[Hole], examples: Sequence[Array]) -> None:
+    """Raise unless inputs have the shapes of those that a model was read from."""
+    read, came = (
+        ", ".join(str(tuple(x.shape)) for x in some) for some in (holes, examples)
+    )
+    if read != came:
+        raise ValueError(
+            f"The network was read from an example of shape {read}, but is given one "
+            f"of shape {came}. Read the model from one example of a batch, `x[0]`, and "
+            "not from the batch, whose axis would count as one of positions; kernels "
+            "then take batches of such examples."
+        )
 
 
 def like(

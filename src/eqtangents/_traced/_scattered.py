@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from eqtangents._traced._builder import Builder, as_number
-from eqtangents._traced._contractions import by_input, by_matrix
+from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import AppliedFunction
+from eqtangents._traced._known_factors import by_input, by_matrix
 from eqtangents._traced._of_input import like
 from eqtangents._traced._rules import reading
 from eqtangents._traced._sums import joined_sum
-from eqtangents._traced._values import InputFunction, RandomValue, Unreadable
+from eqtangents._traced._values import InputFunction, RandomValue, Unreadable, as_number
 
 
 _OTHER_PLACES = (

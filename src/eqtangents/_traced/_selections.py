@@ -17,7 +17,7 @@ from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._maps import OF_POSITIONS, joined_maps, map_node
 from eqtangents._traced._of_input import like
 from eqtangents._traced._rules import reading
-from eqtangents._traced._trained import with_offset
+from eqtangents._traced._trained import as_values
 from eqtangents._traced._values import (
     InputFunction,
     Node,
@@ -131,7 +131,9 @@ def _with_axis(value: Any, axis: int) -> Any:
 def _joined_along(builder: Builder, args: Sequence[Any], axis: int) -> RandomValue:
     """Arrays end to end along an axis."""
     args = [arg for arg in args if arg.shape[axis]]
-    first = next(builder.settled(arg) for arg in args if isinstance(arg, RandomValue))
+    signals = [builder.settled(arg) for arg in args if isinstance(arg, RandomValue)]
+    # One that has a single channel tells not where channels stand.
+    first = next((one for one in signals if one.layout.channels), signals[0])
     if len(args) == 1:
         return first
     of_axis = first.layout.axes[axis]
@@ -173,7 +175,7 @@ def _joined_part(
         rest = _rest(layout, own)
         target = Layout(layout.channels, (new, *rest), tuple(axes))
     if isinstance(arg, Parameter):
-        return _token(builder, arg, first, target, axis)
+        return as_values(builder, arg, target)
     if not isinstance(arg, RandomValue):
         return like(builder, arg, target)
     probe = RandomValue(target, {})
@@ -194,21 +196,6 @@ def _rest(layout: Layout, own: AxisFactors) -> list[AxisFactors]:
         elif left:
             rest += [(f,) for f in left]
     return rest
-
-
-def _token(
-    builder: Builder,
-    parameter: Parameter,
-    first: RandomValue,
-    target: Layout,
-    axis: int,
-) -> RandomValue:
-    """Trained values as further positions, such as a class token."""
-    zeros = np.zeros(target.shape, np.float32)
-    base = like(builder, zeros, target)
-    added = with_offset(builder, base, parameter)
-    terms = {node: c for node, c in added.terms.items() if node not in base.terms}
-    return RandomValue(added.layout, terms)
 
 
 def _end_to_end(

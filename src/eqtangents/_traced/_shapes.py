@@ -11,9 +11,10 @@ from jaxtyping import Int
 from eqtangents import nn
 from eqtangents._jaxpr import bind, shape_of
 from eqtangents._traced._builder import Builder
-from eqtangents._traced._contractions import by_matrix
 from eqtangents._traced._convolutions import pad_node
+from eqtangents._traced._known_factors import by_matrix
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._reductions import sum_over
 from eqtangents._traced._rules import reading
 from eqtangents._traced._scattered import picked_positions
 from eqtangents._traced._selections import selected_channels
@@ -172,6 +173,15 @@ def _index_node(
 ) -> Any:
     """The layer that picks positions along one axis."""
     rank = len(node.shape) - 1
+    if isinstance(node.layer, nn.FanInConcat) and node.layer.axis == 1 + at:
+        ends = np.cumsum([part.shape[1 + at] for part in node.reads])
+        (first, *others) = np.unique(np.searchsorted(ends, index, "right"))
+        if not others:  # of one part, with which the others may correlate
+            part = node.reads[first]
+            own = index - (ends[first] - part.shape[1 + at])
+            if own.tolist() == list(range(part.shape[1 + at])):
+                return part
+            return _index_node(builder, part, at, own)
     whole: list[Any] = [slice(None)] * rank
     steps = np.diff(index)
     if len(index) == 1:
@@ -187,35 +197,7 @@ def _index_node(
 
 @reading("reduce_sum")
 def _sum(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-    signal = builder.settled(args[0])
-    layout = signal.layout
-    over = [int(axis) for axis in eqn.params["axes"]]
-    summed = {f for axis in over for f in layout.axes[axis]}
-    repeats = math.prod(f.size for f in layout.repeated if f in summed)
-    inside = [f for f in layout.spatial if f in summed]
-    rest = [axis for i, axis in enumerate(layout.axes) if i not in over]
-    if not inside:
-        terms = {node: c * repeats for node, c in signal.terms.items()}
-        return [RandomValue(layout.with_axes(rest), terms)]
-    if len(inside) == len(layout.spatial):
-        node = builder.node(signal)
-        made = builder.plain(nn.GlobalSumPool(), [node], node.shape[:1])
-        changed = Layout(layout.channels, (), tuple(rest))
-        return [RandomValue(changed, {made: float(repeats)})]
-    groups: list[AxisFactors] = []
-    for axis in layout.positions:
-        among = [f in summed for f in axis]
-        cut = among.index(True) if any(among) else len(axis)
-        groups += [axis] if all(among[cut:]) else [(f,) for f in axis]
-    signal = builder.rearranged(signal, groups)
-    node = builder.node(signal)
-    kernel = tuple(math.prod(f.size for f in axis if f in summed) for axis in groups)
-    size = [n // k for n, k in zip(node.shape[1:], kernel, strict=True)]
-    layer = nn.SumPool(kernel, kernel)
-    made = builder.plain(layer, [node], (node.shape[0], *size))
-    positions = tuple(tuple(f for f in axis if f not in summed) for axis in groups)
-    changed = Layout(layout.channels, positions, tuple(rest))
-    return [RandomValue(changed, {made: float(repeats)})]
+    return [sum_over(builder, args[0], [int(axis) for axis in eqn.params["axes"]])]
 
 
 @reading("cumsum")

@@ -1,8 +1,9 @@
 """Means over channels, and the normalisation layers that are made of them."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -62,9 +63,16 @@ def begins_statistic(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) 
 
 
 def with_statistics(
-    builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
+    builder: Builder,
+    eqn: core.JaxprEqn,
+    args: Sequence[Any],
+    of_signals: Callable[[Sequence[Any]], list[Any]],
 ) -> list[Any]:
-    """What is computed of means over channels is kept, until it is a normalisation."""
+    """What is computed of means over channels is kept, until it is a normalisation.
+
+    `of_signals`: what the equation makes of signals. They take the place of statistics
+    that meet what no normalisation has.
+    """
     statistics = [arg for arg in args if isinstance(arg, Statistic)]
     signals = [arg for arg in args if isinstance(arg, RandomValue)]
     for signal in signals:
@@ -77,14 +85,13 @@ def with_statistics(
         builder.base(signal) is not node for signal in signals
     )
     parameters = [arg for arg in others if isinstance(arg, Parameter)]
-    if apart or len(others) > len(parameters):
-        raise _unknown(statistics)
+    offset = parameters and eqn.primitive.name != "mul"
+    if apart or offset or len(others) > len(parameters):
+        return _resolved(args, of_signals)
     gains = tuple(gain for one in statistics for gain in one.gains)
     given = []
     for arg in args:
         if isinstance(arg, Parameter):
-            if eqn.primitive.name != "mul":
-                raise _unknown(statistics)
             initial = arg.factor * builder.parameters.gain(arg)
             gains = (*gains, (arg, initial))
             given.append(np.full(arg.shape, initial, np.float32))
@@ -94,10 +101,29 @@ def with_statistics(
             given.append(
                 builder.expression(arg) if isinstance(arg, RandomValue) else arg
             )
+    line = builder.line
+
+    @functools.cache
+    def as_signals() -> list[Any]:
+        with builder.at_line(line):
+            return _resolved(args, of_signals)
+
     return [
-        _continued(builder, eqn, args, node, one, gains)
-        for one in results_of(eqn, given)
+        _continued(builder, eqn, args, node, one, gains, lambda i=i: as_signals()[i])
+        for i, one in enumerate(results_of(eqn, given))
     ]
+
+
+def _resolved(
+    args: Sequence[Any], of_signals: Callable[[Sequence[Any]], list[Any]]
+) -> list[Any]:
+    """The results of an equation where statistics are no part of a normalisation."""
+    try:
+        return of_signals(
+            [arg.as_signal() if isinstance(arg, Statistic) else arg for arg in args]
+        )
+    except Unreadable:
+        raise _unknown([arg for arg in args if isinstance(arg, Statistic)]) from None
 
 
 def _continued(
@@ -107,6 +133,7 @@ def _continued(
     node: Node,
     expression: AppliedEquation,
     gains: tuple[tuple[Parameter, float], ...],
+    as_signal: Callable[[], RandomValue],
 ) -> Any:
     layouts = [
         arg.layout
@@ -115,7 +142,7 @@ def _continued(
     ]
     layout = next((one for one in layouts if one.shape == expression.shape), None)
     moved = tuple((_moved(eqn, gain, expression.shape), v) for gain, v in gains)
-    statistic = Statistic(node, expression, layout, builder.line, moved)
+    statistic = Statistic(node, expression, layout, builder.line, as_signal, moved)
     if eqn.primitive.name in ("mul", "div") and layout is not None:
         found = _as_normalisation(builder, statistic, layout)
         return statistic if found is None else found
@@ -140,18 +167,10 @@ def _unknown(statistics: Sequence[Statistic]) -> Unreadable:
     where = f", in {statistics[0].line}," if statistics and statistics[0].line else ""
     return Unreadable(
         f"takes statistics over the channels{where} that are none of a `LayerNorm`, "
-        "`RMSNorm` or `GroupNorm`, nor of the network's input. A softmax over channels "
-        "belongs to the loss; sums need weights, as a `Linear` has them; batch "
+        "`RMSNorm` or `GroupNorm`, nor of the network's input, nor sums of all "
+        "channels. A softmax over channels belongs to the loss; maxima and batch "
         "statistics have no kernel."
     )
-
-
-def resolved(builder: Builder, statistic: Statistic) -> RandomValue:
-    """A statistic where a signal is needed.
-
-    **Raises:** `Unreadable`, for it would be a signal already.
-    """
-    raise _unknown([statistic])
 
 
 def _as_normalisation(

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from eqtangents import nn
-from eqtangents._traced._builder import Builder, as_number
+from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import AppliedFunction
 from eqtangents._traced._layout import Layout
 from eqtangents._traced._of_input import as_factor
@@ -16,6 +16,7 @@ from eqtangents._traced._values import (
     Parameter,
     RandomValue,
     Unreadable,
+    as_number,
 )
 
 
@@ -82,10 +83,10 @@ def joined_sum(builder: Builder, one: RandomValue, other: RandomValue) -> Random
 
 def _as_one_term(builder: Builder, signal: RandomValue) -> RandomValue:
     """As one term, if its sum has been computed anyway."""
-    base = builder.base(signal)
-    if base is None or len(signal.terms) == 1:
+    found = builder.multiple_of_node(signal)
+    if found is None or len(signal.terms) == 1:
         return signal
-    return RandomValue.of(base, signal.layout)
+    return RandomValue(signal.layout, types.MappingProxyType(dict([found])))
 
 
 def inverse(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._layout import AxisFactor, AxisFactors, Layout
+from eqtangents._traced._of_input import like
 from eqtangents._traced._values import Node, Parameter, RandomValue, Unreadable
 from eqtangents._types import Scalar, known_value
 from eqtangents.nn._norm import AbstractNorm
@@ -163,6 +164,14 @@ def with_offset(
     return RandomValue(layout, terms)
 
 
+def as_values(builder: Builder, parameter: Parameter, layout: Layout) -> RandomValue:
+    """Parameters as values of a layout that depend on no input, as of a class token."""
+    base = like(builder, np.zeros(layout.shape, np.float32), layout)
+    added = with_offset(builder, base, parameter)
+    terms = {node: c for node, c in added.terms.items() if node not in base.terms}
+    return RandomValue(added.layout, terms)
+
+
 def _separated(
     builder: Builder, signal: RandomValue, kept: Sequence[AxisFactor]
 ) -> RandomValue:
@@ -191,7 +200,9 @@ def _node_of_values(
     channels = held.numbers.shape[0]
     scale = parameters.parameterization.biases(deviation, Fans(1, channels, channels))
     layer = _filled(layer, "value", _carried_over(builder, held, scale.multiplier))
-    return builder.add(layer, [base], base.shape, [held])
+    # What it reads says no more than the shape.
+    key = ("values", held.leaf, held.numbers.tobytes(), axes, base.shape)
+    return builder.once(key, lambda: builder.add(layer, [base], base.shape, [held]))
 
 
 def _fused(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,13 +91,15 @@ class Statistic:
 
     With infinitely many channels it is not random. `layout`: of the array that it was
     last combined with. `gains`: parameters that it has been multiplied by, at their
-    common initial value.
+    common initial value. `as_signal`: what it is if it belongs to no normalisation: a
+    sum over channels, or what was made of one; raises `Unreadable` for anything else.
     """
 
     node: Node
     expression: Expression
     layout: Layout | None
     line: str
+    as_signal: Callable[[], RandomValue]
     gains: tuple[tuple[Parameter, float], ...] = ()
 
     @property
@@ -139,3 +141,26 @@ class Unreadable(Exception):
 def refusal(model: Any, what: str, line: str) -> LayerError:
     """The error for a line of a model, with what works all the same."""
     return LayerError(model, f"{what} {WHAT_WORKS}", line)
+
+
+def sum_key(terms: Mapping[Node, float]) -> Hashable:
+    """The same for equal sums."""
+    return "sum", frozenset(terms.items())
+
+
+def shares_of(terms: Mapping[Node, float]) -> tuple[Hashable, float]:
+    """What a sum and its multiples have in common, and how large it is."""
+    size = terms[min(terms, key=id)]
+    shares = frozenset((n, float(f"{c / size:.12g}")) for n, c in terms.items())
+    return ("shares", shares), size
+
+
+def as_number(value: Any) -> float | None:
+    """The one number that all entries of a constant are."""
+    try:
+        array = np.asarray(value, float)
+    except Exception:  # traced, or no number
+        return None
+    if array.size and (array == array.flat[0]).all():
+        return float(array.flat[0])
+    return None

@@ -23,15 +23,16 @@ from eqtangents._traced._entries import entrywise
 from eqtangents._traced._expressions import results_of
 from eqtangents._traced._lines import calls_library, line_of
 from eqtangents._traced._numpy import in_numpy, result_values
+from eqtangents._traced._recurrences import Loop, parted, states_of_loop
 from eqtangents._traced._rules import OF_ENTRIES, SIGNAL_RULES
 from eqtangents._traced._statistics import (
     begins_statistic,
-    resolved,
     with_statistics,
 )
 from eqtangents._traced._values import (
     InputFunction,
     Parameter,
+    RandomValue,
     ReadValue,
     Scores,
     Statistic,
@@ -126,12 +127,15 @@ class Walk:
         if any(isinstance(arg, Statistic) for arg in args) or begins_statistic(
             builder, eqn, args
         ):
-            return with_statistics(builder, eqn, args)
-        alone = all(isinstance(one, Parameter) for one in traced)
+            of_signals = lambda args: self._of_signals(eqn, args)
+            return with_statistics(builder, eqn, args, of_signals)
+        return self._of_signals(eqn, args)
+
+    def _of_signals(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        """What an equation makes of signals and parameters."""
+        name, builder = eqn.primitive.name, self.builder
+        alone = not any(isinstance(arg, RandomValue | InputFunction) for arg in args)
         if name in SIGNAL_RULES and (name == "dot_general" or not alone):
-            args = [
-                resolved(builder, a) if isinstance(a, Statistic) else a for a in args
-            ]
             return SIGNAL_RULES[name](builder, eqn, args)
         if name in OF_ENTRIES:
             return entrywise(builder, eqn, args)
@@ -143,21 +147,35 @@ class Walk:
         )
 
     def _scanned(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
-        """A loop, step by step."""
-        n_consts, n_carry = scan_sizes(eqn)
-        jaxpr, consts = jaxpr_and_consts(eqn.params["jaxpr"])
-        fixed, carried = args[:n_consts], list(args[n_consts : n_consts + n_carry])
-        xs, length = args[n_consts + n_carry :], int(eqn.params["length"])
-        steps = range(length)
+        """A loop, step by step, or as one layer with weights shared in time."""
+        length, (_, n_carry) = int(eqn.params["length"]), scan_sizes(eqn)
+        loop, added = self._computed_at_once(eqn, args)
+        states = states_of_loop(self.builder, loop, added, self.run)
+        if states is not None:
+            last = self._item(states, 0 if loop.reverse else -1, length)
+            return [last] + [states] * (len(eqn.outvars) - 1)
+        carried, xs, steps = [*loop.begins], [*loop.own, *added], range(length)
         stacked: dict[int, list[Any]] = {}
-        for i in reversed(steps) if eqn.params["reverse"] else steps:
+        for i in reversed(steps) if loop.reverse else steps:
             each = [self._item(x, i, length) for x in xs]
-            out = self.run(jaxpr, consts, [*fixed, *carried, *each])
+            out = self.run(*loop.step, [*loop.fixed, *carried, *each])
             carried = out[:n_carry]
             stacked[i] = out[n_carry:]
         count = len(eqn.outvars) - n_carry
         ys = [[stacked[i][k] for i in steps] for k in range(count)]
         return [*carried, *(self._stacked(column) for column in ys)]
+
+    def _computed_at_once(
+        self, eqn: core.JaxprEqn, args: Sequence[Any]
+    ) -> tuple[Loop, list[Any]]:
+        """A loop, and what its layers make of the values of all times at once."""
+        if any(isinstance(arg, Parameter) for arg in args):
+            loop = parted(eqn, args, at_once=True)
+            try:
+                return loop, self.run(*loop.before, [*loop.fixed, *loop.times])
+            except LayerError:  # then as the loop is written
+                pass
+        return parted(eqn, args, at_once=False), []
 
     def _item(self, value: Any, i: int, length: int) -> Any:
         if isinstance(value, Parameter):
@@ -205,7 +223,8 @@ def _check_is_of_layers(eqn: core.JaxprEqn) -> None:
 def _hint_for(name: str) -> str:
     """What to do instead of a primitive."""
     said = {
-        "reduce_max": "Take the mean over positions, or sums, instead of the maximum.",
+        "reduce_max": "Take the mean over positions, or sums, instead of the maximum. "
+        "A softmax is read as attention where scores are products of queries and keys.",
         "fft": "Transform the input, or multiply by a constant matrix.",
     }.get(name)
     return f" {said}" if said else ""

@@ -54,6 +54,7 @@ from eqtangents.covariance._pointwise import (
     Normalised as Normalised,
     Scaled as Scaled,
     ScaledGains as ScaledGains,
+    SummedChannels as SummedChannels,
     TrainedGains as TrainedGains,
     Vanished as Vanished,
 )

@@ -60,6 +60,8 @@ class BranchProduct(AbstractCovariance):
             gaussian=False,
             centred_by=tuple(one for o in outlines for one in o.centred_by),
             diagonal=any(o.diagonal for o in outlines),
+            # Given the other factors, channels still have mean zero, each by its own.
+            summable=any(o.summable for o in outlines),
         )
         if scaled is not None:
             self.outline = self.outline.replace(
@@ -102,6 +104,7 @@ class ChannelConcat(AbstractCovariance):
             channels=sum(o.channels for o in outlines),
             gaussian=False,
             exchangeable=False,
+            summable=all(o.summable for o in outlines) and independent(branches),
         )
 
     def bind(self, frame: Frame) -> BlockRule:

@@ -37,6 +37,7 @@ def facts_at_all_depths(before: Outline, after: Outline, n: int) -> Outline:
     return before.replace(
         gaussian=before.gaussian and (n == 1 or after.gaussian),
         centred_by=before.centred_by if n == 1 or after.centred else (),
+        summable=before.summable and (n == 1 or after.summable),
         trainable=before.trainable or after.trainable,
         vanishing=before.vanishing or (n > 1 and after.vanishing),
         diagonal=before.diagonal and after.diagonal,

@@ -44,9 +44,13 @@ class Nonlinear(AbstractCovariance):
         `gain_dual`: that of `u f'(u)`, by which `f` is read after trained gains.
         """
         self.upstream, self.dual, self.gain_dual = upstream, dual, gain_dual
-        kept = upstream.outline.centred_by if is_odd(dual) else ()
-        self.outline = upstream.outline.replace(
-            gaussian=False, centred_by=kept, has_trained_gains=False, diagonal=False
+        outline, odd = upstream.outline, is_odd(dual)
+        self.outline = outline.replace(
+            gaussian=False,
+            centred_by=outline.centred_by if odd else (),
+            summable=outline.summable and odd,
+            has_trained_gains=False,
+            diagonal=False,
         )
         self.nonnegative = isinstance(dual, AbstractDualOfSums) and dual.nonnegative
 

@@ -36,6 +36,9 @@ class Outline:
     `trainable`: whether there are any weights. If so, blocks have a tangent kernel
     where one is wanted.
     `exchangeable`: whether channels are infinitely many and alike.
+    `summable`: whether the sum of the channels over the root of their number is a
+    Gaussian of their mean covariance, as the central limit theorem has it: channels
+    have mean zero over sources that each has for itself.
     `has_trained_gains`: whether a normalisation with trained gains acts since the last
     weights. The gradient in a gain is the channel itself, so the next nonlinearity must
     not treat that part of the NTK as independent of its input.
@@ -58,6 +61,7 @@ class Outline:
     centred_by: tuple[frozenset[int], ...]
     trainable: bool
     exchangeable: bool = False
+    summable: bool = False
     has_trained_gains: bool = False
     vanishing: bool = False
     diagonal: bool = False
@@ -89,6 +93,7 @@ class Outline:
             centred_by=(source,),
             trainable=True,
             exchangeable=True,
+            summable=True,
             has_trained_gains=False,
             diagonal=False,
         )
@@ -122,6 +127,7 @@ class Outline:
             centred_by=_all_centred_by(outlines),
             trainable=any(o.trainable for o in outlines),
             exchangeable=all(o.exchangeable for o in outlines),
+            summable=all(o.summable for o in outlines),
             has_trained_gains=any(o.has_trained_gains for o in outlines),
             vanishing=any(o.vanishing for o in outlines),
             diagonal=all(o.diagonal for o in outlines),

@@ -62,11 +62,20 @@ class Normalised(AbstractCovariance):
     """
 
     def __init__(
-        self, upstream: AbstractCovariance, axes: tuple[int, ...], eps: Scalar
+        self,
+        upstream: AbstractCovariance,
+        axes: tuple[int, ...],
+        eps: Scalar,
+        *,
+        centred: bool,
     ):
-        """Divide by the deviation over the channels and these spatial axes."""
+        """Divide by the deviation over the channels and these spatial axes.
+
+        `centred`: whether the mean is taken off before, so that channels sum to zero.
+        """
         self.upstream, self.axes, self.eps = upstream, axes, eps
-        self.outline = upstream.outline
+        summable = upstream.outline.summable and not centred
+        self.outline = upstream.outline.replace(summable=summable)
 
     def bind(self, frame: Frame) -> BlockRule:
         """Look up the deviations of both ends."""
@@ -93,6 +102,21 @@ class Normalised(AbstractCovariance):
         safe = jnp.where(total > 0, total, jnp.ones_like(total))
         reciprocal = jnp.where(total > 0, 1 / jnp.sqrt(safe), jnp.zeros_like(total))
         return jnp.broadcast_to(reciprocal, variance.shape)
+
+
+class SummedChannels(AbstractCovariance):
+    """The sum of all channels over the root of their number: kernels stay."""
+
+    def __init__(self, upstream: AbstractCovariance):
+        """Sum outputs that are summable."""
+        self.upstream = upstream
+        # The gradient in a gain is one of very many channels, and none of the output.
+        self.outline = upstream.outline.replace(
+            channels=1, gaussian=True, has_trained_gains=False
+        )
+
+    def bind(self, frame: Frame) -> BlockRule:
+        return frame.bind(self.upstream)
 
 
 class TrainedGains(AbstractCovariance):

@@ -31,6 +31,7 @@ class Flattened(AbstractCovariance):
             channels=outline.channels * math.prod(outline.size),
             gaussian=outline.gaussian and not outline.rank,
             exchangeable=outline.exchangeable and not outline.rank,
+            summable=outline.summable and not outline.rank,
         )
 
     def bind(self, frame: Frame) -> BlockRule:

@@ -39,6 +39,7 @@ class States(AbstractCovariance):
             sources=outline.sources | new_source(),
             trainable=True,
             exchangeable=True,
+            summable=False,
         )
 
     def bind(self, frame: Frame) -> BlockRule:

@@ -19,6 +19,7 @@ from eqtangents.nn._branches import (
     FanInSum as FanInSum,
     FanOut as FanOut,
 )
+from eqtangents.nn._channel_sum import ChannelSum as ChannelSum
 from eqtangents.nn._conv import Conv as Conv
 from eqtangents.nn._conv_local import ConvLocal as ConvLocal
 from eqtangents.nn._conv_transpose import ConvTranspose as ConvTranspose

@@ -17,6 +17,7 @@ from eqtangents.covariance import (
     Vanished,
 )
 from eqtangents.covariance._window_sums import TapWeights
+from eqtangents.duals._elementary import safe_sqrt
 from eqtangents.nn._layer import (
     AbstractLayer,
     LayerError,
@@ -99,7 +100,7 @@ class AbstractAffine(AbstractLayer):
         std = self.weight_std
         if relative is not None:
             relative = jnp.asarray(relative, jnp.result_type(std, float))
-            std = std * jnp.sqrt(relative)
+            std = std * safe_sqrt(relative)
         return self.parameterization.weights(std, fans)
 
     def _applied(

@@ -70,4 +70,6 @@ class GroupNorm(AbstractNorm):
                 "needs inputs with mean zero, whose channels are all alike. Put a "
                 "`Linear` or `Conv` before it.",
             )
-        return Normalised(covariance, tuple(range(outline.rank)), self.eps)
+        return Normalised(
+            covariance, tuple(range(outline.rank)), self.eps, centred=True
+        )

@@ -86,10 +86,10 @@ class LayerNorm(AbstractNorm):
         if covariance.examples is not None:
             return normalised_input(covariance, self.axes, self.eps, centred=True)
         if covariance.outline.centred:
-            return Normalised(covariance, spatial, self.eps)
+            return Normalised(covariance, spatial, self.eps, centred=True)
         # The mean of a function of Gaussians is not zero; only its rule knows it.
         if isinstance(covariance, Nonlinear) and not spatial:
-            return Normalised(Centred(covariance), spatial, self.eps)
+            return Normalised(Centred(covariance), spatial, self.eps, centred=True)
         raise LayerError(
             self,
             "subtracts the mean over the channels, which is known for inputs with mean "

@@ -156,6 +156,7 @@ class Unfold(AbstractParameterless):
             channels=covariance.outline.channels * taps,
             gaussian=False,
             exchangeable=False,
+            summable=False,
         )
         return out
 

@@ -47,4 +47,4 @@ class RMSNorm(AbstractNorm):
     def normalised(self, covariance: AbstractCovariance) -> AbstractCovariance:
         if covariance.examples is not None:
             return normalised_input(covariance, (0,), self.eps, centred=False)
-        return Normalised(covariance, (), self.eps)
+        return Normalised(covariance, (), self.eps, centred=False)
