@@ -128,6 +128,19 @@ def test_signals_forget_at_the_rates_of_the_fixed_point(weight_variance):
 
 
 @pytest.mark.slow
+def test_variances_approach_their_end_from_both_sides_in_turn():
+    """Where the slope is negative, its size is the rate."""
+    one = mean_field.CorrelationMap(block(nn.Gaussian(b=-1.0), 3.0, 0.1))
+    end = one.fixed_point()
+    off = one.trajectory(end.q * 1.001, end.q, 0.5, 3).q1 - end.q
+    assert end.chi_q < 0
+    np.testing.assert_allclose(off[2] / off[1], end.chi_q, rtol=1e-2)
+    np.testing.assert_allclose(
+        jnp.exp(-1 / end.depth_scales.xi_q), -end.chi_q, rtol=1e-12
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["q", "c", "chi_q", "chi_1", "chi_c"])
 def test_fixed_points_are_differentiable(field):
     def of(weight_variance):
@@ -142,7 +155,8 @@ def test_fixed_points_are_differentiable(field):
 def test_where_signals_grow_for_ever_or_stay_as_they_are():
     grows = fixed_point(nn.Relu(), 2.5, 0.1)
     assert jnp.isinf(grows.q)
-    assert jnp.isnan(grows.chi_1)
+    rest = grows.c, grows.chi_q, grows.chi_1, grows.chi_c, grows.depth_scales
+    assert all(jnp.isnan(x) for x in jax.tree.leaves(rest))
     stays = mean_field.CorrelationMap(block(nn.Relu(), 2.0, 0.0)).fixed_point(3.0)
     np.testing.assert_allclose([stays.q, stays.chi_1], [3.0, 1.0], rtol=1e-10)
     vanishes = mean_field.CorrelationMap(block(nn.Relu(), 1.5, 0.0)).fixed_point()
@@ -285,6 +299,10 @@ def family(*values):
     return block(nn.Relu(), *values, *[0.1][len(values) - 1 :])
 
 
+def end_of(weight_variance):
+    return mean_field.CorrelationMap(family(weight_variance)).fixed_point()
+
+
 # The attempt, and what the message has in it.
 REFUSED = {
     "negative variance": (lambda: one_map()(-1.0, 1.0, 0.5), "`q1` is -1.0"),
@@ -316,6 +334,22 @@ REFUSED = {
     "block for its family": (
         lambda: mean_field.critical(family(1.0), (1.0, 3.0)),
         "a function from hyperparameters",
+    ),
+    "bracket of NaN": (
+        lambda: mean_field.critical(family, (1.0, np.nan)),
+        "`bracket` holds NaN",
+    ),
+    "roots of negative variances": (
+        lambda: mean_field.phase_diagram(family, np.array([1.0, -1.0]), np.ones(2)),
+        "The block makes NaN of the variance `q0`",
+    ),
+    "NaN that is traced": (
+        lambda: jax.jit(end_of)(jnp.asarray(-1.0)),
+        "The block makes NaN of the variance `q0`",
+    ),
+    "bracket that is traced": (
+        lambda: jax.jit(lambda end: mean_field.critical(family, (end, 1.0)))(-1.0),
+        "The block makes NaN of the variance `q0`",
     ),
     "one point": (lambda: mean_field.phase_diagram(family, 1.0, 0.1), "either axis"),
     "a mesh": (

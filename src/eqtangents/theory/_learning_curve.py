@@ -7,11 +7,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optimistix as optx
-from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
 from eqtangents._products import matmul
+from eqtangents._roots import implicit_root
 from eqtangents._types import NonNegative, ScalarOrBatch
 from eqtangents.predict._arguments import number, real_array, refuse
 from eqtangents.theory._modes import KernelModes
@@ -262,7 +262,7 @@ def _resolution(
 
     def solve(
         excess: Callable[[Float[Array, ""]], Float[Array, ""]], upper: Float[Array, ""]
-    ) -> Float[Array, ""]:
+    ) -> tuple[Float[Array, ""], None]:
         rank = _rank(modes)
         # Bounds by the sum rule itself, if no eigenvalue is below the smallest.
         smallest = jnp.min(jnp.where(values > 0, values, jnp.inf), initial=jnp.inf)
@@ -280,11 +280,10 @@ def _resolution(
         ends = {"lower": lower - 1, "upper": upper + 1}
         solver = optx.Bisection(rtol=eps, atol=eps, flip=True)
         root = optx.root_find(excess_at, solver, upper, options=ends, throw=False).value
-        return jnp.where(exists, jnp.exp(root), 0)
+        return jnp.where(exists, jnp.exp(root), 0), None
 
     upper = jnp.log((jnp.sum(counts * values) + ridge) / n)
-    by_slope = lambda linear, value: value / linear(jnp.ones_like(value))
-    return lax.custom_root(excess, upper, solve, by_slope)
+    return implicit_root(excess, upper, solve)[0]
 
 
 def _rank(modes: KernelModes) -> Float[Array, ""]:
