@@ -2,7 +2,8 @@ r"""Convolutional networks are Gaussian processes too, and better ones for image
 
 As the number of channels grows, convolutional and residual networks approach a Gaussian
 process, whose kernel is computed at the cost of one covariance a position. On digits
-its posterior errs less than that of a fully-connected network.
+its posterior errs less than that of a fully-connected network, by about one digit in a
+hundred.
 
 Kernels of few channels are off by one over their number in the mean, so that networks
 are compared by what two numbers of channels extrapolate to.

@@ -286,6 +286,7 @@ def draw(result: Result, left: Axes, middle: Axes, right: Axes) -> None:
     title(middle, "Logistic loss (dashed: linear)", "step", "outputs of four points")
     title(right, f"Outputs after {EARLY} steps", "12 training points, 8 others", "")
     left.legend()
+    right.set_xticks(points[::5])
     right.set_ylim(top=2.2)
     right.legend()
 

@@ -128,6 +128,19 @@ def test_signals_forget_at_the_rates_of_the_fixed_point(weight_variance):
 
 
 @pytest.mark.slow
+def test_variances_approach_their_end_from_both_sides_in_turn():
+    """Where the slope is negative, its size is the rate."""
+    one = mean_field.CorrelationMap(block(nn.Gaussian(b=-1.0), 3.0, 0.1))
+    end = one.fixed_point()
+    off = one.trajectory(end.q * 1.001, end.q, 0.5, 3).q1 - end.q
+    assert end.chi_q < 0
+    np.testing.assert_allclose(off[2] / off[1], end.chi_q, rtol=1e-2)
+    np.testing.assert_allclose(
+        jnp.exp(-1 / end.depth_scales.xi_q), -end.chi_q, rtol=1e-12
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("field", ["q", "c", "chi_q", "chi_1", "chi_c"])
 def test_fixed_points_are_differentiable(field):
     def of(weight_variance):
@@ -138,11 +151,85 @@ def test_fixed_points_are_differentiable(field):
     np.testing.assert_allclose(jax.jvp(of, (w,), (1.0,))[1], difference, rtol=1e-6)
 
 
+@functools.cache
+def with_slopes(function):
+    """All numbers of fixed points, and their derivatives in the weights' variance."""
+
+    def numbers(w, b):
+        one = mean_field.CorrelationMap(block(function, w, b))
+        end = one.fixed_point(jnp.ones_like(w))
+        return jnp.stack(jax.tree.leaves((end, end.depth_scales)))
+
+    slopes = lambda w, b: jax.jvp(lambda w: numbers(w, b), (w,), (jnp.ones_like(w),))
+    stacked = lambda w, b: jnp.stack(slopes(w, b))
+    return jax.jit(jnp.vectorize(stacked, signature="(),()->(orders,numbers)"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("function", "subtracts"), [(nn.Erf(), 0), (nn.Relu(), 0), (nn.Gelu(), 1)]
+)
+def test_single_precision_is_off_by_its_rounding(function, subtracts):
+    """By what it would be if hyperparameters were rounded a few times.
+
+    Derivatives of roots are quotients by `1 - chi_c`, and off by that more. So is all
+    of a function whose dual leaves it to a subtraction how far two signals are apart.
+    """
+    make_block = functools.partial(block, function, bias_variance=0.05)
+    edge = mean_field.critical(make_block, (0.5, 4.0))
+    factors = jnp.array([0.3, 0.95, 0.99, 0.999, 1.001, 1.01, 1.05, 1.3])
+    grid = jnp.meshgrid(edge * factors, jnp.array([0.05, 0.5]))
+    w, b = (x.astype("float32") for x in grid)
+    single = with_slopes(function)(w, b)
+    assert single.dtype == jnp.float32
+    single = single.astype("float64")
+    w, b = w.astype("float64"), b.astype("float64")
+    exact, h = with_slopes(function)(w, b), 1e-6
+    change = lambda *moved: jnp.abs(with_slopes(function)(*moved) - exact) / h
+    condition = jnp.abs(exact) + change(w * (1 + h), b) + change(w, b * (1 + h))
+    gap = jnp.abs(1 - exact[:, :, 0, 4])[..., None, None]
+    orders = jnp.array([[0.0], [1.0]])[None, None] + subtracts
+    allowed = 32 * float(jnp.finfo("float32").eps) * condition / gap**orders
+    np.testing.assert_array_equal(jnp.isnan(single), jnp.isnan(exact))
+    same = (single == exact) | jnp.isnan(exact)  # infinite or not numbers, both
+    assert jnp.all(same | (jnp.abs(single - exact) <= allowed))
+
+
+@pytest.mark.slow
+def test_critical_line_in_single_precision():
+    def edge(dtype):
+        start, bias, low, high = jnp.array([1.0, 0.18, 1.0, 3.0], dtype)
+        make_block = functools.partial(block, nn.Erf(), bias_variance=bias)
+        return mean_field.critical(make_block, (low, high), q0=start)
+
+    single, double = edge("float32"), edge("float64")
+    assert single.dtype == jnp.float32
+    np.testing.assert_allclose(single, double, rtol=8 * jnp.finfo("float32").eps)
+
+
+@pytest.mark.slow
+def test_derivatives_beside_signals_that_grow_for_ever():
+    """In the same grid, by either mode of differentiation; they were an error."""
+    grid = jnp.array([1.0, 1.5, 2.5])
+    diagram = lambda w: mean_field.phase_diagram(
+        functools.partial(block, nn.Relu()), w, jnp.array([0.1])
+    )
+    chi_1 = lambda w: diagram(w).chi_1[:2, 0]
+    q = lambda w: diagram(w).q[:2, 0]
+    slopes = 0.05 / (1 - grid[:2] / 2) ** 2  # of b / (1 - w / 2)
+    for jacobian in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_allclose(jacobian(chi_1)(grid)[:, :2], jnp.eye(2) / 2)
+        np.testing.assert_allclose(
+            jacobian(q)(grid), jnp.pad(jnp.diag(slopes), ((0, 0), (0, 1)))
+        )
+
+
 @pytest.mark.slow
 def test_where_signals_grow_for_ever_or_stay_as_they_are():
     grows = fixed_point(nn.Relu(), 2.5, 0.1)
     assert jnp.isinf(grows.q)
-    assert jnp.isnan(grows.chi_1)
+    rest = grows.c, grows.chi_q, grows.chi_1, grows.chi_c, grows.depth_scales
+    assert all(jnp.isnan(x) for x in jax.tree.leaves(rest))
     stays = mean_field.CorrelationMap(block(nn.Relu(), 2.0, 0.0)).fixed_point(3.0)
     np.testing.assert_allclose([stays.q, stays.chi_1], [3.0, 1.0], rtol=1e-10)
     vanishes = mean_field.CorrelationMap(block(nn.Relu(), 1.5, 0.0)).fixed_point()
@@ -285,6 +372,10 @@ def family(*values):
     return block(nn.Relu(), *values, *[0.1][len(values) - 1 :])
 
 
+def end_of(weight_variance):
+    return mean_field.CorrelationMap(family(weight_variance)).fixed_point()
+
+
 # The attempt, and what the message has in it.
 REFUSED = {
     "negative variance": (lambda: one_map()(-1.0, 1.0, 0.5), "`q1` is -1.0"),
@@ -316,6 +407,22 @@ REFUSED = {
     "block for its family": (
         lambda: mean_field.critical(family(1.0), (1.0, 3.0)),
         "a function from hyperparameters",
+    ),
+    "bracket of NaN": (
+        lambda: mean_field.critical(family, (1.0, np.nan)),
+        "`bracket` holds NaN",
+    ),
+    "roots of negative variances": (
+        lambda: mean_field.phase_diagram(family, np.array([1.0, -1.0]), np.ones(2)),
+        "The block makes NaN of the variance `q0`",
+    ),
+    "NaN that is traced": (
+        lambda: jax.jit(end_of)(jnp.asarray(-1.0)),
+        "The block makes NaN of the variance `q0`",
+    ),
+    "bracket that is traced": (
+        lambda: jax.jit(lambda end: mean_field.critical(family, (end, 1.0)))(-1.0),
+        "The block makes NaN of the variance `q0`",
     ),
     "one point": (lambda: mean_field.phase_diagram(family, 1.0, 0.1), "either axis"),
     "a mesh": (

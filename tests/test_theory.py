@@ -1,5 +1,7 @@
 """Laws of spectra, learning curves and parameters."""
 
+import itertools
+
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -106,6 +108,13 @@ def test_what_has_no_modes_on_a_sphere_is_refused():
 spectra = st.lists(st.floats(1e-4, 10.0), min_size=4, max_size=4)
 
 
+def one_sided(function, h):
+    """The derivative at zero, by a difference of numbers that are not below."""
+    ahead = [function(jnp.asarray(k * h)) for k in range(4)]
+    weights = (-11 / 6, 3.0, -1.5, 1 / 3)
+    return sum(w * f for w, f in zip(weights, ahead, strict=True)) / h
+
+
 def curve_of(values, *, ridge=0.0, noise=0.0, tail=0.0):
     values = jnp.array(values)
     counts = jnp.arange(1.0, 1 + values.shape[0])
@@ -162,11 +171,19 @@ def test_least_squares_with_more_examples_than_modes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("field", ["kappa", "variance", "test_error", "train_error"])
-def test_a_ridge_of_zero_has_a_derivative(field):
-    of = lambda ridge: getattr(curve_of([1.0, 0.5], ridge=ridge, noise=0.1), field)(6.0)
-    difference = (4 * of(1e-5) - 3 * of(0.0) - of(2e-5)) / 2e-5
-    np.testing.assert_allclose(jax.grad(of)(0.0), difference, rtol=1e-4, atol=1e-7)
+@pytest.mark.parametrize("n", [1.5, 6.0])
+@pytest.mark.parametrize(
+    "field", ["kappa", "bias", "variance", "test_error", "train_error"]
+)
+def test_a_ridge_of_zero_has_derivatives_of_all_orders(field, n):
+    """By differences to one side, for fewer examples than modes and for more."""
+    of = lambda ridge: getattr(curve_of([1.0, 0.5], ridge=ridge, noise=0.1), field)(n)
+    orders = [of]
+    for _ in range(3):
+        orders.append(jax.jit(jax.grad(orders[-1])))
+    for function, derivative in itertools.pairwise(orders):
+        difference = one_sided(function, 1e-4)
+        np.testing.assert_allclose(derivative(0.0), difference, rtol=1e-5, atol=1e-6)
 
 
 def test_as_many_examples_as_modes_are_a_pole_of_noise_alone():
@@ -281,10 +298,9 @@ def test_flow_is_differentiable_where_eigenvalues_repeat(values):
 
         slope, bend = (jax.jit(f) for f in (jax.grad(of), jax.grad(jax.grad(of))))
         for function, derivative in ((of, slope), (slope, bend)):
-            ahead = [function(jnp.asarray(k * h)) for k in range(4)]
-            weights = (-11 / 6, 3.0, -1.5, 1 / 3)
-            difference = sum(w * f for w, f in zip(weights, ahead, strict=True)) / h
-            np.testing.assert_allclose(derivative(0.0), difference, rtol=1e-5)
+            np.testing.assert_allclose(
+                derivative(0.0), one_sided(function, h), rtol=1e-5
+            )
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ INDEX = """# Reproductions
 What papers claim, repeated by short programs. Each asserts its findings, and the tests
 have it do so for settings that are drawn. Its page has the figure, what the paper says
 and what was found; `python -m reproductions` prints all findings, and the seconds that
-each took.
+each took. They need `python -m pip install ".[reproductions]"`, in a clone.
 
 | Paper | Claim |
 |---|---|

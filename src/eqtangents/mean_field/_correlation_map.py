@@ -124,17 +124,15 @@ class CorrelationMap(eqx.Module):
 
         **Returns:** a `FixedPoint` of the shape of `q0`.
 
-        **Raises:** `RuntimeError` if `q0` is negative or not finite.
+        **Raises:** `RuntimeError` if `q0` is negative or not finite, or the block makes
+        NaN of it.
 
         **Cost:** some hundred evaluations of the block for one pair of inputs. They
         are slow to compile for functions that are expanded, as `nn.Tanh`; batches of
         blocks by `equinox.filter_vmap` compile once.
         """
-        (q0,) = _floating(_number_from("q0", q0))
-        solve = partial(fixed_point, self._after)
-        for _ in range(q0.ndim):
-            solve = jax.vmap(solve)
-        return solve(q0)
+        end = fixed_point_or_nan(self, q0)
+        return refuse(end, (jnp.any(jnp.isnan(end.q)), NOT_A_NUMBER))
 
     def _after(self, moments: SecondMoments) -> SecondMoments:
         """The moments after the block, for signals that are alike at all positions."""
@@ -152,6 +150,24 @@ _NOT_ALIKE = (
     "The block makes signals differ from position to position that were alike. Pad "
     'periodically: `nn.Conv(..., padding="CIRCULAR")`.'
 )
+
+
+NOT_A_NUMBER = (
+    "The block makes NaN of the variance `q0`. Its hyperparameters must be finite: the "
+    "root of a negative variance is NaN, for one. Functions that are expanded, as "
+    "`nn.Tanh`, are NaN where `q0` is too large for their expansion."
+)
+
+
+def fixed_point_or_nan(
+    correlation_map: CorrelationMap, q0: ScalarOrBatch
+) -> FixedPoint:
+    """The fixed point, which is NaN for a block that makes NaN of `q0`."""
+    (q0,) = _floating(_number_from("q0", q0))
+    solve = partial(fixed_point, correlation_map._after)
+    for _ in range(q0.ndim):
+        solve = jax.vmap(solve)
+    return solve(q0)
 
 
 _SIZE_RULE = cast(Rule, rule_of(AxisSizes))

@@ -8,8 +8,13 @@ import optimistix as optx
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
+from eqtangents._roots import implicit_root
 from eqtangents._types import Scalar
-from eqtangents.mean_field._correlation_map import CorrelationMap
+from eqtangents.mean_field._correlation_map import (
+    NOT_A_NUMBER,
+    CorrelationMap,
+    fixed_point_or_nan,
+)
 from eqtangents.mean_field._fixed_point import FixedPoint
 from eqtangents.nn import AbstractLayer
 from eqtangents.predict._arguments import (
@@ -53,8 +58,9 @@ def critical(
 
     **Returns:** the critical value, to the last digits of its dtype.
 
-    **Raises:** `RuntimeError` if both ends of the bracket are in one phase, `TypeError`
-    or `ValueError` if these are not two numbers.
+    **Raises:** `RuntimeError` if both ends of the bracket are in one phase, or are not
+    finite, or have blocks that make NaN of `q0`; `TypeError` or `ValueError` if these
+    are not two numbers.
 
     **Cost:** about fifty fixed points in double precision.
 
@@ -72,19 +78,27 @@ def critical(
         one_number("bracket[1]", bracket[1]),
     )
     dtype = jnp.result_type(float, *map(jnp.result_type, bracket))
-    lower, upper = (jnp.asarray(end, dtype) for end in bracket)
+    lower, upper = real_array(
+        "bracket", jnp.stack([jnp.asarray(x, dtype) for x in bracket])
+    )
 
-    def excess(value: Float[Array, ""], args: None = None) -> Float[Array, ""]:
-        end = CorrelationMap(make_block(value)).fixed_point(q0)
+    def excess(value: Float[Array, ""]) -> Float[Array, ""]:
+        end = fixed_point_or_nan(CorrelationMap(make_block(value)), q0)
         return jnp.where(jnp.isinf(end.q), jnp.ones_like(end.q), end.chi_1 - 1)
 
-    ends = excess(lower), excess(upper)
-    lower = refuse(lower, (~(ends[0] * ends[1] <= 0), _ONE_PHASE))
-    eps = float(jnp.finfo(dtype).eps)
-    solver = optx.Bisection(rtol=eps, atol=0.0)
-    options = {"lower": lower, "upper": upper}
-    middle = 0.5 * (lower + upper)
-    return optx.root_find(excess, solver, middle, options=options, throw=False).value
+    product = excess(lower) * excess(upper)
+    lower = refuse(lower, (jnp.isnan(product), NOT_A_NUMBER), (product > 0, _ONE_PHASE))
+
+    def solve(
+        excess: Callable[[Float[Array, ""]], Float[Array, ""]], start: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], None]:
+        solver = optx.Bisection(rtol=float(jnp.finfo(dtype).eps), atol=0.0)
+        ends = {"lower": lower, "upper": upper}
+        with_args = lambda value, _: excess(value)
+        found = optx.root_find(with_args, solver, start, options=ends, throw=False)
+        return found.value, None
+
+    return implicit_root(excess, 0.5 * (lower + upper), solve)[0]
 
 
 def phase_diagram(
@@ -107,7 +121,8 @@ def phase_diagram(
 
     **Returns:** a `FixedPoint` of arrays `(w, b)`.
 
-    **Raises:** `ValueError` if the values are not arrays with one axis.
+    **Raises:** `ValueError` if the values are not arrays with one axis, `RuntimeError`
+    if one is not finite, or its block makes NaN of `q0`.
 
     **Source:** Poole et al. 2016, arXiv:1606.05340; Schoenholz et al. 2017,
     arXiv:1611.01232.
@@ -127,9 +142,9 @@ def phase_diagram(
     def at(
         weight_variance: Float[Array, ""], bias_variance: Float[Array, ""]
     ) -> FixedPoint:
-        return CorrelationMap(make_block(weight_variance, bias_variance)).fixed_point(
-            q0
-        )
+        one = CorrelationMap(make_block(weight_variance, bias_variance))
+        return fixed_point_or_nan(one, q0)
 
     along_biases = jax.vmap(at, in_axes=(None, 0))
-    return jax.vmap(along_biases, in_axes=(0, None))(*axes)
+    diagram = jax.vmap(along_biases, in_axes=(0, None))(*axes)
+    return refuse(diagram, (jnp.any(jnp.isnan(diagram.q)), NOT_A_NUMBER))

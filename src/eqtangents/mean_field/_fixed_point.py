@@ -10,6 +10,7 @@ import optimistix as optx
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents._roots import implicit_root
 from eqtangents.mean_field._block import SecondMoments
 
 
@@ -20,12 +21,13 @@ class DepthScales(eqx.Module):
     r"""Over how many blocks signals forget: they approach their end like $e^{-l/\xi}$.
 
     A scale is infinite where the approach is slower than exponential, on a critical
-    line.
+    line, and not a number where signals grow without bound. By slopes that are negative
+    signals approach their end from both sides in turn.
 
     **Attributes:**
 
-    - `xi_q`: of the variance, $-1 / \log \chi_q$.
-    - `xi_c`: of the correlation, $-1 / \log \chi_c$.
+    - `xi_q`: of the variance, $-1 / \log |\chi_q|$.
+    - `xi_c`: of the correlation, $-1 / \log |\chi_c|$.
     - `xi_1`: of gradients, $1 / |\log \chi_1|$, that is of the NTK's largest
         eigenvalue.
     - `xi_star`: of the mean prediction of the NTK in the chaotic phase,
@@ -66,59 +68,73 @@ class FixedPoint(eqx.Module):
     @property
     def depth_scales(self) -> DepthScales:
         """Over how many blocks the approach takes place."""
-        xi_1 = _depth_scale(jnp.abs(jnp.log(self.chi_1)))
-        xi_star = _depth_scale(jnp.log(self.chi_1) - jnp.log(self.chi_c))
-        return DepthScales(
-            _depth_scale(-jnp.log(self.chi_q)),
-            _depth_scale(-jnp.log(self.chi_c)),
-            xi_1,
-            xi_star,
-        )
+        slopes = self.chi_q, self.chi_c, self.chi_1
+        log_q, log_c, log_1 = (jnp.log(jnp.abs(slope)) for slope in slopes)
+        rates = -log_q, -log_c, jnp.abs(log_1), log_1 - log_c
+        return DepthScales(*map(_depth_scale, rates))
 
 
 def _depth_scale(rate: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    positive = rate > 0
-    return jnp.where(positive, 1 / jnp.where(positive, rate, 1), jnp.inf)
+    slower = rate <= 0
+    return jnp.where(slower, jnp.inf, 1 / jnp.where(slower, 1, rate))
 
 
 @eqx.filter_jit
 def fixed_point(after: MomentMap, q0: Float[Array, ""]) -> FixedPoint:
     """The state that a signal of variance `q0` approaches."""
     q = _variance(after, q0)
+    ends = jnp.isfinite(q)
     # A signal of zero has no correlation: its slopes are those of one that vanishes.
-    near = jnp.maximum(q, jnp.finfo(q.dtype).tiny ** 0.5)
+    near = jnp.maximum(jnp.where(ends, q, 1), jnp.finfo(q.dtype).tiny ** 0.5)
     chi_1 = _chi(after, near, jnp.zeros_like(q))
     z = _deficit_at_the_end(after, near, chi_1)
     chi_q = derivative_at(lambda q: after(SecondMoments.equal(q)).variance1, near)
     rest = (1 - z, chi_q, chi_1, _chi(after, near, z))
-    return FixedPoint(q, *(jnp.where(jnp.isfinite(q), x, jnp.nan) for x in rest))
+    return FixedPoint(q, *(jnp.where(ends, x, jnp.nan) for x in rest))
 
 
 def _variance(after: MomentMap, q0: Float[Array, ""]) -> Float[Array, ""]:
     """The variance after infinitely many blocks: infinite if it grows for ever.
 
-    Some blocks bring it near to where the signal goes, if maps have several fixed
-    points, and Newton's method does the rest.
+    It is not a number if it is none after one block.
     """
     of_variance = lambda q: after(SecondMoments.equal(q)).variance1
-    step = lambda q, _: (of_variance(q), None)
-    near, _ = lax.scan(step, lax.stop_gradient(q0), None, length=_BLOCKS)
-    near = lax.stop_gradient(near)
-    excess = lambda q, args: of_variance(q) - q
+    solve = lambda excess, start: _end_of_variance(of_variance, excess, start)
+    excess = lambda q: of_variance(q) - q
+    root, (known, end) = implicit_root(excess, q0, solve)
+    return jnp.where(known > 0, root, end)
+
+
+def _end_of_variance(
+    of_variance: Callable[[Float[Array, ""]], Float[Array, ""]],
+    excess: Callable[[Float[Array, ""]], Float[Array, ""]],
+    q0: Float[Array, ""],
+) -> tuple[Float[Array, ""], tuple[Float[Array, ""], Float[Array, ""]]]:
+    """A root of the excess; whether it is the end, as 0 or 1; what is if it is not.
+
+    Some blocks bring the variance near to where the signal goes, if maps have several
+    fixed points, and Newton's method does the rest.
+    """
+    step = lambda q, _: (after_one := of_variance(q), after_one)
+    near, passed = lax.scan(step, q0, None, length=_BLOCKS)
     eps = float(jnp.finfo(q0.dtype).eps)
     solver = optx.Newton(rtol=4 * eps, atol=float(jnp.finfo(q0.dtype).tiny))
     start = jnp.where(jnp.isfinite(near), near, jnp.ones_like(near))
-    root = optx.root_find(excess, solver, start, max_steps=_STEPS, throw=False).value
-    found = lambda q: (q >= 0) & (jnp.abs(excess(q, None)) <= 64 * eps * q)
+    with_args = lambda q, _: excess(q)
+    root = optx.root_find(with_args, solver, start, max_steps=_STEPS, throw=False).value
+    found = lambda q: (q >= 0) & (jnp.abs(excess(q)) <= 64 * eps * q)
     # Where all variances are fixed, as for a critical `Relu`, the root is any other.
     # Signals do not end at one that they move away from.
     same = jnp.abs(root - near) <= eps**0.5 * near
-    ahead = excess(near, None) * (root - near) >= 0
+    ahead = excess(near) * (root - near) >= 0
     # Newton's method may miss a root at zero, as it steps over it.
-    vanishes = (excess(near, None) < 0) & (of_variance(jnp.zeros_like(near)) == 0)
+    vanishes = (excess(near) < 0) & (of_variance(jnp.zeros_like(near)) == 0)
     marginal = jnp.where(found(near), near, jnp.where(vanishes, 0.0, jnp.inf))
+    first = passed[0]
+    end = jnp.where(jnp.isnan(first), first, marginal)
     known = found(root) & jnp.isfinite(near) & (same | ahead & ~found(near))
-    return jnp.where(known, root, marginal)
+    one = jnp.ones_like(root)
+    return jnp.where(known, root, one), (jnp.where(known, one, 0), end)
 
 
 def _deficit(
@@ -149,14 +165,20 @@ def _deficit_at_the_end(
     ratio = lambda z: _deficit(after, q, z) / z
     parts = (chi_1 > 1) | (ratio(jnp.full_like(q, eps)) > 2)
 
-    def excess(z: Float[Array, ""], args: None) -> Float[Array, ""]:
+    def excess(z: Float[Array, ""]) -> Float[Array, ""]:
         # There may be no root, but the search has to have one.
         return jnp.where(parts, ratio(z) - 1, 0.5 - z)
 
-    ends = {"lower": eps, "upper": 1.0}
-    solver = optx.Bisection(rtol=float(eps), atol=0.0, flip=True)
-    start = jnp.full_like(q, 0.5)
-    root = optx.root_find(excess, solver, start, options=ends, throw=False).value
+    def solve(
+        excess: Callable[[Float[Array, ""]], Float[Array, ""]], start: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], None]:
+        ends = {"lower": eps, "upper": 1.0}
+        solver = optx.Bisection(rtol=float(eps), atol=0.0, flip=True)
+        with_args = lambda z, _: excess(z)
+        found = optx.root_find(with_args, solver, start, options=ends, throw=False)
+        return found.value, None
+
+    root, _ = implicit_root(excess, jnp.full_like(q, 0.5), solve)
     return jnp.where(parts, root, jnp.zeros_like(root))
 
 

@@ -42,7 +42,8 @@ def spatial_modes(correlation_map: CorrelationMap, q0: Scalar = 1.0) -> SpatialM
     - `correlation_map`: of the block, with the `size` of its signals.
     - `q0`: the variance that signals start with.
 
-    **Returns:** a `SpatialModes` of arrays of that size.
+    **Returns:** a `SpatialModes` of arrays of that size; of NaN if signals grow without
+    bound.
 
     **Raises:** `TypeError` if this is no map; what the map does.
 

@@ -1,5 +1,6 @@
 """How well kernel regression does on average, for each number of examples."""
 
+from collections.abc import Callable
 from functools import partial
 
 import equinox as eqx
@@ -10,7 +11,8 @@ from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
 from eqtangents._products import matmul
-from eqtangents._types import NonNegative, Scalar, ScalarOrBatch
+from eqtangents._roots import implicit_root
+from eqtangents._types import NonNegative, ScalarOrBatch
 from eqtangents.predict._arguments import number, real_array, refuse
 from eqtangents.theory._modes import KernelModes
 
@@ -159,7 +161,9 @@ class LearningCurve(eqx.Module):
         **Raises:** what `kappa` does.
         """
         kappa, n = self.kappa(n), self._examples(n)
-        ratio = self._per_resolution(self.ridge, kappa, n) / n
+        total = self._ridge
+        part = jnp.where(total > 0, self.ridge / jnp.where(total > 0, total, 1), 1)
+        ratio = part * self._per_resolution(kappa, n) / n
         return self._inflated(kappa, n, ratio**2 * self._bias(kappa))
 
     @property
@@ -188,13 +192,19 @@ class LearningCurve(eqx.Module):
         return matmul(missed**2, self.target_power) + self.noise
 
     def _per_resolution(
-        self, ridge: Scalar, kappa: Float[Array, "*batch"], n: Float[Array, "*batch"]
+        self, kappa: Float[Array, "*batch"], n: Float[Array, "*batch"]
     ) -> Float[Array, "*batch"]:
-        """The ridge divided by the resolution; by the sum rule where both are zero."""
-        some = kappa > 0
-        learned, _ = self._parts(kappa)
-        not_learned = n - matmul(learned, self.modes.multiplicities)
-        return jnp.where(some, ridge / jnp.where(some, kappa, 1), not_learned)
+        """The ridge, with the modes that are left out, divided by the resolution.
+
+        Where examples outnumber modes it is by how many, and by what is missed of them:
+        a sum of positive numbers, also where both ridge and resolution are zero.
+        """
+        _, missed = self._parts(kappa)
+        rank, some = _rank(self.modes), kappa > 0
+        counts = jnp.where(self.modes.eigenvalues > 0, self.modes.multiplicities, 0)
+        not_learned = n - rank + matmul(missed, counts)
+        quotient = self._ridge / jnp.where(some, kappa, 1)
+        return jnp.where((n > rank) | ~some, not_learned, quotient)
 
     def _inflated(
         self,
@@ -209,7 +219,7 @@ class LearningCurve(eqx.Module):
         learned, missed = self._parts(kappa)
         # This is `n` less the squares of what is learned, by the sum rule.
         spare = matmul(learned * missed, self.modes.multiplicities)
-        spare += self._per_resolution(self._ridge, kappa, n)
+        spare += self._per_resolution(kappa, n)
         some = spare > 0
         pole = jnp.where(error > 0, jnp.full_like(error, jnp.inf), 0)
         return jnp.where(some, n / jnp.where(some, spare, 1) * error, pole)
@@ -235,33 +245,45 @@ def _resolutions(
 def _resolution(
     modes: KernelModes, ridge: Float[Array, ""], n: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """The positive root of the sum rule in `LearningCurve`, found by its logarithm."""
-    values, counts = jnp.maximum(modes.eigenvalues, 0), modes.multiplicities
-    rank = _rank(modes)
-    exists = (ridge > 0) | (n < rank)
-    # Bounds by the sum rule itself, if no eigenvalue is below the smallest.
-    smallest = jnp.min(jnp.where(values > 0, values, jnp.inf), initial=jnp.inf)
-    modes_spare = jnp.where(n < rank, (rank - n) / rank * smallest, 0)
-    upper = jnp.log((jnp.sum(counts * values) + ridge) / n)
-    lower = jnp.log(jnp.maximum(ridge / n, modes_spare))
-    lower = jnp.where(exists, lower, upper)
+    """The root of the sum rule in `LearningCurve`, found by its logarithm.
 
-    def excess(log_kappa: Float[Array, ""], args: None) -> Float[Array, ""]:
-        kappa = jnp.exp(log_kappa)
+    Its derivatives are those of the sum rule times the resolution, which are finite
+    where that is zero: without a ridge, for more examples than modes.
+    """
+    values, counts = jnp.maximum(modes.eigenvalues, 0), modes.multiplicities
+
+    def excess(kappa: Float[Array, ""]) -> Float[Array, ""]:
         # Learned modes are counted, less what is missed of them: small terms keep
         # their digits, where the spectrum has a gap at `n`.
-        learned = values > kappa
-        rest = jnp.where(learned, -kappa, values) / (values + kappa)
-        balance = jnp.sum(jnp.where(learned, counts, 0)) - n
-        balance += jnp.sum(counts * rest) + ridge / kappa
-        return jnp.where(exists, balance / n, upper - log_kappa)
+        learned, total = values > kappa, values + kappa
+        rest = jnp.where(learned, -kappa, values) / jnp.where(total > 0, total, 1)
+        balance = jnp.sum(jnp.where(learned, counts, 0)) - n + jnp.sum(counts * rest)
+        return kappa * balance + ridge
 
-    eps = float(jnp.finfo(values.dtype).eps)
-    ends = {"lower": lower - 1, "upper": upper + 1}
-    solver = optx.Bisection(rtol=eps, atol=eps, flip=True)
-    root = optx.root_find(excess, solver, upper, options=ends, throw=False).value
-    # A ridge of zero has a derivative, where examples outnumber modes.
-    return jnp.where(exists, jnp.exp(root), ridge / jnp.where(n > rank, n - rank, 1))
+    def solve(
+        excess: Callable[[Float[Array, ""]], Float[Array, ""]], upper: Float[Array, ""]
+    ) -> tuple[Float[Array, ""], None]:
+        rank = _rank(modes)
+        # Bounds by the sum rule itself, if no eigenvalue is below the smallest.
+        smallest = jnp.min(jnp.where(values > 0, values, jnp.inf), initial=jnp.inf)
+        modes_spare = jnp.where(n < rank, (rank - n) / rank * smallest, 0)
+        lower = jnp.log(jnp.maximum(ridge / n, modes_spare))
+        exists = (ridge > 0) | (n < rank)
+        lower = jnp.where(exists, lower, upper)
+
+        def excess_at(log_kappa: Float[Array, ""], _: None) -> Float[Array, ""]:
+            kappa = jnp.exp(log_kappa)
+            found = excess(kappa) / (n * kappa)
+            return jnp.where(exists, found, upper - log_kappa)
+
+        eps = float(jnp.finfo(values.dtype).eps)
+        ends = {"lower": lower - 1, "upper": upper + 1}
+        solver = optx.Bisection(rtol=eps, atol=eps, flip=True)
+        root = optx.root_find(excess_at, solver, upper, options=ends, throw=False).value
+        return jnp.where(exists, jnp.exp(root), 0), None
+
+    upper = jnp.log((jnp.sum(counts * values) + ridge) / n)
+    return implicit_root(excess, upper, solve)[0]
 
 
 def _rank(modes: KernelModes) -> Float[Array, ""]:
