@@ -411,3 +411,17 @@ def test_windows_of_one_tap_pick_positions(size, stride):
     placed = jnp.zeros_like(x).at[..., ::stride].set(expected)
     atol = rtol * float(jnp.abs(expected).max())
     np.testing.assert_allclose(slope, placed, rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("activation", [nn.Relu(), nn.Abs(), nn.LeakyRelu(0.3)])
+@pytest.mark.parametrize("readout", [nn.GlobalAvgPool(), nn.Flatten()])
+def test_zero_makes_a_right_angle_with_everything(activation, readout):
+    """With itself, too: the slopes there count as the mean of both sides."""
+    standard = {"bias_std": 0.0, "parameterization": "standard"}
+    linear, conv = nn.Linear(1, **standard), nn.Conv(1, (1,), **standard)
+    plain = nn.Sequential([*[linear, activation] * 2, linear])
+    images = nn.Sequential([*[conv, activation] * 2, readout, linear])
+    expected, x = eqt.ntk(plain, jnp.zeros((2, 3))), jnp.zeros((2, 3, 4))
+    within = jax.jit(lambda x: eqt.ntk(images, x))(x)
+    for found in eqt.ntk(images, x), within:
+        np.testing.assert_allclose(found, expected, rtol=1e-5)

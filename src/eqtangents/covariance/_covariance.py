@@ -28,9 +28,9 @@ class Block(NamedTuple):
     """Covariances of pairs of examples at one displacement.
 
     The pairs are `n1 n2`, every example of one batch with every example of the other,
-    or `n`, each example with itself. `ntk` is `None` where it is zero or
-    not wanted. `gap` is how far `nngp` stays below the product of the standard
-    deviations, where that is known (`_gaps`); it carries no derivative.
+    or `n`, each example with itself. `ntk` is `None` where it is zero or not wanted.
+    `gap` is how far `nngp` stays below the product of the standard deviations, where
+    that is known (`_gaps`); it carries no derivative.
     """
 
     nngp: Float[Array, "*pairs_and_canvas"]
@@ -84,13 +84,12 @@ class AbstractCovariance(abc.ABC):
     """
 
     outline: Outline
-    # The values themselves, known for the network's inputs alone. As a fact of an
-    # outline, a rule that changes values could pass them on by mistake.
+    # The values themselves, known for the network's inputs alone, and whether no entry
+    # is below zero. Rules could pass facts of an outline on by mistake.
     examples: Float[Array, "n channels *size"] | None = None
+    nonnegative: bool = False
     # Whether the rule may give more than zero where an example has no position.
     nonzero_where_masked: ClassVar[bool] = False
-    # Whether no entry is known to be less than zero.
-    nonnegative: bool = False
 
     @abc.abstractmethod
     def bind(self, frame: "Frame") -> BlockRule:

@@ -19,7 +19,7 @@ from eqtangents.covariance._covariance import (
     Lookup,
 )
 from eqtangents.duals._elementary import valued
-from eqtangents.duals._pair import deviation, measured_gap, rounding
+from eqtangents.duals._pair import OF_ONE, deviation, measured_gap, rounding
 
 
 def tracks_gaps(frame: Frame, node: AbstractCovariance) -> bool:
@@ -68,7 +68,7 @@ def tolerance(frame: Frame, rank: int) -> Lookup[Array | None]:
 
     def limit(coincide: Bool[Array, ""] | bool) -> Float[Array, "..."]:
         one = identical.reshape(*identical.shape, *(1,) * rank) & coincide
-        return jnp.where(one, jnp.inf, rounding(frame.scope.dtype))
+        return jnp.where(one, OF_ONE, rounding(frame.scope.dtype))
 
     if frame.canvas is None:
         return lambda at: limit(True)

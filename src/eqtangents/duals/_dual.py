@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Integer, PyTree
 
 from eqtangents._arguments import described
 from eqtangents._types import is_real
-from eqtangents.duals._pair import Moments, Pair
+from eqtangents.duals._pair import OF_ONE, Moments, Pair
 
 
 class Stacked(NamedTuple):
@@ -194,5 +194,5 @@ def at_equal_inputs(dual: AbstractDual, variance: Float[Array, "n *size"]) -> Mo
     method `diagonal` of a dual may return, if there is no shorter formula.
     """
     prepared = in_terms(dual.prepare(variance), 1)
-    one = Pair(variance, tolerance=jnp.asarray(jnp.inf, variance.dtype))
+    one = Pair(variance, tolerance=jnp.asarray(OF_ONE, variance.dtype))
     return dual.moments(one, prepared, prepared)

@@ -35,12 +35,17 @@ def deviation(variance: Float[Array, "*s"]) -> Deviation:
     return Deviation(std, reciprocal(std))
 
 
+# More than rounding, and less than the `1 - |correlation|` of zero with itself, whose
+# right angle with everything is no rounding.
+OF_ONE = 0.5
+
+
 class Pair(NamedTuple):
     """The covariance of two Gaussians, and what is known of it besides.
 
     `gap` is `s s' - cov`, if it is known to more digits than subtracting gives.
     `tolerance` says up to which size `1 - |correlation|` may be rounding alone: it is
-    infinite where the two Gaussians are one, and a few units of rounding if it is not
+    `OF_ONE` where the two Gaussians are one, and a few units of rounding if it is not
     given.
     """
 
