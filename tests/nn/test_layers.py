@@ -267,7 +267,7 @@ def test_refuses_and_says_where_and_why(attempt, message, without_jaxtyping):
 
 SUMMABLE = {
     "weights": [],
-    "odd function": [nn.Tanh()],
+    "odd function": [nn.Erf()],
     "root mean square": [nn.RMSNorm()],
     "product": [
         nn.FanOut(2),
@@ -287,12 +287,12 @@ NOT_SUMMABLE = {
     "positions among channels": [nn.Flatten()],
     "twice the same": [
         nn.FanOut(2),
-        nn.Parallel([nn.Tanh(), nn.Identity()]),
+        nn.Parallel([nn.Erf(), nn.Identity()]),
         nn.FanInConcat(),
     ],
     "mean taken off one part of a sum": [
         nn.FanOut(2),
-        nn.Parallel([nn.LayerNorm(), nn.Sequential([nn.Tanh(), nn.Linear(8)])]),
+        nn.Parallel([nn.LayerNorm(), nn.Sequential([nn.Erf(), nn.Linear(8)])]),
         nn.FanInSum(),
     ],
 }

@@ -85,7 +85,7 @@ class AbstractCovariance(abc.ABC):
 
     outline: Outline
     # The values themselves, known for the network's inputs alone, and whether no entry
-    # is below zero. Rules could pass facts of an outline on by mistake.
+    # is below zero. Rules could pass on facts of an outline by mistake.
     examples: Float[Array, "n channels *size"] | None = None
     nonnegative: bool = False
     # Whether the rule may give more than zero where an example has no position.
@@ -291,9 +291,8 @@ class Frame:
 
     def _leafwise(self, look: Callable[[Array, Int[Array, " rank"]], Array]) -> Look:
         """Look each leaf of a tree up at the displacement here."""
-        return lambda moving, d: jax.tree.map(
-            lambda leaf: look(leaf, self._here(d)), moving
-        )
+        at = lambda d: lambda leaf: look(leaf, self._here(d))
+        return lambda moving, d: jax.tree.map(at(d), moving)
 
     def _here(self, d: Int[Array, " rank"] | None) -> Int[Array, " rank"]:
         """The displacement in this frame, given the consumer's."""
