@@ -102,7 +102,7 @@ class Nonlinear(AbstractCovariance):
         nonnegative = before.nonnegative
         if not (adds or nonnegative):  # A division costs more than one sum.
             return None
-        prepared = self.prepared(frame)
+        prepared = self.prepared(frame, dual.prepare_for_sum)
         upstream = before.inherited(frame) if adds else frame.bind(before)
         within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
 
@@ -166,7 +166,7 @@ class Nonlinear(AbstractCovariance):
         if dual is None:
             assert self.dual.homogeneous, "u f'(u) = f(u)"
             return lambda at, block, moments: moments.value
-        prepared = self.prepared(frame, dual)
+        prepared = self.prepared(frame, dual.prepare)
         within = tolerance(frame, self.outline.rank)
 
         def rule(at: Evaluation, block: Block, moments: Moments) -> Array:
@@ -176,12 +176,15 @@ class Nonlinear(AbstractCovariance):
         return rule
 
     def prepared(
-        self, frame: Frame, dual: AbstractDual | None = None
+        self, frame: Frame, prepare: Callable[[Array], Any] | None = None
     ) -> Lookup[tuple[Any, Any]]:
-        """Register what a dual needs of the variances, for both ends of a pair."""
+        """Register what a dual needs of the variances, for both ends of a pair.
+
+        `prepare`: how it computes that, if not by the method of this name.
+        """
         variance = frame.scope.variance(self.upstream)
-        dual = self.dual if dual is None else dual
-        ends = frame.per_example(dual.prepare(variance), self.outline.rank, 1.0)
+        prepare = self.dual.prepare if prepare is None else prepare
+        ends = frame.per_example(prepare(variance), self.outline.rank, 1.0)
         return lambda at: in_terms(ends(at), len(frame.pairs))
 
 

@@ -99,7 +99,7 @@ class Rectified(NamedTuple):
 
     @classmethod
     def of(cls, variance: Float[Array, "*s"]) -> "Rectified":
-        std = safe_sqrt(lax.stop_gradient(variance))
+        std = safe_sqrt(variance)
         positive = jnp.where(std > 0, std, jnp.ones_like(std))
         return cls(deviation(variance), std, jnp.sqrt(positive))
 

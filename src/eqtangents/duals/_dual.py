@@ -161,6 +161,10 @@ class AbstractDualOfSums(AbstractDual):
         """Whether the function is known to be nowhere less than zero."""
 
     @abc.abstractmethod
+    def prepare_for_sum(self, variance: Float[Array, "n *size"]) -> Any:
+        """What `moments_of_sum` needs of the variance of one input, as `prepare`."""
+
+    @abc.abstractmethod
     def moments_of_sum(
         self, pair: Pair, left: Any, right: Any, *, nonnegative: bool
     ) -> tuple[Moments, Float[Array, "..."]]:

@@ -62,13 +62,12 @@ class ReluDual(AbstractDualOfSums):
     negative_slope: Scalar = 0.0
     positive_slope: Scalar = 1.0
 
-    def prepare(self, variance: Float[Array, "*s"]) -> Rectified:
-        return Rectified.of(variance)
+    def prepare(self, variance: Float[Array, "*s"]) -> Deviation:
+        return deviation(variance)
 
-    def moments(self, pair: Pair, left: Rectified, right: Rectified) -> Moments:
-        ends = left.deviation, right.deviation
-        value, derivative = arc_cosine(pair, *ends)
-        gap = rectified_gap(pair, *ends)
+    def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
+        value, derivative = arc_cosine(pair, left, right)
+        gap = rectified_gap(pair, left, right)
         return self._bent(Moments(value, derivative, gap), pair)
 
     @property
@@ -77,6 +76,9 @@ class ReluDual(AbstractDualOfSums):
         if isinstance(low, int | float) and isinstance(high, int | float):
             return low <= 0 <= high
         return False
+
+    def prepare_for_sum(self, variance: Float[Array, "*s"]) -> Rectified:
+        return Rectified.of(variance)
 
     def moments_of_sum(
         self, pair: Pair, left: Rectified, right: Rectified, *, nonnegative: bool
