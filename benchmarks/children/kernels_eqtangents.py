@@ -4,6 +4,7 @@ import eqtangents as eqt
 from benchmarks.children.clock import child, timed
 from eqtangents import nn
 from eqtangents._budget import budget
+from eqtangents.duals._elementary import may_be_differentiated
 
 
 WIDTH = 64  # kernels do not depend on it
@@ -18,13 +19,14 @@ def work(job, arrays):
         return {"nngp": result.nngp, "ntk": result.ntk}
 
     x2 = None if job["symmetric"] else x2
-    options = {"repeats": job["repeats"], "compiler_options": compiler_options()}
-    return timed(kernel, x1, x2, at_least=1.0, **options)
+    return timed_alone(kernel, x1, x2, repeats=job["repeats"], at_least=1.0)
 
 
-def compiler_options():
-    """Those with which the library compiles kernels that are no part of a program."""
-    return dict(budget().compiler_options or ())
+def timed_alone(function, *arguments, **options):
+    """`timed`, compiled as the library compiles what is no part of a program."""
+    told = dict(budget().compiler_options or ())
+    with may_be_differentiated(False):
+        return timed(function, *arguments, compiler_options=told, **options)
 
 
 def sequential(network):
