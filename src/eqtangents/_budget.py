@@ -36,7 +36,7 @@ class Budget(NamedTuple):
 
 # XLA makes vectors of at most 256 bits, if not told that processors have longer ones.
 CPU = Budget(
-    2**20,
+    3 * 2**19,
     2**28,
     conditionals=True,
     compiler_options=(("xla_cpu_prefer_vector_width", 512),),
