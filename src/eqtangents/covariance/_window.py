@@ -54,6 +54,11 @@ class Window:
         return len(self.offsets)
 
     @property
+    def overlapping(self) -> bool:
+        """Whether an input may be under several windows."""
+        return self.offsets[-1] - self.offsets[0] >= self.stride
+
+    @property
     def padding(self) -> tuple[int, int]:
         """The number of inputs missing below the first and beyond the last."""
         return self.reach(self.size_in, self.size_out)
