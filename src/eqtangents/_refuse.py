@@ -5,7 +5,7 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Shaped
+from jaxtyping import Array, Bool, Integer, Shaped
 
 
 Refusable = TypeVar("Refusable")
@@ -43,7 +43,21 @@ def refuse(value: Refusable, *checks: tuple[Bool[Array, ""], str]) -> Refusable:
         return value
     wrong = jnp.stack([wrong for wrong, _ in later])
     messages = [message for _, message in later]
-    return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
+    # What passes through the check is copied, and the same on all devices of a mesh.
+    # So a zero does, and is taken from all numbers: this changes no bit and is compiled
+    # as a part of what comes next.
+    nothing = eqx.branched_error_if(
+        jnp.asarray(0), jnp.any(wrong), jnp.argmax(wrong), messages
+    )
+    arrays, rest = eqx.partition(value, eqx.is_array)
+    return eqx.combine(jax.tree.map(lambda x: _less(x, nothing), arrays), rest)
+
+
+def _less(array: Array, nothing: Integer[Array, ""]) -> Array:
+    """The same array, which depends on a zero."""
+    if jnp.issubdtype(array.dtype, jnp.number):
+        return array - nothing
+    return jnp.where(nothing == 0, array, jnp.zeros_like(array))
 
 
 @jax.jit

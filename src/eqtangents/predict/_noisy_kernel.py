@@ -197,14 +197,21 @@ def _by_least_work(
     cholesky: Float[Array, "n n"],
     columns: Float[Array, "n columns"],
 ) -> Float[Array, "times n columns"]:
-    found = chebyshev_sum(approximation, matrix, columns)
+    inverse, shape = approximation.inverse, columns.shape
+    at_all_times = lambda a: jnp.broadcast_to(a, (*inverse.shape, *shape))
+    found = lax.cond(
+        jnp.all(inverse),
+        lambda: at_all_times(jnp.zeros_like(columns)),
+        lambda: chebyshev_sum(approximation, matrix, columns),
+    )
     solution = lax.cond(
-        jnp.any(approximation.inverse),
+        jnp.any(inverse),
         lambda: cho_solve((cholesky, True), columns),
         lambda: columns,
     )
-    inverse = jnp.broadcast_to(approximation.inverse[:, None, None], found.shape)
-    return jnp.where(inverse, jnp.broadcast_to(solution[None], found.shape), found)
+    return jnp.where(
+        at_all_times(inverse[:, None, None]), at_all_times(solution), found
+    )
 
 
 @eqx.filter_custom_jvp
