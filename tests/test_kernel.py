@@ -372,6 +372,26 @@ def test_tiles_fit_a_block_and_share_the_examples_evenly(n1, n2, side, symmetric
         assert n <= tiles * size < n + tiles  # no more than rounding is done twice
 
 
+def test_images_that_are_flattened_first_are_vectors(getkey):
+    """Their positions take no part in the kernel, nor in how many fit a block."""
+    x = jr.normal(getkey(), (5, 3, 4, 6))
+    inside = np.arange(6) < np.array([6, 1, 3, 2, 5])[:, None, None]
+    masked = nn.Masked(x, np.broadcast_to(inside, (5, 4, 6)))
+    layers = [nn.Linear(1, bias_std=0.3), nn.Relu(), nn.Linear(1)]
+    net, of_vectors = nn.Sequential([nn.Flatten(), *layers]), nn.Sequential(layers)
+    for images, vectors in [(x, x), (masked, jnp.where(masked.mask[:, None], x, 0))]:
+        found = eqt.kernel(net, images)
+        expected = eqt.kernel(of_vectors, vectors.reshape(5, -1))
+        assert_close(found.ntk, expected.ntk)
+        assert_close(found.nngp, expected.nngp)
+    many = jnp.zeros((2000, 3, 32, 32), jnp.float32)
+    sizes = [
+        tile_sizes(of, x, 2000, 2000, symmetric=False)
+        for of, x in [(net, many), (of_vectors, many.reshape(2000, -1))]
+    ]
+    assert sizes[0] == sizes[1]
+
+
 def _equations(jaxpr, inside=False):
     """The equations of a program that loops run."""
     for eqn in jaxpr.eqns:

@@ -85,18 +85,33 @@ def _most_pairs(net: AbstractLayer, x: Examples) -> int:
     """As many pairs of examples as fill a block, or their tables what they may."""
     values = [values_of(leaf) for leaf in jax.tree.leaves(x, is_leaf=is_signal)]
     itemsize = max(v.dtype.itemsize for v in values)
-    entries, kept = max(math.prod(v.shape[2:]) for v in values), [0]
+    positions, kept = [1], [0]
 
     def note(node: AbstractCovariance) -> None:
         outline = node.outline
         kept.append((outline.keeping(outline.canvas) if outline.rank else outline).kept)
+        positions.append(_most_positions(node))
 
     one = like_one(x)
     eqx.filter_eval_shape(lambda x: of_each_output(net, x, x, note), one)
-    pairs = budget().block_bytes // (entries * itemsize)
+    pairs = budget().block_bytes // (max(positions) * itemsize)
     if most := max(kept):
         pairs = min(pairs, budget().table_bytes // (most * itemsize))
     return max(1, pairs)
+
+
+def _most_positions(output: AbstractCovariance) -> int:
+    """The most positions of all covariances that one is computed from."""
+    most, todo, seen = 1, [output], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        most = max(most, math.prod(node.outline.size))
+        held = jax.tree.leaves(vars(node))
+        todo += [one for one in held if isinstance(one, AbstractCovariance)]
+    return most
 
 
 def evenly(n: int, most: _Size) -> _Size:

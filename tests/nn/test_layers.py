@@ -177,8 +177,8 @@ REFUSED = {
         kernel_of(nn.Linear(1), x=VECTORS, x2=(2, 4)),
         "One example of `x1` has shape (3,)",
     ),
-    "nonlinearity on the flattened input": (
-        kernel_of(nn.Flatten(), nn.Relu()),
+    "nonlinearity on the pooled input": (
+        kernel_of(nn.GlobalAvgPool(), nn.Relu()),
         "layers[1] (Relu): needs a Gaussian input",
     ),
     "negative degree": (lambda: nn.Monomial(-1), "Monomial: `degree` is -1"),

@@ -36,6 +36,7 @@ from eqtangents.covariance._depths import (
 from eqtangents.covariance._gathered import Gathered as Gathered
 from eqtangents.covariance._input import (
     InputCovariance as InputCovariance,
+    flattened_examples as flattened_examples,
     mapped_examples as mapped_examples,
 )
 from eqtangents.covariance._lattice import (

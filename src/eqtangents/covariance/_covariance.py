@@ -263,7 +263,7 @@ class Frame:
         return lambda at: at.fields[number][1]
 
     def per_example(
-        self, arrays: PyTree[Shaped[Array, "n ..."]], rank: int, fill: float | bool
+        self, arrays: PyTree[Shaped[Array, "..."]], rank: int, fill: float | bool
     ) -> Lookup[tuple[Any, Any]]:
         """Register a quantity of single examples to be seen from both ends of a pair.
 

@@ -1,6 +1,7 @@
 """Covariance of the inputs themselves."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 
@@ -60,8 +61,10 @@ class InputCovariance(AbstractCovariance):
     def bind(self, frame: Frame) -> BlockRule:
         """Multiply and sum over channels, in full precision on every device."""
         outline = self.outline
-        examples = frame.per_example(Stacked(self.examples), outline.rank, 0.0)
         one_by_one = outline.rank > 0 and outline.channels <= _FEW_FACTORS
+        channels_first = lambda: Stacked(jnp.moveaxis(self.examples, 1, 0))
+        arrays = channels_first() if one_by_one else self.examples
+        examples = frame.per_example(arrays, outline.rank, 0.0)
         product = _added_products if one_by_one else _matrix_product
 
         def products(at: Evaluation) -> Block:
@@ -76,7 +79,7 @@ class InputCovariance(AbstractCovariance):
             block = products(at)
             if 1 < self.outline.channels <= _FEW_CHANNELS:
                 left, right = examples(at)
-                gap = _gap_of_few(left.array, right.array, *stds(at))
+                gap = _gap_of_few(left, right, *stds(at))
                 block = block._replace(gap=gap)
             return complete(at, block)
 
@@ -98,6 +101,19 @@ def mapped_examples(
     )
 
 
+def flattened_examples(covariance: AbstractCovariance) -> InputCovariance:
+    """The covariance of known examples whose positions became channels."""
+    assert covariance.examples is not None, "only inputs are known"
+    outline = covariance.outline.without_positions()
+    channels = covariance.outline.channels * math.prod(covariance.outline.size)
+    return InputCovariance(
+        covariance.examples.reshape(-1, channels),
+        mask=outline.mask,
+        graph=outline.graph,
+        sources=outline.sources,
+    )
+
+
 # With so few channels, that matrices of all positions are arranged for a product costs
 # more than it does.
 _FEW_FACTORS = 8
@@ -107,7 +123,7 @@ def _added_products(
     frame: Frame, left: Stacked, right: Stacked
 ) -> Float[Array, "*pairs_and_canvas"]:
     """The inner products over channels, a channel after the other."""
-    factors = in_terms((left, right), len(frame.pairs))
+    factors = in_terms((left, right))
     if not frame.self_pairs:
         scope = frame.scope
         left, right = factors
@@ -119,12 +135,12 @@ def _added_products(
 
 
 def _matrix_product(
-    frame: Frame, left: Stacked, right: Stacked
+    frame: Frame, left: Float[Array, "..."], right: Float[Array, "..."]
 ) -> Float[Array, "*pairs_and_canvas"]:
     """The inner products over channels, for each position a product of matrices."""
     if frame.self_pairs:
-        return jnp.sum(left.array * right.array, 1)
-    return einsum("ic...,jc...->ij...", left.array[:, 0], right.array[0])
+        return jnp.sum(left * right, 1)
+    return einsum("ic...,jc...->ij...", left[:, 0], right[0])
 
 
 # With so many channels, their differences cost about as much as a layer. A single

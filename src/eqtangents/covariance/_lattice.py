@@ -17,6 +17,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from eqtangents._budget import budget
+from eqtangents.duals._dual import along_examples
 
 
 _Vector = TypeVar("_Vector", Array, np.ndarray)
@@ -37,8 +38,8 @@ def ends(
     """The examples at either end of pairs, of two batches in a row or the same ones."""
     if n1 is None:
         return examples, examples
-    part = lambda i: jax.tree.map(
-        lambda leaf: lax.split(leaf, (n1, leaf.shape[0] - n1))[i], examples
+    part = lambda i: along_examples(
+        lambda a, axis: lax.split(a, (n1, a.shape[axis] - n1), axis)[i], examples
     )
     return part(0), part(1)
 
@@ -51,8 +52,8 @@ def paired(
     Loops keep them without the new axes: in what a loop keeps, compilers copy each
     array with an axis of one element, for another order of the same numbers.
     """
-    across = jax.tree.map(lambda leaf: leaf[:, None], left)
-    return across, jax.tree.map(lambda leaf: leaf[None], right)
+    across = along_examples(lambda a, axis: jnp.expand_dims(a, axis + 1), left)
+    return across, along_examples(jnp.expand_dims, right)
 
 
 def doubled(field: Shaped[Array, "..."], rank: int) -> Shaped[Array, "..."]:

@@ -185,7 +185,7 @@ class Nonlinear(AbstractCovariance):
         variance = frame.scope.variance(self.upstream)
         prepare = self.dual.prepare if prepare is None else prepare
         ends = frame.per_example(prepare(variance), self.outline.rank, 1.0)
-        return lambda at: in_terms(ends(at), len(frame.pairs))
+        return lambda at: in_terms(ends(at))
 
 
 class Centred(AbstractCovariance):

@@ -194,7 +194,7 @@ class Recurrence(AbstractCovariance):
             starts = frame.mask(("first", first), starting)
 
         def ends(at: Evaluation) -> _SequenceEnds:
-            left, right = in_terms(prepared(at), len(frame.pairs))
+            left, right = in_terms(prepared(at))
             both = None
             if exist is not None:
                 one, other = exist(at)

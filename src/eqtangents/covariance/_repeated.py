@@ -3,7 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
@@ -23,8 +25,10 @@ from eqtangents.covariance._depths import (
 )
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._gathered import recanvassed
+from eqtangents.covariance._lattice import materialised
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.covariance._table import Stored, tabulate
+from eqtangents.duals._dual import Stacked
 from eqtangents.duals._elementary import valued
 
 
@@ -131,7 +135,8 @@ class Repeated(AbstractCovariance):
         zero, with_ntk = frame.scope.zero, self.slot.outline.trainable
 
         def rule(at: Evaluation) -> Block:
-            def step(carried: Any, one_depth: Any) -> Any:
+            def step(carried: Any, given: tuple[Any, Int[Array, ""]]) -> Any:
+                one_depth = _with_own_stacks(*given)
                 fixed_and_moved = list(zip(*one_depth, strict=True))
                 return inner_rule(at.nested(fixed_and_moved, carried))
 
@@ -139,7 +144,8 @@ class Repeated(AbstractCovariance):
             if frame.wants_ntk and with_ntk:
                 block = block.with_ntk()
             carried = jax.tree.map(lambda leaf: leaf + zero, packed(at, block))
-            last = after_steps(step, carried, fields(at), self.n, self.depth)
+            at_depths = fields(at), jnp.arange(self.n, dtype=jnp.int32)
+            last = after_steps(step, carried, at_depths, self.n, self.depth)
             return unpacked(at, last)
 
         return rule
@@ -208,6 +214,18 @@ class Repeated(AbstractCovariance):
 
         tables = scope.memo.once(self, "tables", build)
         return Stored(tables, self.outline).bind(frame)
+
+
+def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
+    """The fields at one depth, with stacks in buffers of their own.
+
+    A loop over pairs that looks all terms up in the stacks of all depths is not
+    compiled to vectors.
+    """
+    is_stack = lambda leaf: isinstance(leaf, Stacked)
+    stacks, others = eqx.partition(fields, is_stack, is_leaf=is_stack)
+    own = materialised(lambda: stacks, depth)
+    return eqx.combine(own, others, is_leaf=is_stack)
 
 
 class _Packed(NamedTuple):

@@ -2,6 +2,7 @@
 
 import abc
 import numbers
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -17,22 +18,24 @@ from eqtangents.duals._pair import OF_ONE, Moments, Pair
 
 
 class Stacked(NamedTuple):
-    """Many numbers for each example and position, in one array `(n, terms, *size)`.
+    """Many numbers for each example and position, in one array `(terms, n, *size)`.
 
     A kernel moves all that `prepare` returns to the place of each pair, array by array.
-    One array is moved by one operation; `terms` takes it apart afterwards.
+    One array is moved by one operation; `terms` takes it apart afterwards. Terms come
+    first, as loops keep arrays in the order of their axes: the examples of a term are
+    beside each other, as the vectors of a processor want them.
     """
 
-    array: Float[Array, "..."]
+    array: Float[Array, "terms ..."]
 
-    def terms(self, axis: int) -> list[Float[Array, "..."]]:
-        """The arrays along an axis.
+    def terms(self) -> list[Float[Array, "..."]]:
+        """The arrays along the first axis.
 
         They are split off, since the gradient of a split joins its parts, where the
         gradient of indexing adds up arrays of the full size.
         """
-        parts = lax.split(self.array, (1,) * self.array.shape[axis], axis)
-        return [lax.squeeze(part, (axis,)) for part in parts]
+        parts = lax.split(self.array, (1,) * self.array.shape[0])
+        return [lax.squeeze(part, (0,)) for part in parts]
 
 
 Prepared: TypeAlias = PyTree[Float[Array, "..."]]
@@ -75,7 +78,7 @@ class AbstractDual(eqx.Module):
         - `variance`: the variances of `n` examples, at positions of any number of axes.
 
         **Returns:** a tree of arrays of the shape of `variance`. Many such arrays may
-        be one `Stacked` array `(n, terms, *size)`, in whose place `moments` is given a
+        be one `Stacked` array `(terms, n, *size)`, in whose place `moments` is given a
         list.
         """
 
@@ -112,7 +115,7 @@ class AbstractDual(eqx.Module):
         numbers, and `ValueError` if their shapes do not broadcast.
         """
         cov, var1, var2 = _common_arrays({"cov": cov, "var1": var1, "var2": var2})
-        left, right = (in_terms(self.prepare(v.ravel()), 1) for v in (var1, var2))
+        left, right = (in_terms(self.prepare(v.ravel())) for v in (var1, var2))
         value, derivative, *_ = self.moments(Pair(cov.ravel()), left, right)
         return value.reshape(cov.shape), derivative.reshape(cov.shape)
 
@@ -176,11 +179,23 @@ class AbstractDualOfSums(AbstractDual):
         """
 
 
-def in_terms(prepared: PyTree, axis: int) -> Any:
-    """A tree with lists of arrays in the place of stacks along an axis."""
+def in_terms(prepared: PyTree) -> Any:
+    """A tree with lists of arrays in the place of stacks."""
     stacked = lambda leaf: isinstance(leaf, Stacked)
     return jax.tree.map(
-        lambda leaf: leaf.terms(axis) if stacked(leaf) else leaf,
+        lambda leaf: leaf.terms() if stacked(leaf) else leaf, prepared, is_leaf=stacked
+    )
+
+
+def along_examples(
+    function: Callable[[Array, int], Array], prepared: PyTree
+) -> PyTree[Array]:
+    """`function(array, axis)` of all arrays of a tree, with their axis of examples."""
+    stacked = lambda leaf: isinstance(leaf, Stacked)
+    return jax.tree.map(
+        lambda leaf: (
+            Stacked(function(leaf.array, 1)) if stacked(leaf) else function(leaf, 0)
+        ),
         prepared,
         is_leaf=stacked,
     )
@@ -197,6 +212,6 @@ def at_equal_inputs(dual: AbstractDual, variance: Float[Array, "n *size"]) -> Mo
     **Returns:** both expectations. `at_equal_inputs(self, variance).value` is what the
     method `diagonal` of a dual may return, if there is no shorter formula.
     """
-    prepared = in_terms(dual.prepare(variance), 1)
+    prepared = in_terms(dual.prepare(variance))
     one = Pair(variance, tolerance=jnp.asarray(OF_ONE, variance.dtype))
     return dual.moments(one, prepared, prepared)

@@ -1,5 +1,7 @@
 """Duals of any function, by its Hermite expansion."""
 
+import functools
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +13,11 @@ from jaxtyping import Array, Bool, Float
 
 from eqtangents.duals._arc_cosine import arc_cosine
 from eqtangents.duals._dual import AbstractDual, Stacked, at_equal_inputs, in_terms
-from eqtangents.duals._elementary import reciprocal, safe_sqrt
+from eqtangents.duals._elementary import (
+    may_be_differentiated,
+    reciprocal,
+    safe_sqrt,
+)
 from eqtangents.duals._expansion import (
     BEST_NODES,
     Expansion,
@@ -30,6 +36,7 @@ from eqtangents.duals._hermite_coefficients import (
     mean_square,
     sum_of_terms,
 )
+from eqtangents.duals._interpolated import WORTHWHILE, from_few
 from eqtangents.duals._near_zero import NearZero, as_if_one
 from eqtangents.duals._pair import Moments, Pair, deviation
 from eqtangents.duals._polynomial import gap_of_power_series
@@ -70,6 +77,33 @@ class ExpandedDual(AbstractDual):
     expansion: Expansion = eqx.field(static=True)
 
     def prepare(self, variance: Float[Array, "n *size"]) -> HermiteCoefficients:
+        many = not may_be_differentiated.value and variance.size >= WORTHWHILE
+        found = self._interpolated if many else self._coefficients
+        value, sloped = found(variance)
+        near = NearZero.of(self.fn, self.expansion, variance.dtype)
+        value = near.at_zero(self.expansion.value, value, variance)
+        sloped = near.slope().at_zero(self.expansion.slope, sloped, variance)
+        return HermiteCoefficients(Stacked(value), Stacked(sloped), deviation(variance))
+
+    def _interpolated(self, variance: Float[Array, "n *size"]) -> list[Array]:
+        """The coefficients of many variances from those of few, where that is right."""
+        of_zero = self._coefficients(jnp.zeros(1, variance.dtype))
+
+        def smooth(variance: Float[Array, " m"]) -> list[Float[Array, "terms m"]]:
+            # Near zero, the function less its value there is as small as its input.
+            value, sloped = self._coefficients(variance)
+            return [(value - of_zero[0]) / jnp.sqrt(variance)[None], sloped]
+
+        (value, sloped), right = from_few(smooth, variance)
+        std = safe_sqrt(variance)[None]
+        at_zero = [row.reshape(-1, *(1,) * variance.ndim) for row in of_zero]
+        value = value * std + at_zero[0]
+        sloped = jnp.where(std > 0, sloped, at_zero[1])
+        exact = lambda: self._coefficients(variance)
+        return lax.cond(right, lambda: [value, sloped], exact)
+
+    def _coefficients(self, variance: Float[Array, "n *size"]) -> list[Array]:
+        """The coefficients of the function and of its slope, by quadrature."""
         std, nodes = safe_sqrt(variance), self.expansion.nodes
         values, slopes = (
             NodeValues.of(fn, std, nodes) for fn in (self.fn, slope(self.fn))
@@ -85,12 +119,7 @@ class ExpandedDual(AbstractDual):
         sloped = slopes.projected(by_parity(of_slope))
         value = self._known(of_value, value, values, std, jumps_of_value)
         sloped = self._known(of_slope, sloped, slopes, std, jumps_of_slope)
-        near = NearZero.of(self.fn, self.expansion, variance.dtype)
-        value = near.at_zero(of_value, value, variance)
-        sloped = near.slope().at_zero(of_slope, sloped, variance)
-        # In memory terms come first, so that each lies in a row.
-        value, sloped = (Stacked(jnp.moveaxis(c, 0, 1)) for c in (value, sloped))
-        return HermiteCoefficients(value, sloped, deviation(variance))
+        return [value, sloped]
 
     def _jumps(self, dtype: np.dtype) -> tuple[Jumps, Jumps]:
         """The jumps for the terms of the function, and for the terms of its slope."""
@@ -223,11 +252,14 @@ class ExpandedDual(AbstractDual):
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
         # At equal inputs every power of the correlation is one.
-        coefficients = in_terms(self.prepare(variance), 1)
+        coefficients = in_terms(self.prepare(variance))
         of_value, _ = self._jumps(variance.dtype)
         kernels = JumpKernels.at_equal_inputs(coefficients.deviation.std)
         left_out = self._left_out(self.expansion.value, of_value, None, kernels)
-        total = jnp.sum(jnp.square(jnp.stack(coefficients.value)), 0) + left_out
+        # Not by `sum` along an axis: so it is joined with what comes next.
+        total = functools.reduce(
+            operator.add, (c * c for c in coefficients.value), left_out
+        )
         near = NearZero.of(self.fn, self.expansion, variance.dtype)
         total = near.diagonal_at_zero(total, variance)
         if not self.expansion.jumps:

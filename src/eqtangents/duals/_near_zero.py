@@ -103,7 +103,7 @@ class NearZero(NamedTuple):
         if self.smooth is False:
             return terms
         polynomial = PolynomialDual(self.coefficients)
-        found = polynomial.prepare(variance).terms(1)
+        found = polynomial.prepare(variance).terms()
         known = dict(zip(polynomial.exponents, found, strict=True))
         near = [
             known[l] / math.sqrt(weight) if l in known else jnp.zeros_like(variance)

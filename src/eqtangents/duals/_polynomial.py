@@ -145,8 +145,8 @@ class PolynomialDual(AbstractPowerSeriesDual):
                 _coefficient_of(m, l) * c_m for m, c_m in zip(powers, c, strict=True)
             ]
             terms.append(power_series([(m - l) // 2 for m in powers], scaled, variance))
-        none = jnp.zeros_like(variance)[:, None][:, :0]
-        return Stacked(jnp.stack(terms, 1) if terms else none)
+        none = jnp.zeros((0, *variance.shape), variance.dtype)
+        return Stacked(jnp.stack(terms) if terms else none)
 
 
 class HermiteDual(AbstractPowerSeriesDual):
@@ -172,7 +172,7 @@ class HermiteDual(AbstractPowerSeriesDual):
             i = (self.degree - l) // 2
             scale = math.sqrt(math.factorial(self.degree) / math.factorial(l))
             terms.append(scale / (2**i * math.factorial(i)) * (variance - 1) ** i)
-        return Stacked(jnp.stack(terms, 1))
+        return Stacked(jnp.stack(terms))
 
 
 def _is_zero(coefficient: Scalar) -> bool:

@@ -5,7 +5,11 @@ from typing import Any, overload
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from eqtangents.covariance import AbstractCovariance, Flattened
+from eqtangents.covariance import (
+    AbstractCovariance,
+    Flattened,
+    flattened_examples,
+)
 from eqtangents.nn._inputs import Signal, cleared, read_out, unwrap
 from eqtangents.nn._layer import (
     AbstractParameterless,
@@ -45,4 +49,7 @@ class Flatten(AbstractParameterless):
         return read_out(jnp.ravel(value), extras)
 
     def propagate(self, covariance: Covariances) -> AbstractCovariance:
-        return Flattened(one_input(self, covariance))
+        covariance = one_input(self, covariance)
+        if covariance.examples is not None:
+            return flattened_examples(covariance)
+        return Flattened(covariance)

@@ -94,12 +94,12 @@ def _check_shapes_of_dual(dual: AbstractDual) -> None:
     is_stack = lambda leaf: isinstance(leaf, Stacked)
     for leaf in jax.tree.leaves(dual.prepare(variance), is_leaf=is_stack):
         shape = leaf.array.shape if is_stack(leaf) else jnp.shape(leaf)
-        fits = shape[:1] + shape[2:] if is_stack(leaf) else shape
-        needed = "(2, terms, 3)" if is_stack(leaf) else "(2, 3)"
+        fits = shape[1:] if is_stack(leaf) else shape
+        needed = "(terms, 2, 3)" if is_stack(leaf) else "(2, 3)"
         assert fits == variance.shape, (
             f"`prepare` makes an array of shape {shape} of variances of shape (2, 3), "
             f"but should make one of shape {needed}. Many numbers for each variance "
-            "are one `Stacked` array, with their axis right after the axis of examples."
+            "are one `Stacked` array, with their axis before the axis of examples."
         )
     zeros = [jnp.zeros(size) for size in ((2, 3, 2), (2, 2), (3, 2))]
     moments, _ = eqx.filter_eval_shape(_block_of_pairs, dual, *zeros)
@@ -208,7 +208,7 @@ def _block_of_pairs(
     var1: Float[Array, "n1 size"],
     var2: Float[Array, "n2 size"],
 ) -> tuple[Moments, Float[Array, "..."]]:
-    left, right = (in_terms(dual.prepare(v), 1) for v in (var1, var2))
+    left, right = (in_terms(dual.prepare(v)) for v in (var1, var2))
     left = jax.tree.map(lambda leaf: leaf[:, None], left)
     right = jax.tree.map(lambda leaf: leaf[None], right)
     return dual.moments(Pair(cov), left, right), dual.diagonal(var1)
@@ -248,7 +248,7 @@ def _gap(
 ) -> Float[Array, " n"] | None:
     """The gap of both images by way of the gap of a pair, if the dual tells it."""
     gap = deviation(var1).std * deviation(var2).std - cov
-    left, right = (in_terms(dual.prepare(v), 1) for v in (var1, var2))
+    left, right = (in_terms(dual.prepare(v)) for v in (var1, var2))
     moments = dual.moments(Pair(cov, gap), left, right)
     return moments.gap_between(*(jnp.sqrt(dual.diagonal(v)) for v in (var1, var2)))
 
