@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Shaped
 
+from eqtangents._trees import varies
+
 
 Refusable = TypeVar("Refusable")
 
@@ -43,7 +45,14 @@ def refuse(value: Refusable, *checks: tuple[Bool[Array, ""], str]) -> Refusable:
         return value
     wrong = jnp.stack([wrong for wrong, _ in later])
     messages = [message for _, message in later]
-    return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
+    if not varies((value, wrong)):
+        return eqx.branched_error_if(value, jnp.any(wrong), jnp.argmax(wrong), messages)
+    # Inside of `jax.shard_map` only what is the same on all devices can be passed on.
+    right = jnp.ones((), bool)
+    right = eqx.branched_error_if(right, jnp.any(wrong), jnp.argmax(wrong), messages)
+    arrays, rest = eqx.partition(value, eqx.is_array)
+    kept = lambda leaf: jnp.where(right, leaf, jnp.zeros_like(leaf))
+    return eqx.combine(jax.tree.map(kept, arrays), rest)
 
 
 @jax.jit
