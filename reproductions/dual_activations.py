@@ -148,11 +148,11 @@ def check(result: Result) -> list[Finding]:
 def draw(result: Result, left: Axes, right: Axes) -> None:
     """Duals and their series; the error against replicas."""
     r, order = result, np.argsort(result.correlations)
-    for i, name in enumerate(("Relu", "Erf", "Tanh", "Gelu", "Sin", "Hermite(4)")):
+    for name in ("Relu", "Erf", "Tanh", "Gelu", "Sin", "Hermite(4)"):
         one = np.interp(0.9, r.correlations[order], r.duals[name][order])
-        curve = r.correlations[order], r.duals[name][order] / one
-        # Three of them nearly coincide: wider lines lie below.
-        (line,) = left.plot(*curve, linewidth=5 - 0.8 * i, label=name)
+        (line,) = left.plot(
+            r.correlations[order], r.duals[name][order] / one, label=name
+        )
         points = r.correlations[::4], r.series[name][::4] / one
         left.plot(*points, "o", color=line.get_color(), markersize=4)
     right.plot(r.replicas, r.error, "o-", label="32 networks each")
