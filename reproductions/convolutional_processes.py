@@ -152,14 +152,14 @@ def draw(result: Result, left: Axes, right: Axes) -> None:
     left.axhline(1, color=GREY, linewidth=1, zorder=0)
     left.set_xticks(0.2 + np.arange(3), [*map(str, CHANNELS), "extrapolated"])
     names = [*r.limits, "fully connected"]
-    right.barh(
-        names,
-        [100 * r.right[name].mean() for name in names],
-        color=[BLUE, ORANGE, GREY],
-    )
-    right.set_xlim(70, 100)
+    for name, colour in zip(names, [BLUE, ORANGE, GREY], strict=True):
+        share, count = r.right[name].mean(), r.right[name].size
+        error = 200 * (share * (1 - share) / count) ** 0.5
+        right.errorbar([100 * share], [name], xerr=error, fmt="o", color=colour)
+    right.set_xlim(80, 95)
+    right.margins(y=0.3)
     title(left, "Kernels of networks", "channels", "mean over limit")
-    name = "per cent of others that are right"
+    name = "per cent of others that are right, two standard errors"
     title(right, f"{TRAIN} digits to learn from", name, "")
     left.legend(loc="lower left")
 

@@ -140,7 +140,9 @@ def draw(result: Result, left: Axes, right: Axes) -> None:
     left.plot(r.orthogonal, label="delta-orthogonal")
     for k in range(POSITIONS // 2 + 1):
         amplitudes = r.waves[:, k] / r.waves[0, k]
-        right.plot(amplitudes, "o", label=f"frequency {k}")
+        # Two frequencies have one rate here: larger points lie below.
+        size = 10 - 1.5 * k
+        right.plot(amplitudes, "o", markersize=size, label=f"frequency {k}")
         right.plot(
             r.modes[k] ** np.arange(LAYERS + 1), color=GREY, linewidth=1, zorder=0
         )

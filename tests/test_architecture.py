@@ -52,7 +52,7 @@ BELOW = {
     "refuse": [],
     "solvers": ["gram", "empirical", "refuse"],
     "predict": ["solvers"],
-    "roots": [],
+    "roots": ["trees"],
     "mean_field": ["predict", "roots"],
     "theory": ["predict", "roots"],
     "estimators": ["predict"],

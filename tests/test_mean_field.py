@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from jax.sharding import AxisType, PartitionSpec
 
 import eqtangents as eqt
 from eqtangents import mean_field, nn
@@ -76,13 +77,14 @@ def test_trajectory_is_the_kernel_of_a_deep_network(
 
 
 @pytest.mark.slow
-def test_deficit_keeps_digits_that_the_correlation_has_not():
+@pytest.mark.parametrize("function", [nn.Erf(), nn.Sin(), nn.Gelu()], ids=repr)
+def test_deficit_keeps_digits_that_the_correlation_has_not(function):
     """Near a correlation of one it is multiplied by chi_1 in each block."""
-    one = block(nn.Erf(), 1.3, 0.1)
-    end = fixed_point(nn.Erf(), 1.3, 0.1)
+    one = block(function, 0.9, 0.1)
+    end = mean_field.CorrelationMap(one).fixed_point()
     c = 1 - jnp.asarray(1e-9)
-    states = mean_field.CorrelationMap(one).trajectory(end.q, end.q, c, 120)
-    assert float(states.deficit[-1]) < 1e-12
+    states = mean_field.CorrelationMap(one).trajectory(end.q, end.q, c, 20)
+    assert float(states.deficit[-1]) < 1e-11
     rates = states.deficit[1:] / states.deficit[:-1]
     np.testing.assert_allclose(rates, end.chi_1, rtol=1e-6)
 
@@ -448,3 +450,59 @@ def test_what_does_not_fit_is_refused(attempt, said):
 def test_correlations_beyond_one_by_rounding_are_one():
     one, beyond = (one_map()(1.0, 1.0, c) for c in (1.0, 1 + 4e-16))
     np.testing.assert_allclose([beyond.c, beyond.deficit], [one.c, 0.0], atol=1e-15)
+
+
+def end_of_erf(weight_variance):
+    return mean_field.CorrelationMap(
+        block(nn.Erf(), weight_variance, 0.1)
+    ).fixed_point()
+
+
+def deficits(weight_variance):
+    one = mean_field.CorrelationMap(block(nn.Erf(), weight_variance, 0.1))
+    return one.trajectory(1.0, 0.7, 0.5, 3).deficit
+
+
+def waves(weight_variance):
+    conv = nn.Conv(1, 3, padding="CIRCULAR", weight_std=weight_variance**0.5)
+    one = mean_field.CorrelationMap(nn.Sequential([nn.Erf(), conv]), (4,))
+    return mean_field.spatial_modes(one)
+
+
+def edge(weight_variance):
+    """Critical for biases of a tenth of this variance."""
+    return mean_field.critical(
+        lambda w: block(nn.Erf(), w, 0.1 * weight_variance), (1.0, 3.0)
+    )
+
+
+PARTS = {"fixed points": end_of_erf, "depths": deficits, "waves": waves, "edge": edge}
+PARTS |= {"slopes of depths": jax.jacrev(deficits), "slopes of edge": jax.grad(edge)}
+
+
+def on_mesh(part, devices=4):
+    """The same for each of many numbers, which the devices share."""
+    axes = (devices,), ("rows",), (AxisType.Auto,)
+    mesh = jax.make_mesh(*axes, devices=jax.devices()[:devices])
+    rows = PartitionSpec("rows")
+    return jax.jit(
+        jax.shard_map(jax.vmap(part), mesh=mesh, in_specs=rows, out_specs=rows)
+    )
+
+
+@pytest.mark.quick(1)
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_devices_of_a_mesh_share_the_work(part):
+    """Also where loops begin with constants, which are the same on all devices."""
+    at = jnp.array([0.9, 1.4, 2.0, 2.9])
+    found, expected = on_mesh(part)(at), jax.jit(jax.vmap(part))(at)
+    for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_devices_of_a_mesh_refuse():
+    """One device: errors of several are told once more as Python exits."""
+    failed = jax.errors.JaxRuntimeError, ValueError  # who of the two tells is JAX's
+    with pytest.raises(failed, match="The block makes NaN"):
+        on_mesh(end_of, 1)(jnp.array([0.9, -2.0])).q.block_until_ready()

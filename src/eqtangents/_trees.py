@@ -43,6 +43,12 @@ def varying_zero(tree: PyTree, dtype: jnp.dtype) -> Float[Array, ""]:
     return sum(zeros, jnp.zeros((), dtype))
 
 
+def varies(tree: PyTree) -> bool:
+    """Whether any array differs between devices, inside of `jax.shard_map`."""
+    zero = varying_zero(tree, jnp.dtype("float32"))
+    return jax.typeof(zero) != jax.typeof(jnp.zeros((), jnp.float32))
+
+
 def without_derivative(tree: Leaf) -> Leaf:
     """The same tree, in whose arrays nothing is differentiated."""
     fixed = lambda leaf: lax.stop_gradient(leaf) if eqx.is_array(leaf) else leaf

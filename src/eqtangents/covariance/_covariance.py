@@ -27,10 +27,9 @@ from eqtangents.covariance._registry import Look, Memo, Registered, Registry
 class Block(NamedTuple):
     """Covariances of pairs of examples at one displacement.
 
-    The pairs are `n1 n2`, every example of one batch with every example of the other,
-    or `n`, each example with itself. `ntk` is `None` where it is zero or not wanted.
-    `gap` is how far `nngp` stays below the product of the standard deviations, where
-    that is known (`_gaps`); it carries no derivative.
+    The pairs are `n1 n2`, all of one batch with all of the other, or `n`, each with
+    itself. `ntk` is `None` where it is zero or not wanted. `gap` is how far `nngp` is
+    below the product of the deviations, where known (`_gaps`), and has no derivative.
     """
 
     nngp: Float[Array, "*pairs_and_canvas"]
@@ -95,13 +94,15 @@ class AbstractCovariance(abc.ABC):
     def bind(self, frame: "Frame") -> BlockRule:
         """The rule for the entries of `frame`; called by it once, `Frame.bind`.
 
-        The rule must hold no arrays that depend on examples, except for those it
-        registered with the frame: a `Repeat` runs it at every depth.
+        It must hold no arrays that depend on examples, except for those registered with
+        the frame: a `Repeat` runs it at every depth.
         """
 
 
 class Scope:
     """One tile of examples: its sizes, and the memo of results for it."""
+
+    integrates_gaps: ClassVar[bool] = False  # that duals do not tell; slow
 
     def __init__(
         self,
@@ -116,10 +117,10 @@ class Scope:
         """A tile with `n1` examples of one batch and `n2` of the other.
 
         `zero` has the type of the kernel. Inside of `jax.shard_map` it varies over all
-        axes of the mesh that the kernel may vary over; added to the initial values of a
-        loop, it makes them vary as well. `identical` says which pairs are one example
-        that passes through the network once; by default no pair is.
-        `slot_variance`, at one depth of a `Repeat`, is the variance of its input.
+        axes of the mesh that the kernel may vary over, and so do loops that begin with
+        it. `identical` says which pairs are one example that passes through the network
+        once; by default no pair is. `slot_variance`, at one depth of a `Repeat`, is the
+        variance of its input.
         """
         self.n1, self.n2, self.wants_ntk = n1, n2, wants_ntk
         self.zero, self.dtype = zero, zero.dtype
@@ -160,8 +161,8 @@ class Scope:
     def fresh(self, slot_variance: Float[Array, "n *size"] | None = None) -> "Scope":
         """A scope of the same examples for which nothing else was computed."""
         facts = {"wants_ntk": self.wants_ntk, "identical": self.identical}
-        n1, n2, zero = self.n1, self.n2, self.zero
-        return Scope(n1, n2, zero, **facts, slot_variance=slot_variance)
+        sizes = self.n1, self.n2, self.zero
+        return type(self)(*sizes, **facts, slot_variance=slot_variance)
 
     def pairs(self, self_pairs: bool) -> tuple[int, ...]:
         """The shape of the pairs of examples in a block."""
@@ -172,13 +173,12 @@ class Scope:
 class Frame:
     """Which entries of a covariance a consumer asks for.
 
-    `self_pairs`: each example with itself, or every example of one batch with every one
-    of the other. `canvas`: how positions are stored, `None` where both positions
-    coincide; then a block has the size of the covariance and no displacement. `reach`:
-    the largest displacement that is asked for here, either way. `scale`: the
-    displacement here is `scale` times the consumer's at the end of the chain.
-    `read_once`: whether that consumer reads each entry once; compilers repeat the last
-    operations for each time that it does.
+    `self_pairs`: examples with themselves, or all of one batch with all of the other.
+    `canvas`: how positions are stored, `None` where both coincide; then a block has the
+    size of the covariance and no displacement. `reach`: the largest displacement that
+    is asked for here, either way. `scale`: the displacement here is `scale` times the
+    consumer's at the end of the chain. `read_once`: whether it reads each entry once;
+    compilers repeat the last operations for each time that it does.
     """
 
     scope: Scope

@@ -6,6 +6,7 @@ rules pass it on beside the covariance (`eqtangents.duals._pair` says why).
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -19,7 +20,7 @@ from eqtangents.covariance._covariance import (
     Lookup,
 )
 from eqtangents.duals._elementary import valued
-from eqtangents.duals._pair import OF_ONE, deviation, measured_gap, rounding
+from eqtangents.duals._pair import OF_ONE, Pair, deviation, measured_gap, rounding
 
 
 def tracks_gaps(frame: Frame, node: AbstractCovariance) -> bool:
@@ -55,6 +56,47 @@ def with_gaps(
         return Block(nngp, block.ntk, gap)
 
     return complete
+
+
+def integrated_gap(
+    value_of: Callable[[Pair], Float[Array, "*s"]],
+    pair: Pair,
+    before: tuple[Float[Array, "..."], Float[Array, "..."]],
+    after: tuple[Float[Array, "..."], Float[Array, "..."]],
+) -> Float[Array, "*s"]:
+    r"""The gap of a dual activation that does not tell it, also where it is small.
+
+    With $C$ the dual as a function of the covariance $s s' - g$,
+
+    $$C(s s') - C(s s' - g) = \int_0^1 2 x g\, C'(s s' - x^2 g)\, \mathrm{d}x,$$
+
+    in which nothing is subtracted. Slopes change like the root of a gap where functions
+    have kinks, and its inverse at jumps, so that all is smooth in $x$.
+
+    **Arguments:**
+
+    - `value_of`: the dual, $C$.
+    - `pair`: the covariance before it, with its gap.
+    - `before`, `after`: the deviations of both, before the dual and after it.
+    """
+    size = before[0] * before[1]
+    given = jnp.zeros_like(size) if pair.gap is None else pair.gap
+    apart = measured_gap(value_of(Pair(size, jnp.zeros_like(given))), *after, None)
+
+    def part(x: Float[Array, ""]) -> Float[Array, "*s"]:
+        gap = x * x * given
+        value_at = lambda cov: value_of(Pair(cov, gap))
+        return jax.jvp(value_at, (size - gap,), (2 * x * given,))[1]
+
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    parts = jax.vmap(part)(jnp.asarray(0.5 + 0.5 * nodes, size.dtype))
+    near = apart + jnp.tensordot(jnp.asarray(0.5 * weights, size.dtype), parts, 1)
+    far = measured_gap(value_of(pair), *after, None)
+    small = given < jnp.finfo(size.dtype).eps ** (1 / 6) * size
+    return lax.stop_gradient(jnp.where(small, near, far))
+
+
+_NODES = 8  # of the quadrature, which is over small gaps alone
 
 
 def tolerance(frame: Frame, rank: int) -> Lookup[Array | None]:

@@ -15,7 +15,13 @@ from eqtangents.covariance._covariance import (
     Frame,
     Lookup,
 )
-from eqtangents.covariance._gaps import deviations, tolerance, tracks_gaps, with_gaps
+from eqtangents.covariance._gaps import (
+    deviations,
+    integrated_gap,
+    tolerance,
+    tracks_gaps,
+    with_gaps,
+)
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._pointwise import TrainedGains
 from eqtangents.duals._dual import AbstractDual, AbstractDualOfSums, in_terms
@@ -125,13 +131,20 @@ class Nonlinear(AbstractCovariance):
     ) -> BlockRule:
         """Complete the blocks before and after the nonlinearity by their gaps."""
         before, after = with_gaps(frame, self.upstream), with_gaps(frame, self)
-        stds = deviations(frame, self)
+        stds_before, stds = deviations(frame, self.upstream), deviations(frame, self)
+
+        def integrated(at: Evaluation, block: Block) -> Array:
+            value_of = lambda p: moments_of(at, Block(p.cov, None, p.gap)).value
+            pair = Pair(block.nngp, block.gap)
+            return integrated_gap(value_of, pair, stds_before(at), stds(at))
 
         def rule(at: Evaluation) -> Block:
             block = at(upstream)
             block = before(at, block) if block.gap is None else block
             moments = moments_of(at, block)
             gap = moments.gap_between(*stds(at))
+            if gap is None and frame.scope.integrates_gaps:
+                gap = integrated(at, block)
             ntk = tangent(at, block, moments)
             return after(at, Block(moments.value, ntk, gap))
 

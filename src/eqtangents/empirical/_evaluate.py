@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from eqtangents._trees import varying_zero
+from eqtangents._trees import varies, varying_zero
 from eqtangents.empirical._batches import example_of, size_of
 from eqtangents.empirical._choice import (
     Candidate,
@@ -181,9 +181,9 @@ def _varying_alike(arguments: Arguments) -> Arguments:
     with, so that it must be traced as it is run.
     """
     arrays, rest = eqx.partition(arguments, eqx.is_array)
+    if not varies(arrays):
+        return arguments
     zero = varying_zero(arrays, jnp.dtype("float32"))
-    if jax.typeof(zero) == jax.typeof(jnp.zeros((), jnp.float32)):
-        return arguments  # outside of a mesh
 
     def varying(array: Array) -> Array:
         if not jnp.issubdtype(array.dtype, jnp.number):

@@ -94,6 +94,12 @@ class _Given(AbstractCovariance):
         return frame.constant(block)
 
 
+class _PreciseScope(Scope):
+    """One pair of signals, for which gaps may take their time."""
+
+    integrates_gaps = True
+
+
 class _MixesPositions(Exception):
     """A block asks for covariances between different positions."""
 
@@ -123,7 +129,7 @@ def after_block(block: AbstractLayer, moments: SecondMoments) -> SecondMoments:
     """
     given = _Given(moments)
     dtype = moments.covariance.dtype
-    scope = Scope(1, 1, jnp.zeros((), dtype), wants_ntk=False)
+    scope = _PreciseScope(1, 1, jnp.zeros((), dtype), wants_ntk=False)
     node = block.propagate(given)
     if not isinstance(node, AbstractCovariance):
         raise LayerError(

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import check, checked_integer, rule_of
+from eqtangents._trees import varying_zero
 from eqtangents._types import AxisSizes, Rule, ScalarOrBatch
 from eqtangents.mean_field._block import SecondMoments, after_block, checked_block
 from eqtangents.mean_field._fixed_point import FixedPoint, fixed_point
@@ -209,6 +210,8 @@ def _states_at_all_depths(
         return moments, _signal_state(moments)
 
     start = SecondMoments.correlated(q1, q2, 1 - c)
+    zero = varying_zero(after(start), c.dtype)
+    start = jax.tree.map(lambda moment: moment + zero, start)
     _, later = lax.scan(step, start, None, length=n)
     joined = lambda first, rest: jnp.concatenate([first[None], rest])
     return jax.tree.map(joined, _signal_state(start), later)

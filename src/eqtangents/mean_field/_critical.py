@@ -4,11 +4,10 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
-from eqtangents._roots import implicit_root
+from eqtangents._roots import bisected, implicit_root
 from eqtangents._types import Scalar
 from eqtangents.mean_field._correlation_map import (
     NOT_A_NUMBER,
@@ -86,19 +85,18 @@ def critical(
         end = fixed_point_or_nan(CorrelationMap(make_block(value)), q0)
         return jnp.where(jnp.isinf(end.q), jnp.ones_like(end.q), end.chi_1 - 1)
 
-    product = excess(lower) * excess(upper)
-    lower = refuse(lower, (jnp.isnan(product), NOT_A_NUMBER), (product > 0, _ONE_PHASE))
+    ends = jnp.stack([lower, upper])
+    at_ends = jax.vmap(excess)(ends)
+    product = jnp.prod(at_ends)
+    ends = refuse(ends, (jnp.isnan(product), NOT_A_NUMBER), (product > 0, _ONE_PHASE))
+    order, chaos = jnp.where(at_ends[0] < 0, ends, ends[::-1])
 
     def solve(
         excess: Callable[[Float[Array, ""]], Float[Array, ""]], start: Float[Array, ""]
     ) -> tuple[Float[Array, ""], None]:
-        solver = optx.Bisection(rtol=float(jnp.finfo(dtype).eps), atol=0.0)
-        ends = {"lower": lower, "upper": upper}
-        with_args = lambda value, _: excess(value)
-        found = optx.root_find(with_args, solver, start, options=ends, throw=False)
-        return found.value, None
+        return bisected(excess, order, chaos), None
 
-    return implicit_root(excess, 0.5 * (lower + upper), solve)[0]
+    return implicit_root(excess, jnp.mean(ends), solve)[0]
 
 
 def phase_diagram(

@@ -6,11 +6,10 @@ from typing import TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._roots import implicit_root
+from eqtangents._roots import bisected, implicit_root, newton, varying_as_result
 from eqtangents.mean_field._block import SecondMoments
 
 
@@ -116,12 +115,11 @@ def _end_of_variance(
     fixed points, and Newton's method does the rest.
     """
     step = lambda q, _: (after_one := of_variance(q), after_one)
+    q0 = varying_as_result(of_variance, q0)
     near, passed = lax.scan(step, q0, None, length=_BLOCKS)
     eps = float(jnp.finfo(q0.dtype).eps)
-    solver = optx.Newton(rtol=4 * eps, atol=float(jnp.finfo(q0.dtype).tiny))
     start = jnp.where(jnp.isfinite(near), near, jnp.ones_like(near))
-    with_args = lambda q, _: excess(q)
-    root = optx.root_find(with_args, solver, start, max_steps=_STEPS, throw=False).value
+    root = newton(excess, start, _STEPS)
     found = lambda q: (q >= 0) & (jnp.abs(excess(q)) <= 64 * eps * q)
     # Where all variances are fixed, as for a critical `Relu`, the root is any other.
     # Signals do not end at one that they move away from.
@@ -172,11 +170,7 @@ def _deficit_at_the_end(
     def solve(
         excess: Callable[[Float[Array, ""]], Float[Array, ""]], start: Float[Array, ""]
     ) -> tuple[Float[Array, ""], None]:
-        ends = {"lower": eps, "upper": 1.0}
-        solver = optx.Bisection(rtol=float(eps), atol=0.0, flip=True)
-        with_args = lambda z, _: excess(z)
-        found = optx.root_find(with_args, solver, start, options=ends, throw=False)
-        return found.value, None
+        return bisected(excess, jnp.ones_like(start), jnp.full_like(start, eps)), None
 
     root, _ = implicit_root(excess, jnp.full_like(q, 0.5), solve)
     return jnp.where(parts, root, jnp.zeros_like(root))

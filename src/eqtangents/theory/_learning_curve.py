@@ -6,12 +6,11 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import described
 from eqtangents._products import matmul
-from eqtangents._roots import implicit_root
+from eqtangents._roots import bisected, implicit_root
 from eqtangents._types import NonNegative, ScalarOrBatch
 from eqtangents.predict._arguments import number, real_array, refuse
 from eqtangents.theory._modes import KernelModes
@@ -271,15 +270,12 @@ def _resolution(
         exists = (ridge > 0) | (n < rank)
         lower = jnp.where(exists, lower, upper)
 
-        def excess_at(log_kappa: Float[Array, ""], _: None) -> Float[Array, ""]:
+        def excess_at(log_kappa: Float[Array, ""]) -> Float[Array, ""]:
             kappa = jnp.exp(log_kappa)
             found = excess(kappa) / (n * kappa)
             return jnp.where(exists, found, upper - log_kappa)
 
-        eps = float(jnp.finfo(values.dtype).eps)
-        ends = {"lower": lower - 1, "upper": upper + 1}
-        solver = optx.Bisection(rtol=eps, atol=eps, flip=True)
-        root = optx.root_find(excess_at, solver, upper, options=ends, throw=False).value
+        root = bisected(excess_at, upper + 1, lower - 1)
         return jnp.where(exists, jnp.exp(root), 0), None
 
     upper = jnp.log((jnp.sum(counts * values) + ridge) / n)
