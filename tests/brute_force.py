@@ -121,6 +121,17 @@ def _(layer: nn.FanInSum, moments: list[Moments]) -> Moments:
     return Moments(nngp, sum(branch.ntk for branch in moments), moments[0].channels)
 
 
+@propagate.register(nn.FanInMax)
+@propagate.register(nn.FanInMin)
+def _(layer: Any, moments: list[Moments]) -> Moments:
+    """By both halves of the plane, on each of which one branch is what is passed on."""
+    one, other = moments
+    difference = propagate(nn.FanInSum(), moments)
+    larger = propagate(nn.Relu(), dataclasses.replace(difference, ntk=one.ntk))
+    smaller = propagate(nn.Relu(), dataclasses.replace(difference, ntk=other.ntk))
+    return Moments(larger.nngp, larger.ntk + smaller.ntk, one.channels)
+
+
 @propagate.register
 def _(layer: nn.FanInProd, moments: list[Moments]) -> Moments:
     nngp = math.prod(branch.nngp for branch in moments)

@@ -281,7 +281,7 @@ def _residual(draw: Draw, activation: _Activation) -> tuple[Any, _Activation]:
 
 def _fan_in(draw: Draw, activation: _Activation) -> tuple[Any, _Activation]:
     """`FanOut`, branches, and one of the ways to join them."""
-    ways = [_join_sum, _join_prod, _join_channels]
+    ways = [_join_sum, _join_prod, _join_channels, _join_extreme]
     if activation.sizes and 2 * activation.positions <= MAX_POSITIONS:
         ways.append(_join_positions)
     branches, join, out = draw(st.sampled_from(ways))(draw, activation)
@@ -300,6 +300,18 @@ def _join_sum(
     if dataclasses.replace(activation, gaussian=True) == out and draw(st.booleans()):
         return [*branches, nn.Identity()], nn.FanInSum(), activation
     return branches, nn.FanInSum(), out
+
+
+def _join_extreme(
+    draw: Draw, activation: _Activation
+) -> tuple[list[Any], Any, _Activation]:
+    stride, channels = _strides(draw, activation), draw(_CHANNELS)
+    branches = []
+    for _ in range(2):
+        layers, out = _branch(draw, activation, channels, stride)
+        branches.append(nn.Sequential(layers))
+    kind = draw(st.sampled_from([nn.FanInMax, nn.FanInMin]))
+    return branches, kind(), dataclasses.replace(out, gaussian=False)
 
 
 def _join_prod(

@@ -500,3 +500,68 @@ def test_edges_that_are_an_input():
     kernels = [eqt.kernel(net, batch) for net, batch in given]
     np.testing.assert_allclose(kernels[0].nngp, kernels[1].nngp, rtol=1e-5)
     np.testing.assert_allclose(kernels[0].ntk, kernels[1].ntk, rtol=1e-5)
+
+
+TWO_FUNCTIONS = {
+    "numbers": lambda c: lambda h: jnp.tanh(h) + c * h,
+    "powers": lambda c: lambda h: jnp.tanh(h) ** int(10 * c),
+    "bounds": lambda c: lambda h: jnp.clip(h, -1, 10 * c),
+    "derivatives": lambda c: scaled_slope(jnp.asarray(c)),
+}
+
+
+def scaled_slope(slope):
+    @jax.custom_jvp
+    def fn(x):
+        return jnp.tanh(x)
+
+    fn.defjvp(lambda args, tangents: (fn(*args), slope.astype(float) * tangents[0]))
+    return fn
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("name", TWO_FUNCTIONS)
+def test_functions_of_one_value_that_differ_in_numbers_are_two(name):
+    one, other = (TWO_FUNCTIONS[name](c) for c in (0.1, 0.2))
+
+    def model(params, x):
+        h = x @ params[0]
+        return one(h) @ params[1] + other(h) @ params[2]
+
+    params, x = arrays((3, 8), (8, 1), (8, 1)), jnp.ones(3)
+    net = eqt.from_function(model, params, x)
+    np.testing.assert_allclose(net(x), model(params, x), rtol=1e-5)
+    ours = jax.grad(lambda x: net(x)[0])(x)
+    theirs = jax.grad(lambda x: model(params, x)[0])(x)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def test_one_function_of_stacked_layers_is_applied_to_all():
+    def model(params, x):
+        h = jnp.stack([jax.nn.relu(x @ weight) for weight in params[:2]])
+        return (h @ params[2]).mean(0)
+
+    params, x = arrays((3, 8), (3, 8), (8, 1)), jnp.ones((2, 3))
+    net = eqt.from_function(model, params, x[0])
+    assert names_of(net).split().count("Relu") == 1
+    one, other = (
+        eqt.nngp(eqt.from_function(perceptron, [(w, jnp.zeros(8)), last], x[0]), x)
+        for w, last in zip(params[:2], [(params[2], jnp.zeros(1))] * 2, strict=True)
+    )
+    # One readout of two independent layers: means of both, and of their covariances.
+    means = [jnp.sqrt(jnp.diag(k) / np.pi) for k in (one, other)]
+    across = jnp.outer(means[0], means[1])
+    expected = (one + other + across + across.T) / 4
+    np.testing.assert_allclose(eqt.nngp(net, x), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("axis", [0, -1])
+def test_maxima_of_pairs_of_channels(axis):
+    def model(params, x):
+        shape = (2, 8) if axis == 0 else (8, 2)
+        return (x @ params[0]).reshape(shape).max(axis) @ params[1]
+
+    params, x = arrays((3, 16), (8, 1)), jnp.ones(3)
+    net = eqt.from_function(model, params, x)
+    assert names_of(net) == "Linear Linear FanInMax Linear"
+    np.testing.assert_allclose(net(x), model(params, x), rtol=1e-5)

@@ -1,6 +1,7 @@
 """Models as people write them, of Equinox and as plain functions."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -1051,5 +1052,122 @@ def long_short_term_memory(key, w=8):
         for one in x:
             state = cell(one, state)
         return head(state[0])
+
+    return Called(parts, call)
+
+
+@model(5, layers="Linear Linear FanInMax Linear Linear FanInMax Linear")
+def maxout(key, w=8):
+    """The larger of two layers, and of two parts of the channels of one."""
+    parts = linears(key, (5, w), (5, w), (w, 2 * w), (w, 1))
+
+    def call(parts, x):
+        one, other, both, head = parts
+        x = both(jnp.maximum(one(x), other(x)))
+        return head(jnp.maximum(x[:w], x[w:]))
+
+    return Called(parts, call)
+
+
+@model(4, 6, layers="Conv Conv FanInMin Conv Relu GlobalAvgPool Linear")
+def smaller_of_two(key, w=8):
+    keys = jr.split(key, 4)
+    convolutions = [
+        nn.Conv1d(*size, 3, padding=1, key=one)
+        for size, one in zip(((4, w), (4, w), (w, w)), keys[:3], strict=True)
+    ]
+    parts = convolutions, nn.Linear(w, 1, key=keys[3])
+
+    def call(parts, x):
+        (one, other, after), head = parts
+        return head(jax.nn.relu(after(jnp.minimum(one(x), other(x)))).mean(1))
+
+    return Called(parts, call)
+
+
+@model(5, refusal="compares branches of which one is not Gaussian")
+def largest_of_three(key, w=8):
+    parts = linears(key, (5, w), (5, w), (5, w), (w, 1))
+
+    def call(parts, x):
+        *three, head = parts
+        return head(functools.reduce(jnp.maximum, [one(x) for one in three]))
+
+    return Called(parts, call)
+
+
+@model(
+    5, layers="Linear Prepare FanInProd Linear Prepare FanInProd FanInSum Relu Linear"
+)
+def layers_that_the_input_chooses(key, w=8):
+    parts = linears(key, (5, w), (w, w), (w, 1))
+
+    def call(parts, x):
+        first, second, head = parts
+        h = jax.lax.cond(x[0] > 0, lambda h: second(h), lambda h: h, first(x))
+        return head(jax.nn.relu(h))
+
+    return Called(parts, call)
+
+
+@model(6, 3, layers="Prepare Linear DotGeneral Linear Relu GlobalSumPool Linear")
+def graph_isomorphism_network(key, w=8):
+    """What a node has counts once more, by a number that is trained."""
+    parts = linears(key, (3, w), (w, w), (w, 1)), jnp.zeros(())
+
+    def call(parts, x):
+        (embed, layer, head), more = parts
+        x = jax.vmap(embed)(x)
+        x = (1 + more) * x + jnp.asarray(RING, x.dtype) @ x
+        return head(jax.nn.relu(jax.vmap(layer)(x)).sum(0))
+
+    return Called(parts, call)
+
+
+def each_of(stacked, *args):
+    """The outputs of stacked modules."""
+    return eqx.filter_vmap(lambda one: one(*args))(stacked)
+
+
+@model(
+    5,
+    layers="Linear Relu Linear Rearrange Linear Relu Linear Rearrange FanInConcat "
+    "Learned FanInSum GlobalAvgPool",
+)
+def deep_ensemble(key, w=8):
+    """The mean of networks whose parameters are stacked."""
+    members = eqx.filter_vmap(lambda k: nn.MLP(5, 1, w, 1, key=k))(jr.split(key))
+    return Called(members, lambda members, x: each_of(members, x).mean(0))
+
+
+@model(
+    5,
+    layers="Linear Rearrange Linear Rearrange FanInConcat Sigmoid Linear Relu "
+    "Linear Rearrange Linear Relu Linear Rearrange FanInConcat Learned FanInSum "
+    "FanInProd GlobalSumPool Linear",
+)
+def experts_with_gates(key, w=8):
+    """Stacked experts, with a gate for each of their channels."""
+    keys = jr.split(key, 3)
+    experts = eqx.filter_vmap(lambda k: nn.MLP(5, w, w, 1, key=k))(jr.split(keys[0]))
+    gates = eqx.filter_vmap(lambda k: nn.Linear(5, w, key=k))(jr.split(keys[1]))
+
+    def call(parts, x):
+        experts, gates, head = parts
+        open_ = jax.nn.sigmoid(each_of(gates, x))
+        return head((open_ * each_of(experts, x)).sum(0))
+
+    return Called((experts, gates, nn.Linear(w, 1, key=keys[2])), call)
+
+
+@model(5, refusal="over the few outputs of a router")
+def mixture_of_experts(key, w=8):
+    keys = jr.split(key, 3)
+    experts = eqx.filter_vmap(lambda k: nn.MLP(5, w, w, 1, key=k))(jr.split(keys[0]))
+    parts = nn.Linear(5, 2, key=keys[1]), experts, nn.Linear(w, 1, key=keys[2])
+
+    def call(parts, x):
+        router, experts, head = parts
+        return head(jax.nn.softmax(router(x)) @ each_of(experts, x))
 
     return Called(parts, call)

@@ -62,6 +62,11 @@ class Case:
         )
 
 
+def position_of(layer):
+    """What a layer gives out, at one position."""
+    return nn.Sequential([layer, nn.Rearrange((), (), (1,))])
+
+
 def attention(w, **options):
     sizes = {"key_channels": w, "value_channels": w, "heads": w, "bias_std": 0.2}
     return nn.GlobalSelfAttention(w, **sizes, **options)
@@ -281,12 +286,45 @@ LAYERS = {
             nn.FanInProd(),
         ]
     ),
+    "FanInMax": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([nn.Identity(), nn.Conv(w, 3, padding="SAME", bias_std=0.5)]),
+            nn.FanInMax(),
+        ]
+    ),
+    "FanInMin": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([nn.Linear(w), nn.Linear(w, weight_std=0.3)]),
+            nn.FanInMin(),
+            nn.LayerNorm(),
+        ]
+    ),
     "FanInConcat": Case(
         lambda w: [
             nn.FanOut(2),
             nn.Parallel([nn.Linear(w), nn.Relu()]),
             nn.FanInConcat(1),
         ]
+    ),
+    "FanInConcat_of_vectors": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([position_of(nn.Linear(w)), position_of(nn.Relu())]),
+            nn.FanInConcat(1),
+            nn.Linear(w),
+        ],
+        (3,),
+    ),
+    "FanInConcat_of_vectors_before_a_function": Case(
+        lambda w: [
+            nn.FanOut(2),
+            nn.Parallel([position_of(nn.Linear(w)), position_of(nn.Linear(w))]),
+            nn.FanInConcat(1),
+            nn.Relu(),
+        ],
+        (3,),
     ),
     "Residual": Case(
         lambda w: [nn.Residual(nn.Sequential([nn.Relu(), nn.Linear(w)]))], (3,)

@@ -109,6 +109,8 @@ def test_branches(getkey):
     two = (x, 2 * x)
     np.testing.assert_allclose(nn.FanInSum()(two), 3 * x, rtol=1e-5)
     np.testing.assert_allclose(nn.FanInProd()(two), 2 * x * x, rtol=1e-5)
+    np.testing.assert_allclose(nn.FanInMax()(two), jnp.maximum(x, 2 * x), rtol=1e-5)
+    np.testing.assert_allclose(nn.FanInMin()(two), jnp.minimum(x, 2 * x), rtol=1e-5)
     assert nn.FanInConcat(0)(two).shape == (6, 4)
     assert nn.FanInConcat(-1)(two).shape == (3, 8)
     assert len(nn.FanOut(3)(x)) == 3
@@ -223,6 +225,25 @@ REFUSED = {
     "correlated product": (
         kernel_of(nn.FanOut(2), nn.FanInProd()),
         "layers[1] (FanInProd): multiplies branches that are correlated",
+    ),
+    "largest of what is one": (
+        kernel_of(nn.FanOut(2), nn.FanInMax()),
+        "layers[1] (FanInMax): joins branches that are correlated",
+    ),
+    "largest of three": (
+        kernel_of(
+            nn.FanOut(3), nn.Parallel([nn.Linear(2) for _ in range(3)]), nn.FanInMax()
+        ),
+        "layers[2] (FanInMax): compares 3 branches",
+    ),
+    "smallest of what is not Gaussian": (
+        kernel_of(
+            nn.Linear(2),
+            nn.FanOut(2),
+            nn.Parallel([nn.Relu(), nn.Linear(2)]),
+            nn.FanInMin(),
+        ),
+        "layers[3] (FanInMin): compares branches of which one is not Gaussian",
     ),
     "count of branches": (
         kernel_of(nn.FanOut(2), nn.Parallel([nn.Identity()])),

@@ -10,6 +10,7 @@ from eqtangents._traced import (  # rules that are registered by name
     _contractions as _contractions,
     _convolutions as _convolutions,
     _dropout as _dropout,
+    _extremes as _extremes,
     _scattered as _scattered,
     _selections as _selections,
     _shapes as _shapes,

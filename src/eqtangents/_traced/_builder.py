@@ -23,7 +23,7 @@ from eqtangents._traced._layout import (
 )
 from eqtangents._traced._maps import with_merged_maps
 from eqtangents._traced._parameters import Parameters
-from eqtangents._traced._repeats import Repeats
+from eqtangents._traced._repeats import Repeats, all_told_by
 from eqtangents._traced._values import (
     Node,
     Parameter,
@@ -90,7 +90,7 @@ class Builder:
         key: Hashable = None,
     ) -> Node:
         """A node without parameters, of which one serves all."""
-        facts = (type(layer), key or repr(layer), tuple(reads))
+        facts = (type(layer), key or all_told_by(layer), tuple(reads))
         return self.once(facts, lambda: self.add(layer, reads, shape))
 
     # What is kept open until it is needed
@@ -182,7 +182,7 @@ class Builder:
             factor, expression = found
             return self._activation(self._scaled(base, factor), expression)
         layer = activation(expression, self._known)
-        return self.plain(layer, [base], base.shape, key=("of", repr(layer)))
+        return self.plain(layer, [base], base.shape)
 
     def _scaled(self, node: Node, factor: float) -> Node:
         if factor == 1:

@@ -14,6 +14,7 @@ from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._of_input import of_input
 from eqtangents._traced._reductions import inner_product
 from eqtangents._traced._rules import reading
+from eqtangents._traced._stacked import products_one_by_one
 from eqtangents._traced._trained import as_values, options, with_weights
 from eqtangents._traced._values import (
     Node,
@@ -51,11 +52,7 @@ def _read_dot_general(
     if any(kinds):
         at = (of_layers if all(kinds) else kinds).index(True)
         if batched[0]:
-            raise Unreadable(
-                "multiplies by other weights at each position or for each group of "
-                "channels. Give all positions the same weights, and groups of channels "
-                "by a convolution with `groups`."
-            )
+            return [products_one_by_one(builder, eqn, args, _read_dot_general)]
         axes = [tuple(map(int, one)) for one in contracted]
         return [_times_weights(builder, args[1 - at], args[at], axes, at)]
     return [times_known(builder, args, contracted, batched)]

@@ -12,12 +12,14 @@ from eqtangents._jaxpr import shape_of
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import AppliedFunction, results_of
 from eqtangents._traced._layout import Layout, axis_factors
+from eqtangents._traced._numpy import result_values
 from eqtangents._traced._of_input import as_factor, like, of_input
 from eqtangents._traced._sums import (
     as_linear,
     computed_of_input,
     constant_factor,
     inverse,
+    joined_extreme,
     joined_product,
     joined_sum,
     multiple_of,
@@ -132,11 +134,12 @@ def _of_parameters(
     if name in ("convert_element_type", "copy", "copy_p", "reduce_precision"):
         return [first]
     parameters = [arg for arg in args if isinstance(arg, Parameter)]
+    if not parameters and _any_known(args):
+        return [InputFunction(one) for one in results_of(eqn, args)]
     if not parameters:
-        return [
-            InputFunction(one) if _any_known(args) else one
-            for one in results_of(eqn, args)
-        ]
+        fixed = result_values(eqn, args)
+        builder.fixed.extend(fixed)
+        return fixed
     if len(parameters) == 1 and not _any_known(args):
         (parameter,) = parameters
         factor = constant_factor(name, args)
@@ -207,6 +210,8 @@ def _joined(
         if name == "div":
             other = inverse(builder, args[1], other, first.layout)
         return joined_product(builder, one, other)
+    if name in ("max", "min") and all(isinstance(arg, RandomValue) for arg in args):
+        return joined_extreme(builder, name, *args)
     if name == "stop_gradient":
         raise Unreadable("stops gradients, which kernels of layers know nothing of.")
     raise Unreadable(

@@ -144,7 +144,7 @@ def _about(node: AppliedEquation) -> tuple:
     return node.eqn.primitive.name, node.number, (*params, *_derivative_of(node.eqn))
 
 
-def _derivative_of(eqn: Any) -> tuple[str, ...]:
+def _derivative_of(eqn: Any) -> tuple:
     """The program of the derivative, of a call whose program does not tell it."""
     custom = eqn.primitive.name == "custom_jvp_call"
     if not custom and "custom_jvp_call" not in str(eqn.params):
@@ -156,7 +156,8 @@ def _derivative_of(eqn: Any) -> tuple[str, ...]:
             lambda *args: bind(eqn, *args), args, (*map(_any_direction, args),)
         )
 
-    return (_without_shapes(str(jax.make_jaxpr(derivative)(*types))),)
+    program = jax.make_jaxpr(derivative)(*types)
+    return _without_shapes(str(program)), *map(uniform, program.consts)
 
 
 def _any_direction(x: Array) -> Any:

@@ -17,7 +17,7 @@ from eqtangents._traced._catalogue import layers_by_fingerprint
 from eqtangents._traced._expressions import Hole
 from eqtangents._traced._network import output_node, wired
 from eqtangents._traced._parameters import Parameters
-from eqtangents._traced._values import InputFunction, Unreadable, refusal
+from eqtangents._traced._values import InputFunction, Unreadable, refusal, with_line
 from eqtangents._traced._walk import Walk
 
 
@@ -67,8 +67,7 @@ def network_of_program(
     except Unreadable as error:
         raise refusal(model, str(error), builder.line) from None
     except nn.LayerError as error:
-        where = error.path or builder.line
-        raise nn.LayerError(error.layer, error.message, where) from None
+        raise with_line(error, builder.line) from None
     if not any(node.holds for node in builder.nodes) and _has_arrays(program):
         raise refusal(model, _CLOSES_OVER, builder.line)
     return wired(builder, nodes, model)

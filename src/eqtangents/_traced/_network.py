@@ -131,7 +131,9 @@ def _check_uses(builder: Builder, live: Iterable[Node], model: Any) -> None:
                         "loop in which each step reads the last, over time or depth, "
                         "it is an `nn.Recurrent`: written as a `jax.lax.scan` from a "
                         "state of zeros, steps `h = jnp.tanh(W @ h + U @ x + b)` are "
-                        "read as one, with any function in the place of `tanh`.",
+                        "read as one, with any function in the place of `tanh`. Steps "
+                        "of another form, `h + field(h)`, need layers of their own, "
+                        "stacked, that the `jax.lax.scan` is over.",
                         node.line,
                     )
             uses[held.leaf].append((held, node))

@@ -1,4 +1,4 @@
-"""Layers with parameters that a program applies to the same values once more."""
+"""Layers that a program applies to the same values once more."""
 
 from collections.abc import Hashable
 
@@ -6,6 +6,8 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from eqtangents import nn
+from eqtangents._traced._expressions import uniform
 from eqtangents._traced._values import Node
 
 
@@ -29,3 +31,13 @@ class Repeats:
                 return other
         alike.append(node)
         return node
+
+
+def all_told_by(layer: nn.AbstractLayer) -> Hashable:
+    """Equal for layers without parameters that are the same function.
+
+    What they print is not all: functions and arrays are cut short there.
+    """
+    arrays, rest = eqx.partition(layer, eqx.is_array)
+    leaves, structure = jax.tree.flatten(rest)
+    return structure, tuple(leaves), tuple(map(uniform, jax.tree.leaves(arrays)))

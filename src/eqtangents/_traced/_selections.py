@@ -16,6 +16,7 @@ from eqtangents._traced._expressions import AppliedFunction
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._maps import OF_POSITIONS, joined_maps, map_node
 from eqtangents._traced._of_input import like
+from eqtangents._traced._repeats import all_told_by
 from eqtangents._traced._rules import reading
 from eqtangents._traced._trained import as_values
 from eqtangents._traced._values import (
@@ -104,8 +105,12 @@ def _concatenate(
 def _stack(
     builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]
 ) -> list[RandomValue]:
-    axis = int(eqn.params["axis"])
-    return [_joined_along(builder, [_with_axis(arg, axis) for arg in args], axis)]
+    return [along_new_axis(builder, args, int(eqn.params["axis"]))]
+
+
+def along_new_axis(builder: Builder, args: Sequence[Any], axis: int) -> RandomValue:
+    """Arrays one after the other along a new axis."""
+    return _joined_along(builder, [_with_axis(arg, axis) for arg in args], axis)
 
 
 def _with_axis(value: Any, axis: int) -> Any:
@@ -207,18 +212,43 @@ def _end_to_end(
     axes[axis] = axis_factors(total)
     positions = (axes[axis], *layout.positions[1:])
     shape = (nodes[0].shape[0], total, *nodes[0].shape[2:])
+    made = _joined_nodes(builder, nodes, shape)
+    return RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))
+
+
+def _joined_nodes(
+    builder: Builder, nodes: Sequence[Node], shape: Sequence[int]
+) -> Node:
+    """Nodes end to end along the first axis of their positions."""
     picked = _picked_from_one(nodes)
-    mapped = None if picked is not None else joined_maps(nodes)
     if picked is not None:
         root, index = picked
         whole: list[Any] = [slice(None)] * (len(root.shape) - 1)
         whole[0] = index
-        made = builder.plain(nn.Index(tuple(whole)), [root], shape)
-    elif mapped is not None:
-        made = map_node(builder, *mapped)
-    else:
-        made = builder.plain(nn.FanInConcat(1), nodes, shape)
-    return RandomValue.of(made, Layout(layout.channels, positions, tuple(axes)))
+        return builder.plain(nn.Index(tuple(whole)), [root], shape)
+    if (mapped := joined_maps(nodes)) is not None:
+        return map_node(builder, *mapped)
+    functions = [_as_function(builder, node) for node in nodes]
+    told = {None if one is None else all_told_by(one[0]) for one in functions}
+    if len(told) == 1 and (first := functions[0]) is not None:
+        # Outputs with means correlate end to end, those of weights before do not.
+        before = [one[1] for one in functions if one is not None]
+        joined = _joined_nodes(builder, before, shape)
+        return builder.plain(first[0], [joined], shape)
+    return builder.plain(nn.FanInConcat(1), nodes, shape)
+
+
+def _as_function(
+    builder: Builder, node: Node
+) -> tuple[nn.AbstractActivation, Node] | None:
+    """What a function of each entry is applied to, positions moved before that."""
+    if isinstance(node.layer, nn.AbstractActivation):
+        return node.layer, node.reads[0]
+    if not isinstance(node.layer, nn.Rearrange | nn.Index):
+        return None
+    if (found := _as_function(builder, node.reads[0])) is None:
+        return None
+    return found[0], builder.plain(node.layer, [found[1]], node.shape)
 
 
 def _picked_from_one(

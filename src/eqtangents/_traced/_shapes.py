@@ -8,16 +8,15 @@ import numpy as np
 from jax.extend import core
 from jaxtyping import Int
 
-from eqtangents import nn
 from eqtangents._jaxpr import bind, shape_of
 from eqtangents._traced._builder import Builder
 from eqtangents._traced._convolutions import pad_node
 from eqtangents._traced._known_factors import by_matrix
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
+from eqtangents._traced._picked import selected_along
 from eqtangents._traced._reductions import sum_over
 from eqtangents._traced._rules import reading
 from eqtangents._traced._scattered import picked_positions
-from eqtangents._traced._selections import selected_channels
 from eqtangents._traced._tables import picked_rows
 from eqtangents._traced._values import (
     InputFunction,
@@ -131,68 +130,12 @@ def _selected_entries(
     for axis, index in kept:
         if len(index) == shape[axis] and (index == np.arange(shape[axis])).all():
             continue
-        signal = _selected_along(builder, signal, axis, index)
+        signal = selected_along(builder, signal, axis, index)
     layout = signal.layout
     for axis, place in enumerate(where):
         if place is not None:
             axes[place] = layout.axes[axis]
     return RandomValue(layout.with_axes(axes), signal.terms)
-
-
-def _selected_along(
-    builder: Builder, signal: RandomValue, axis: int, index: Int[np.ndarray, " n"]
-) -> RandomValue:
-    """Some entries along one axis."""
-    layout = signal.layout
-    of_axis = layout.axes[axis]
-    own = set(of_axis)
-    if own & set(layout.channels):
-        return selected_channels(builder, signal, axis, index)
-    axes = list(layout.axes)
-    axes[axis] = axis_factors(len(index))
-    if not own & set(layout.spatial):
-        return RandomValue(layout.with_axes(axes), signal.terms)
-    rest = [group for group in layout.positions if not set(group) & own]
-    split = [(f,) for group in layout.positions if set(group) & own for f in group]
-    split = [one for one in split if one[0] not in own]
-    if of_axis in layout.positions:
-        wanted = list(layout.positions)
-    else:
-        wanted = [of_axis, *rest, *split]
-    signal = builder.rearranged(signal, wanted)
-    at = wanted.index(of_axis)
-    terms = {
-        _index_node(builder, node, at, index): c for node, c in signal.terms.items()
-    }
-    wanted[at] = axes[axis]
-    return RandomValue(Layout(layout.channels, tuple(wanted), tuple(axes)), terms)
-
-
-def _index_node(
-    builder: Builder, node: Any, at: int, index: Int[np.ndarray, " n"]
-) -> Any:
-    """The layer that picks positions along one axis."""
-    rank = len(node.shape) - 1
-    if isinstance(node.layer, nn.FanInConcat) and node.layer.axis == 1 + at:
-        ends = np.cumsum([part.shape[1 + at] for part in node.reads])
-        (first, *others) = np.unique(np.searchsorted(ends, index, "right"))
-        if not others:  # of one part, with which the others may correlate
-            part = node.reads[first]
-            own = index - (ends[first] - part.shape[1 + at])
-            if own.tolist() == list(range(part.shape[1 + at])):
-                return part
-            return _index_node(builder, part, at, own)
-    whole: list[Any] = [slice(None)] * rank
-    steps = np.diff(index)
-    if len(index) == 1:
-        whole[at] = slice(int(index[0]), int(index[0]) + 1)
-    elif (steps == steps[0]).all() and steps[0] > 0:
-        whole[at] = slice(int(index[0]), int(index[-1]) + 1, int(steps[0]))
-    else:
-        whole[at] = index
-    shape = list(node.shape)
-    shape[1 + at] = len(index)
-    return builder.plain(nn.Index(tuple(whole)), [node], shape)
 
 
 @reading("reduce_sum")

@@ -59,7 +59,10 @@ def begins_statistic(builder: Builder, eqn: core.JaxprEqn, args: Sequence[Any]) 
     axes = eqn.params.get(
         "axes", (eqn.params.get("axis", eqn.params.get("dimension")),)
     )
-    return bool(channels & {f for axis in axes for f in first.layout.axes[axis]})
+    mixed = channels & {f for axis in axes for f in first.layout.axes[axis]}
+    if eqn.primitive.name in ("reduce_max", "reduce_min") and mixed != channels:
+        return False  # of parts of the channels, as in maxout
+    return bool(mixed)
 
 
 def with_statistics(
@@ -168,8 +171,11 @@ def _unknown(statistics: Sequence[Statistic]) -> Unreadable:
     return Unreadable(
         f"takes statistics over the channels{where} that are none of a `LayerNorm`, "
         "`RMSNorm` or `GroupNorm`, nor of the network's input, nor sums of all "
-        "channels. A softmax over channels belongs to the loss; maxima and batch "
-        "statistics have no kernel."
+        "channels. A softmax over channels belongs to the loss; over the few outputs "
+        "of a router, as in a mixture of experts, it stays random however wide the "
+        "model is: gate each channel by one of its own, "
+        "`jax.nn.sigmoid(gate(x)) * expert(x)`. Maxima and batch statistics have no "
+        "kernel."
     )
 
 

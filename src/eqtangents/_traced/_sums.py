@@ -11,6 +11,7 @@ from eqtangents._traced._builder import Builder
 from eqtangents._traced._expressions import AppliedFunction
 from eqtangents._traced._layout import Layout
 from eqtangents._traced._of_input import as_factor
+from eqtangents._traced._picked import with_like_channels
 from eqtangents._traced._values import (
     InputFunction,
     Parameter,
@@ -70,7 +71,7 @@ def multiple_of(signal: RandomValue, factor: float) -> RandomValue:
 
 
 def joined_sum(builder: Builder, one: RandomValue, other: RandomValue) -> RandomValue:
-    one, other = builder.aligned(builder.settled(one), builder.settled(other))
+    one, other = _laid_out_alike(builder, one, other)
     if not set(one.terms) & set(other.terms):
         one, other = _as_one_term(builder, one), _as_one_term(builder, other)
     terms = dict(one.terms)
@@ -79,6 +80,13 @@ def joined_sum(builder: Builder, one: RandomValue, other: RandomValue) -> Random
     kept = {node: c for node, c in terms.items() if c} or {next(iter(terms)): 0.0}
     builder.remember_line(kept)
     return RandomValue(one.layout, types.MappingProxyType(kept))
+
+
+def _laid_out_alike(
+    builder: Builder, one: RandomValue, other: RandomValue
+) -> tuple[RandomValue, RandomValue]:
+    pair = builder.settled(one), builder.settled(other)
+    return builder.aligned(*with_like_channels(builder, *pair))
 
 
 def _as_one_term(builder: Builder, signal: RandomValue) -> RandomValue:
@@ -108,8 +116,22 @@ def computed_of_input(given: Any, function: Any) -> InputFunction:
 def joined_product(
     builder: Builder, one: RandomValue, other: RandomValue
 ) -> RandomValue:
-    one, other = builder.aligned(builder.settled(one), builder.settled(other))
+    return _joined_by(builder, nn.FanInProd(), one, other)
+
+
+def joined_extreme(
+    builder: Builder, name: str, one: RandomValue, other: RandomValue
+) -> RandomValue:
+    """The larger of two signals for `"max"`, the smaller for `"min"`."""
+    layer = nn.FanInMax() if name == "max" else nn.FanInMin()
+    return _joined_by(builder, layer, one, other)
+
+
+def _joined_by(
+    builder: Builder, layer: nn.AbstractLayer, one: RandomValue, other: RandomValue
+) -> RandomValue:
+    one, other = _laid_out_alike(builder, one, other)
     nodes = [builder.node(one), builder.node(other)]
     shape = max((one.shape for one in nodes), key=lambda shape: shape[0])
-    node = builder.plain(nn.FanInProd(), nodes, shape)
+    node = builder.plain(layer, nodes, shape)
     return RandomValue.of(node, one.layout)

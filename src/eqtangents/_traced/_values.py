@@ -143,6 +143,13 @@ def refusal(model: Any, what: str, line: str) -> LayerError:
     return LayerError(model, f"{what} {WHAT_WORKS}", line)
 
 
+def with_line(error: LayerError, line: str) -> LayerError:
+    """The error of a layer that stands for a line, with what works all the same."""
+    told = "empirical_ntk" in error.message
+    message = error.message if told else f"{error.message} {WHAT_WORKS}"
+    return LayerError(error.layer, message, error.path or line)
+
+
 def sum_key(terms: Mapping[Node, float]) -> Hashable:
     """The same for equal sums."""
     return "sum", frozenset(terms.items())

@@ -1,5 +1,7 @@
 """Walking through the equations of a program, with parts of a network as values."""
 
+import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,6 +40,7 @@ from eqtangents._traced._values import (
     Statistic,
     Unreadable,
     refusal,
+    with_line,
 )
 from eqtangents.nn._layer import LayerError
 
@@ -45,8 +48,8 @@ from eqtangents.nn._layer import LayerError
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "remat", "checkpoint", "remat2"}
 _CUSTOM = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 _DECIDES = (
-    "decides by what it computes, which networks of layers do not. Decide by Python "
-    "values, or loop by `jax.lax.scan`."
+    "decides by what it computes, which networks of layers do not. Decide by the input "
+    "or by Python values, or loop by `jax.lax.scan`."
 )
 # What moves entries of parameters: the same is done to their numbers.
 _OF_NUMBERS = frozenset(
@@ -87,9 +90,7 @@ class Walk:
             line = self.builder.line
             raise refusal(self.model, f"{error}", line) from None
         except LayerError as error:
-            raise LayerError(
-                error.layer, error.message, error.path or self.builder.line
-            ) from None
+            raise with_line(error, self.builder.line) from None
 
     def _called(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         inner = eqn.params.get("jaxpr", eqn.params.get("call_jaxpr"))
@@ -114,6 +115,8 @@ class Walk:
             return self.run(*jaxpr_and_consts(inner), args)
         if name == "cond" and not isinstance(args[0], ReadValue):
             return self._branch(eqn, args)
+        if name == "cond" and isinstance(args[0], InputFunction):
+            return self._chosen_by_input(eqn, args)
         if all(isinstance(arg, InputFunction) for arg in traced):
             given = [a.expression if isinstance(a, InputFunction) else a for a in args]
             return [InputFunction(one) for one in results_of(eqn, given)]
@@ -191,9 +194,15 @@ class Walk:
             raise Unreadable("stacks parameters in a loop.")
         return self._traced_like(lambda *xs: jax.numpy.stack(xs), column)
 
-    def _traced_like(self, function: Any, values: Sequence[Any]) -> Any:
+    def _traced_like(
+        self, function: Any, values: Sequence[Any], dtypes: Sequence[Any] = ()
+    ) -> Any:
         """A function of JAX of arrays, as this walk reads it."""
-        shapes = [jax.ShapeDtypeStruct(np.shape(v), "float32") for v in values]
+        types = dtypes or ["float32"] * len(values)
+        shapes = [
+            jax.ShapeDtypeStruct(np.shape(value), dtype)
+            for value, dtype in zip(values, types, strict=True)
+        ]
         closed = jax.make_jaxpr(function)(*shapes)
         before, self._fixed_line = self._fixed_line, self.builder.line
         try:
@@ -201,6 +210,24 @@ class Walk:
         finally:
             self._fixed_line = before
         return out
+
+    def _chosen_by_input(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
+        """All branches, each of which counts where the input says so."""
+        which, *given = args
+        cases = [
+            self.run(*jaxpr_and_consts(branch), given)
+            for branch in eqn.params["branches"]
+        ]
+
+        def chosen(which: Any, *cases: Any) -> Any:
+            kept = [jnp.where(which == i, one, 0) for i, one in enumerate(cases)]
+            return functools.reduce(operator.add, kept)
+
+        index = dtype_of(eqn.invars[0])
+        return [
+            self._traced_like(chosen, [which, *column], [index] + [dtype] * len(column))
+            for dtype, *column in zip(map(dtype_of, eqn.outvars), *cases, strict=True)
+        ]
 
     def _branch(self, eqn: core.JaxprEqn, args: Sequence[Any]) -> list[Any]:
         """The branch that is known to be taken."""
@@ -223,8 +250,6 @@ def _check_is_of_layers(eqn: core.JaxprEqn) -> None:
 def _hint_for(name: str) -> str:
     """What to do instead of a primitive."""
     said = {
-        "reduce_max": "Take the mean over positions, or sums, instead of the maximum. "
-        "A softmax is read as attention where scores are products of queries and keys.",
         "fft": "Transform the input, or multiply by a constant matrix.",
     }.get(name)
     return f" {said}" if said else ""

@@ -39,6 +39,7 @@ from eqtangents.nn._expanded import (
     Softplus as Softplus,
     Tanh as Tanh,
 )
+from eqtangents.nn._extremes import FanInMax as FanInMax, FanInMin as FanInMin
 from eqtangents.nn._graph import Aggregate as Aggregate
 from eqtangents.nn._group_norm import GroupNorm as GroupNorm
 from eqtangents.nn._habits import OF_LAYERS as _OF_LAYERS

@@ -2,7 +2,7 @@
 
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -78,8 +78,13 @@ class FanInSum(AbstractParameterless):
 
 def added(layer: AbstractLayer, x: Any) -> Any:
     """The sum of branches, for the layer that joins them."""
+    return combined(layer, x, operator.add)
+
+
+def combined(layer: AbstractLayer, x: Any, combine: Callable[[Any, Any], Any]) -> Any:
+    """What a function of two numbers makes of the values of branches."""
     values, extras = _of_equal_shape(layer, x)
-    return extras.rewrap(functools.reduce(operator.add, values), extras.mask)
+    return extras.rewrap(functools.reduce(combine, values), extras.mask)
 
 
 def sum_of(layer: AbstractLayer, covariance: Covariances) -> AbstractCovariance:
