@@ -82,6 +82,7 @@ class Mapped(AbstractCovariance):
         """The output's covariances, `(*pairs, *size, *size)`."""
         parameters, n1 = self.parameters(scope), scope.n1
         block = dense_block(scope, self.upstream, self_pairs=self_pairs)
+        block = block._replace(gap=None)  # of no use to other positions
         if self_pairs:
             both = jax.vmap(lambda one, leaf: self._both(one, one, leaf))
             return jax.tree.map(lambda leaf: both(parameters, leaf), block)

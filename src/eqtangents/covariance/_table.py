@@ -130,8 +130,7 @@ def dense_block(
     """The entries of all pairs of positions, `(*pairs, *size, *size)`."""
     canvas, size, rank = node.outline.canvas, node.outline.size, node.outline.rank
     if not rank:
-        # The gap goes: what comes of it has positions, which have none.
-        return scope.coincident(node, self_pairs=self_pairs)._replace(gap=None)
+        return scope.coincident(node, self_pairs=self_pairs)
     first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
     second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
     displacement = [(q - p) % g for p, q, g in zip(first, second, canvas, strict=True)]
