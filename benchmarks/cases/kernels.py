@@ -94,13 +94,16 @@ SMOKE = [
 
 def cases(*, tiny: bool) -> dict[str, Case]:
     """All cases by name. `tiny`: cut down until each takes well under a second."""
-    image, line, vector = ((3, 32, 32), (3, 256), (784,))
+    image, line, vector, photo = ((3, 32, 32), (3, 256), (784,), (1, 28, 28))
     layers, blocks, few, many, lines = 21, 4, 3, 20, 6
     if tiny:
-        image, line, vector = ((3, 8, 8), (3, 16), (8,))
+        image, line, vector, photo = ((3, 8, 8), (3, 16), (8,), (1, 4, 4))
         layers, blocks, few, many, lines = 3, 2, 2, 4, 2
     pooled = f"{layers} x (conv, ReLU), pooled", deep(layers, GLOBAL_AVG_POOL), image
     flattened = f"{layers} x (conv, ReLU), flattened", deep(layers, FLATTEN), image
+    unpadded = [conv(padding="VALID"), RELU] * few + [FLATTEN]
+    shrinking = f"{few} x (conv without padding, ReLU), flattened", unpadded, image
+    images = f"flatten, {few} x (linear, ReLU)", [FLATTEN, *fully_connected(few)], photo
     fc3 = f"{few} x (linear, ReLU)", fully_connected(few), vector
     fc20 = f"{many} x (linear, ReLU)", fully_connected(many), vector
     circles = f"{lines} x (1-D circular conv, ReLU), pooled", circular(lines), line
@@ -115,11 +118,13 @@ def cases(*, tiny: bool) -> dict[str, Case]:
         ),
         "conv21-pooled-symmetric-n32": make(*pooled, n=32, **alone),
         "conv21-flattened": make(*flattened, n=64),
+        "conv3-unpadded-flattened": make(*shrinking, n=64),
         "myrtle5": make("Myrtle-5", myrtle(), image, n=4),
         "wide-resnet28": make(
             "WideResNet-28", wide_resnet(blocks), image, n=4, reference_n=2
         ),
         "fc3": make(*fc3, n=3000),
+        "fc3-images": make(*images, n=3000, **single),
         "fc20": make(*fc20, n=3000),
         "fc20-symmetric": make(*fc20, n=3000, symmetric=True),
         "circular6-pooled": make(*circles, n=8),

@@ -136,9 +136,12 @@ class ExpandedDual(AbstractDual):
         std: Float[Array, "n *size"],
         at_zero: Jumps,
     ) -> Float[Array, "terms n *size"]:
-        """The coefficients; they are not numbers where their squares miss `E f^2`."""
+        """The coefficients; they are not numbers where their squares miss `E f^2`.
+
+        Nor where the variance is none, whatever the function says of that.
+        """
         wrong = self._wrong(series, coefficients, samples.squares, std, at_zero)
-        return jnp.where(wrong[None], jnp.nan, coefficients)
+        return jnp.where((wrong | jnp.isnan(std))[None], jnp.nan, coefficients)
 
     def _wrong(
         self,

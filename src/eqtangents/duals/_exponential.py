@@ -105,7 +105,7 @@ class RbfDual(AbstractDual):
         return Moments(value, 2 * gamma * value)
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        return jnp.ones_like(variance)
+        return jnp.where(jnp.isnan(variance), variance, 1)
 
 
 class ExpDual(AbstractDual):
@@ -179,7 +179,8 @@ class GaussianDual(AbstractDual):
         inverse = left.reciprocal * right.reciprocal
         exists = (determinant > 0) & (inverse > 0)
         root = jnp.sqrt(jnp.where(exists, determinant, jnp.ones_like(determinant)))
-        infinity = jnp.asarray(jnp.inf, root.dtype)
+        lost = jnp.isnan(determinant)
+        infinity = jnp.where(lost, determinant, jnp.asarray(jnp.inf, root.dtype))
         value = jnp.where(exists, a * a * inverse / root, infinity)
         # `4 b**2 k / D` is `-2 b rho / (e e')`, divided by `D / (e e')**2`.
         derivative = -2 * b * rho * inverse * value / (root * root)

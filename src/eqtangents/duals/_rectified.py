@@ -113,6 +113,12 @@ class KnownVariance(NamedTuple):
     deviation: Deviation
 
 
+def _step(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]:
+    """That both are positive; of what is no number, neither is that."""
+    _, step = arc_cosine(pair, left, right)
+    return jnp.where(jnp.isnan(pair.cov), pair.cov, step)
+
+
 def _moment_of_degree(
     degree: int, pair: Pair, left: KnownVariance, right: KnownVariance
 ) -> Float[Array, "..."]:
@@ -120,8 +126,10 @@ def _moment_of_degree(
 
     There it is $E u_+^n E v_+^n$, for even $n$ a product of powers of the variances.
     """
+    if degree == 0:
+        return _step(pair, left.deviation, right.deviation)
     value = arc_cosine_of_degree(degree, pair, left.deviation, right.deviation)
-    if degree == 0 or degree % 2:
+    if degree % 2:
         return value
     one_sided = 0.5 * math.prod(range(1, degree, 2))
     apart = (one_sided * left.variance ** (degree // 2)) * (
@@ -157,7 +165,7 @@ class RectifiedMonomialDual(AbstractDual):
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         if self.degree == 0:
-            return jnp.where(variance > 0, 0.5, jnp.asarray(0.25, variance.dtype))
+            return 0.25 + 0.25 * jnp.sign(variance)
         odd_factorial = math.prod(range(1, 2 * self.degree, 2))
         return 0.5 * odd_factorial * variance**self.degree
 
@@ -174,8 +182,8 @@ class SignDual(AbstractDual):
 
     def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         # The sign is twice a step, minus one.
-        _, step = arc_cosine(pair, left, right)
+        step = _step(pair, left, right)
         return Moments(4 * step - 1, jnp.zeros_like(step))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        return jnp.where(variance > 0, 1, jnp.asarray(0, variance.dtype))
+        return jnp.sign(variance)
