@@ -13,11 +13,11 @@ from eqtangents._products import matmul
 # Numbers of each variance; those of one kind lie in a row.
 NumberRows: TypeAlias = Sequence[Float[Array, "_ ..."]]
 
-_PLACES = 48  # enough for smooth functions and four orders of magnitude
+_KNOTS = 48  # enough for smooth functions and four orders of magnitude
 # Largest errors, relative to the norm of the rows: so many units of rounding, or a
 # number that is far below the errors of expansions.
 _UNITS, _TOLERANCE = 16, 1e-12
-WORTHWHILE = 8 * _PLACES  # variances, from which on this spares work
+WORTHWHILE = 8 * _KNOTS  # variances, from which on this spares work
 
 
 def from_few(
@@ -39,7 +39,7 @@ def from_few(
     low, high = jnp.log(smallest), jnp.log(largest)
     middle, half = (low + high) / 2, jnp.maximum((high - low) / 2, 1e-3)
 
-    angles = np.pi * np.arange(1, 2 * _PLACES) / (2 * _PLACES)
+    angles = np.pi * np.arange(1, 2 * _KNOTS) / (2 * _KNOTS)
     places = jnp.asarray(np.cos(angles), variance.dtype)
     found = function(jnp.exp(middle + half * places))
     nodes, between = (places[i::2] for i in (0, 1))
@@ -57,14 +57,14 @@ def _barycentric(
     known: NumberRows, nodes: Float[Array, " nodes"], places: Float[Array, " n"]
 ) -> NumberRows:
     """Polynomials through what is known at Chebyshev's nodes, at some places."""
-    angles = np.pi * (2 * np.arange(_PLACES) + 1) / (2 * _PLACES)
-    weights = (-1.0) ** np.arange(_PLACES) * np.sin(angles)
+    angles = np.pi * (2 * np.arange(_KNOTS) + 1) / (2 * _KNOTS)
+    weights = (-1.0) ** np.arange(_KNOTS) * np.sin(angles)
     distance = jnp.subtract.outer(places, nodes).T
     # At a node, one term outweighs all others.
     distance = jnp.where(distance == 0, 1e-30, distance)
     terms = jnp.asarray(weights, nodes.dtype)[:, None] / distance
     # As one product: sums along the first axis alone are slow on CPUs.
-    one = jnp.ones((1, _PLACES), nodes.dtype)
+    one = jnp.ones((1, _KNOTS), nodes.dtype)
     *sums, total = jnp.split(
         matmul(jnp.concatenate([*known, one]), terms),
         np.cumsum([row.shape[0] for row in known]),

@@ -113,7 +113,7 @@ class KnownVariance(NamedTuple):
     deviation: Deviation
 
 
-def _step(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]:
+def _both_positive(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]:
     """That both are positive; of what is no number, neither is that."""
     _, step = arc_cosine(pair, left, right)
     return jnp.where(jnp.isnan(pair.cov), pair.cov, step)
@@ -127,7 +127,7 @@ def _moment_of_degree(
     There it is $E u_+^n E v_+^n$, for even $n$ a product of powers of the variances.
     """
     if degree == 0:
-        return _step(pair, left.deviation, right.deviation)
+        return _both_positive(pair, left.deviation, right.deviation)
     value = arc_cosine_of_degree(degree, pair, left.deviation, right.deviation)
     if degree % 2:
         return value
@@ -182,7 +182,7 @@ class SignDual(AbstractDual):
 
     def moments(self, pair: Pair, left: Deviation, right: Deviation) -> Moments:
         # The sign is twice a step, minus one.
-        step = _step(pair, left, right)
+        step = _both_positive(pair, left, right)
         return Moments(4 * step - 1, jnp.zeros_like(step))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
