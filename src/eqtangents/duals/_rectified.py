@@ -113,7 +113,9 @@ class KnownVariance(NamedTuple):
     deviation: Deviation
 
 
-def _both_positive(pair: Pair, left: Deviation, right: Deviation) -> Float[Array, "..."]:
+def _both_positive(
+    pair: Pair, left: Deviation, right: Deviation
+) -> Float[Array, "..."]:
     """That both are positive; of what is no number, neither is that."""
     _, step = arc_cosine(pair, left, right)
     return jnp.where(jnp.isnan(pair.cov), pair.cov, step)
