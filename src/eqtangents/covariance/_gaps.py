@@ -23,6 +23,10 @@ from eqtangents.duals._elementary import valued
 from eqtangents.duals._pair import OF_ONE, Pair, deviation, measured_gap, rounding
 
 
+_NODES = 8  # of the quadrature, which is over small gaps alone
+_BY_SLOPE = 1e3  # how much larger a gap may become
+
+
 def tracks_gaps(frame: Frame, node: AbstractCovariance) -> bool:
     """Whether the blocks of a node have gaps: where there are no positions.
 
@@ -97,10 +101,6 @@ def integrated_gap(
     small = given < jnp.finfo(size.dtype).eps ** (1 / 6) * size
     small &= far <= _BY_SLOPE * given
     return lax.stop_gradient(jnp.where(small, near, far))
-
-
-_NODES = 8  # of the quadrature, which is over small gaps alone
-_BY_SLOPE = 1e3  # how much larger a gap may become
 
 
 def tolerance(frame: Frame, rank: int) -> Lookup[Array | None]:

@@ -28,7 +28,7 @@ from eqtangents.covariance._gathered import recanvassed
 from eqtangents.covariance._lattice import materialised
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.covariance._table import Stored, tabulate
-from eqtangents.duals._dual import Stacked
+from eqtangents.duals._dual import is_stack
 from eqtangents.duals._elementary import valued
 
 
@@ -222,7 +222,6 @@ def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
     A loop over pairs that looks all terms up in the stacks of all depths is not
     compiled to vectors.
     """
-    is_stack = lambda leaf: isinstance(leaf, Stacked)
     stacks, others = eqx.partition(fields, is_stack, is_leaf=is_stack)
     own = materialised(lambda: stacks, depth)
     return eqx.combine(own, others, is_leaf=is_stack)

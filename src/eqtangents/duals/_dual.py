@@ -3,7 +3,7 @@
 import abc
 import numbers
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeGuard
 
 import equinox as eqx
 import jax
@@ -179,11 +179,17 @@ class AbstractDualOfSums(AbstractDual):
         """
 
 
+def is_stack(leaf: Any) -> TypeGuard[Stacked]:
+    """Whether it is a stack, where trees are taken apart to stacks and arrays."""
+    return isinstance(leaf, Stacked)
+
+
 def in_terms(prepared: PyTree) -> Any:
     """A tree with lists of arrays in the place of stacks."""
-    stacked = lambda leaf: isinstance(leaf, Stacked)
     return jax.tree.map(
-        lambda leaf: leaf.terms() if stacked(leaf) else leaf, prepared, is_leaf=stacked
+        lambda leaf: leaf.terms() if is_stack(leaf) else leaf,
+        prepared,
+        is_leaf=is_stack,
     )
 
 
@@ -191,13 +197,12 @@ def along_examples(
     function: Callable[[Array, int], Array], prepared: PyTree
 ) -> PyTree[Array]:
     """`function(array, axis)` of all arrays of a tree, with their axis of examples."""
-    stacked = lambda leaf: isinstance(leaf, Stacked)
     return jax.tree.map(
         lambda leaf: (
-            Stacked(function(leaf.array, 1)) if stacked(leaf) else function(leaf, 0)
+            Stacked(function(leaf.array, 1)) if is_stack(leaf) else function(leaf, 0)
         ),
         prepared,
-        is_leaf=stacked,
+        is_leaf=is_stack,
     )
 
 

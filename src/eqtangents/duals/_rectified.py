@@ -121,6 +121,11 @@ def _both_positive(
     return jnp.where(jnp.isnan(pair.cov), pair.cov, step)
 
 
+def _is_positive(variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """One for a positive variance, else zero; of what is no number, none."""
+    return jnp.sign(jnp.maximum(variance, 0))
+
+
 def _moment_of_degree(
     degree: int, pair: Pair, left: KnownVariance, right: KnownVariance
 ) -> Float[Array, "..."]:
@@ -167,7 +172,7 @@ class RectifiedMonomialDual(AbstractDual):
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
         if self.degree == 0:
-            return 0.25 + 0.25 * jnp.sign(variance)
+            return 0.25 + 0.25 * _is_positive(variance)
         odd_factorial = math.prod(range(1, 2 * self.degree, 2))
         return 0.5 * odd_factorial * variance**self.degree
 
@@ -188,4 +193,4 @@ class SignDual(AbstractDual):
         return Moments(4 * step - 1, jnp.zeros_like(step))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
-        return jnp.sign(variance)
+        return _is_positive(variance)

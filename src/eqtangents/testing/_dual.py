@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from eqtangents.duals import AbstractDual, Moments, Pair, Stacked, deviation
-from eqtangents.duals._dual import in_terms
+from eqtangents.duals import AbstractDual, Moments, Pair, deviation
+from eqtangents.duals._dual import in_terms, is_stack
 from eqtangents.testing._dual_derivatives import check_derivatives
 from eqtangents.testing._expectations import pair_expectations, single_expectation
 from eqtangents.testing._gaussian_pairs import (
@@ -91,7 +91,6 @@ def check_dual(
 
 def _check_shapes_of_dual(dual: AbstractDual) -> None:
     variance = jnp.asarray([[0.5, 1.0, 2.0], [1.5, 0.1, 3.0]])
-    is_stack = lambda leaf: isinstance(leaf, Stacked)
     for leaf in jax.tree.leaves(dual.prepare(variance), is_leaf=is_stack):
         shape = leaf.array.shape if is_stack(leaf) else jnp.shape(leaf)
         fits = shape[1:] if is_stack(leaf) else shape
