@@ -392,6 +392,21 @@ def test_images_that_are_flattened_first_are_vectors(getkey):
     assert sizes[0] == sizes[1]
 
 
+def test_vectors_joined_end_to_end_meet_in_their_means_after_a_function(getkey):
+    """Two layers are independent, so that `E f(u) f(v) = E f(u) E f(v)` between them."""
+    vector = nn.Sequential([nn.Linear(2), nn.Rearrange((), (), (1,))])
+    joined = [nn.FanOut(2), nn.Parallel([vector, vector]), nn.FanInConcat(1)]
+    x = jr.normal(getkey(), (4, 3))
+    found = eqt.kernel(nn.Sequential([*joined, nn.Relu()]), x)
+    alone = eqt.kernel(nn.Sequential([nn.Linear(2), nn.Relu()]), x)
+    mean = jnp.sqrt(jnp.mean(x**2, 1) / (2 * jnp.pi))
+    for i in range(2):
+        assert_close(found.nngp[:, :, i, i], alone.nngp)
+        assert_close(found.ntk[:, :, i, i], alone.ntk)
+        assert_close(found.nngp[:, :, i, 1 - i], jnp.outer(mean, mean))
+        assert_close(found.ntk[:, :, i, 1 - i], jnp.zeros((4, 4)))
+
+
 def _equations(jaxpr, inside=False):
     """The equations of a program that loops run."""
     for eqn in jaxpr.eqns:
