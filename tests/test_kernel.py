@@ -393,7 +393,7 @@ def test_images_that_are_flattened_first_are_vectors(getkey):
 
 
 def test_vectors_joined_end_to_end_meet_in_their_means_after_a_function(getkey):
-    """Two layers are independent, so that `E f(u) f(v) = E f(u) E f(v)` between them."""
+    """Two layers are independent: `E f(u) f(v) = E f(u) E f(v)` between them."""
     vector = nn.Sequential([nn.Linear(2), nn.Rearrange((), (), (1,))])
     joined = [nn.FanOut(2), nn.Parallel([vector, vector]), nn.FanInConcat(1)]
     x = jr.normal(getkey(), (4, 3))
