@@ -142,9 +142,11 @@ def _on_edge(
     Given `X = h`, `Y - k` has the mean `-gap` and the standard deviation `root`.
     """
     gap, root = _gap_and_root(h, k, differences)
-    inverse = reciprocal(root)
-    scaled = _gap_in_roots(gap, root)
-    above, at_zero = tail(scaled), density(scaled) * inverse
+    scaled = gap / root
+    above, at_zero = tail(scaled), density(scaled) / root
+    # Variables that coincide have no joint density. It is a factor of derivatives of
+    # the correlation, which are zero there.
+    at_zero = jnp.where(root > _smallest_root(root.dtype), at_zero, 0)
     square = root * root
     moments = [at_zero, above, square * at_zero - gap * above]
     for n in range(2, degree + 1):
@@ -168,17 +170,19 @@ def _differences(
 def _gap_and_root(
     h: Float[Array, "*s"], k: Float[Array, "*s"], differences: _Differences
 ) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
-    r"""$k - \rho h$ and $\sqrt{1 - \rho^2}$."""
+    r"""$k - \rho h$ and $\sqrt{1 - \rho^2}$.
+
+    The root is at least the rounding of one, which changes moments by as much. So they
+    are continuous where a compiler computes a quantity twice, differently rounded, and
+    finds it zero in one place alone.
+    """
     to_one, to_minus_one = differences
-    return (k - h) + to_one * h, safe_sqrt(to_one * to_minus_one)
+    root = safe_sqrt(to_one * to_minus_one)
+    return (k - h) + to_one * h, jnp.maximum(root, _smallest_root(root.dtype))
 
 
-def _gap_in_roots(
-    gap: Float[Array, "*s"], root: Float[Array, "*s"]
-) -> Float[Array, "*s"]:
-    """`gap / root`, at most `FARTHEST` in size where the root is zero."""
-    ratio = gap * reciprocal(root)
-    return jnp.where(root > 0, ratio, jnp.sign(gap) * FARTHEST)
+def _smallest_root(dtype: np.dtype) -> float:
+    return float(jnp.finfo(dtype).eps)
 
 
 def _both_above(
@@ -204,7 +208,7 @@ def _owen(
     steep = size > other
     small, large = (jnp.where(steep, a, b) for a, b in ((other, size), (size, other)))
     slope = small * reciprocal(large)
-    far = jnp.minimum(jnp.abs(_gap_in_roots(gap, root)), FARTHEST)
+    far = jnp.minimum(size / root, FARTHEST)
     integral = _owen_integral(jnp.where(steep, far, h), slope)
     near, beyond = tail(h), tail(far)
     whole = 0.5 * (near + beyond) - near * beyond
