@@ -142,11 +142,11 @@ def _on_edge(
     Given `X = h`, `Y - k` has the mean `-gap` and the standard deviation `root`.
     """
     gap, root = _gap_and_root(h, k, differences)
+    # Variables that coincide go on to do so along any derivative that exists.
+    apart = root > _smallest_root(root.dtype)
     scaled = gap / root
-    above, at_zero = tail(scaled), density(scaled) / root
-    # Variables that coincide have no joint density. It is a factor of derivatives of
-    # the correlation, which are zero there.
-    at_zero = jnp.where(root > _smallest_root(root.dtype), at_zero, 0)
+    scaled = jnp.where(apart, scaled, lax.stop_gradient(scaled))
+    above, at_zero = tail(scaled), jnp.where(apart, density(scaled) / root, 0)
     square = root * root
     moments = [at_zero, above, square * at_zero - gap * above]
     for n in range(2, degree + 1):
