@@ -148,3 +148,24 @@ def test_layers_that_recur_cost_what_a_repeat_costs():
     ]
     assert costs[0] == costs[1]
     assert costs[0][0] < 0.9 * costs[0][1]
+
+
+def costs_of_layers(function, layers):
+    """Operations of a program for some layers, each another, and for twice as many."""
+
+    def cost(depth):
+        own = [nn.Linear(1, weight_std=1 + 0.1 * i, bias_std=0.1) for i in range(depth)]
+        net = nn.Sequential([layer for one in own for layer in (one, nn.Erf())])
+        program = jax.jit(lambda x: function(net, x)).lower(jnp.eye(8)).compile()
+        return program.cost_analysis()["flops"]
+
+    return cost(layers), cost(2 * layers)
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("order", [0, 1])
+def test_no_layer_is_computed_again_for_each_that_follows(order):
+    kernel = lambda net, x: eqt.ntk(net, x, 2 * x).sum()
+    gradient = lambda net, x: jax.grad(lambda x: kernel(net, x))(x)
+    few, twice = costs_of_layers(gradient if order else kernel, 2)
+    assert twice < 3 * few

@@ -58,6 +58,7 @@ class Affine(AbstractCovariance):
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
         self.outline = upstream.outline.with_weights(channels, gaussian=gaussian)
         self.nonnegative = upstream.nonnegative
+        self.in_buffers = upstream.in_buffers
 
     def bind(self, frame: Frame) -> BlockRule:
         upstream, inherited = frame.bind(self.upstream), self.inherited(frame)

@@ -83,10 +83,12 @@ class AbstractCovariance(abc.ABC):
     """
 
     outline: Outline
-    # The values themselves, known for the network's inputs alone, and whether no entry
-    # is below zero. Rules could pass on facts of an outline by mistake.
+    # The values themselves, known for the network's inputs alone; whether no entry is
+    # below zero; whether blocks are in buffers, or follow from these in an operation or
+    # two. Rules could pass on facts of an outline by mistake.
     examples: Float[Array, "n channels *size"] | None = None
     nonnegative: bool = False
+    in_buffers: bool = False
     # Whether the rule may give more than zero where an example has no position.
     nonzero_where_masked: ClassVar[bool] = False
 
@@ -255,10 +257,7 @@ class Frame:
         table: Content,
         look: Callable[[Float[Array, "..."], Int[Array, " rank"]], Array],
     ) -> Lookup[Content]:
-        """Register a tree of arrays; `look` finds the part at a displacement here.
-
-        Only where positions differ, `canvas` not being `None`.
-        """
+        """Register a tree; `look` finds its parts at a displacement, where one is."""
         number = self.registry.add_field((), table, self._leafwise(look))
         return lambda at: at.fields[number][1]
 

@@ -28,6 +28,7 @@ class InputCovariance(AbstractCovariance):
     r"""Inner products of inputs, $K(x, x')_{pp'} = \frac{1}{C} x_p \cdot x'_{p'}$."""
 
     examples: Float[Array, "n channels *size"]
+    in_buffers = True
 
     def __init__(
         self,

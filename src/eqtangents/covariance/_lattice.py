@@ -169,3 +169,21 @@ def materialised(
         return jax.tree.map(jnp.zeros_like, shapes)
 
     return lax.cond(index.ravel()[0] >= 0, build, absent)
+
+
+def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
+    """The same arrays, on CPUs in buffers of their own, as their derivatives are.
+
+    XLA fuses what it can compute again in a few operations into all that reads it. In a
+    chain of layers that means all layers before: the work would grow like the square of
+    the depth, or faster, and so would the program. Here no operation stands within the
+    conditional, so that all cores share what computes the arrays.
+    """
+    leaves = jax.tree.leaves(arrays)
+    if not budget().conditionals or not all(leaf.size for leaf in leaves):
+        return arrays
+    first = lax.stop_gradient(leaves[0]).ravel()[0]
+    # Never: but compilers do not know.
+    absent = first < jnp.full_like(first, -jnp.inf)
+    zeros = lambda arrays: jax.tree.map(jnp.zeros_like, arrays)
+    return lax.cond(absent, zeros, lambda arrays: arrays, arrays)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from eqtangents.covariance._affine import Affine, with_gradients
 from eqtangents.covariance._covariance import (
@@ -22,6 +22,7 @@ from eqtangents.covariance._gaps import (
     tracks_gaps,
     with_gaps,
 )
+from eqtangents.covariance._lattice import buffered
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._pointwise import TrainedGains
 from eqtangents.duals._dual import AbstractDual, AbstractDualOfSums, in_terms
@@ -64,7 +65,8 @@ class Nonlinear(AbstractCovariance):
         """Look up the variances of both ends, then apply the dual entry by entry."""
         if frame.self_pairs and frame.canvas is None:
             variance = frame.bind(self.upstream)
-            return lambda at: Block(self.dual.diagonal(at(variance).nngp), None)
+            read = lambda at: self._buffered(at(variance).nngp)
+            return lambda at: Block(self.dual.diagonal(read(at)), None)
         if (of_sums := self._rule_of_sums(frame)) is not None:
             return of_sums
         # Of two demands on one covariance, the one for more displacements comes first:
@@ -73,6 +75,7 @@ class Nonlinear(AbstractCovariance):
             upstream, prepared = frame.bind(self.upstream), self.prepared(frame)
         else:
             prepared, upstream = self.prepared(frame), frame.bind(self.upstream)
+        read = lambda at: self._buffered(at(upstream))
         within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
 
         def moments(at: Evaluation, block: Block) -> Moments:
@@ -80,14 +83,18 @@ class Nonlinear(AbstractCovariance):
             return self.dual.moments(pair, *prepared(at))
 
         if tracks_gaps(frame, self):
-            return self._rule_with_gap(frame, upstream, moments, tangent)
+            return self._rule_with_gap(frame, read, moments, tangent)
 
         def rule(at: Evaluation) -> Block:
-            block = at(upstream)
+            block = read(at)
             found = moments(at, block)
             return Block(found.value, tangent(at, block, found))
 
         return rule
+
+    def _buffered(self, arrays: PyTree[Array]) -> PyTree[Array]:
+        """What this reads in several places, computed once for all of them."""
+        return arrays if self.upstream.in_buffers else buffered(arrays)
 
     def _rule_of_sums(self, frame: Frame) -> BlockRule | None:
         """The rule of a covariance that is a sum over a window, if it spares anything.
@@ -197,7 +204,8 @@ class Nonlinear(AbstractCovariance):
         """
         variance = frame.scope.variance(self.upstream)
         prepare = self.dual.prepare if prepare is None else prepare
-        ends = frame.per_example(prepare(variance), self.outline.rank, 1.0)
+        found = self._buffered(prepare(variance))
+        ends = frame.per_example(found, self.outline.rank, 1.0)
         return lambda at: in_terms(ends(at))
 
 

@@ -44,6 +44,8 @@ class _AskedElsewhere(Exception):
 class Slot(AbstractCovariance):
     """What goes into the repeated layer, at the depth that is being evaluated."""
 
+    in_buffers = True
+
     def __init__(self, outline: Outline):
         """Stand for a covariance with these facts."""
         self.outline = outline

@@ -38,6 +38,7 @@ class Stencil(AbstractCovariance):
     """
 
     nonzero_where_masked = True
+    in_buffers = True
 
     def __init__(
         self,

@@ -109,6 +109,8 @@ def at_displacement(
 class Stored(AbstractCovariance):
     """A covariance whose tables are at hand, one for each kind of pairs."""
 
+    in_buffers = True
+
     def __init__(self, tables: dict[bool, Block], outline: Outline):
         """Serve the tables of a covariance, with `self_pairs` as keys."""
         self.tables, self.outline = tables, outline
