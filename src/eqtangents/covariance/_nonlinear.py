@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -77,10 +78,12 @@ class Nonlinear(AbstractCovariance):
             prepared, upstream = self.prepared(frame), frame.bind(self.upstream)
         read = lambda at: self._buffered(at(upstream))
         within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
+        # Gradients of polynomials would keep the sum of the first terms for each term.
+        moments_of = jax.checkpoint(self.dual.moments, prevent_cse=False)
 
         def moments(at: Evaluation, block: Block) -> Moments:
             pair = Pair(block.nngp, block.gap, within(at))
-            return self.dual.moments(pair, *prepared(at))
+            return moments_of(pair, *prepared(at))
 
         if tracks_gaps(frame, self):
             return self._rule_with_gap(frame, read, moments, tangent)
