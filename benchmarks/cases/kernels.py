@@ -74,6 +74,12 @@ def fully_connected(depth: int) -> Network:
     return [linear(ROOT2, 0.1), RELU] * depth + [linear()]
 
 
+def widening(depth: int) -> Network:
+    """Fully-connected layers, no two of which have the same variance of weights."""
+    layers = (linear(ROOT2 * (1 + 0.01 * i), 0.1) for i in range(depth))
+    return [one for layer in layers for one in (layer, RELU)] + [linear()]
+
+
 def circular(depth: int) -> Network:
     layer = [conv(kernel_size=(5,), padding="CIRCULAR"), RELU]
     return layer * depth + [GLOBAL_AVG_POOL]
@@ -106,6 +112,7 @@ def cases(*, tiny: bool) -> dict[str, Case]:
     images = f"flatten, {few} x (linear, ReLU)", [FLATTEN, *fully_connected(few)], photo
     fc3 = f"{few} x (linear, ReLU)", fully_connected(few), vector
     fc20 = f"{many} x (linear, ReLU)", fully_connected(many), vector
+    unequal = f"{many} x (linear of its own variance, ReLU)", widening(many), vector
     circles = f"{lines} x (1-D circular conv, ReLU), pooled", circular(lines), line
     single = {"double": False}  # of a network that is here in double precision as well
     alone = {"symmetric": True, "reference_n": 0, "memory_limit_mib": 2048, **single}
@@ -127,6 +134,7 @@ def cases(*, tiny: bool) -> dict[str, Case]:
         "fc3-images": make(*images, n=3000, **single),
         "fc20": make(*fc20, n=3000),
         "fc20-symmetric": make(*fc20, n=3000, symmetric=True),
+        "fc20-unequal": make(*unequal, n=3000, **single),
         "circular6-pooled": make(*circles, n=8),
     }
 
