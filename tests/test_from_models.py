@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable
 
 import equinox as eqx
+import hypothesis as hyp
+import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -14,7 +16,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn
-from zoo import ZOO, Called
+from zoo import ZOO, Called, shuffled
 
 
 READ = {name: one for name, one in ZOO.items() if not one.refusal}
@@ -426,7 +428,6 @@ def test_positions_of_one_part_are_those_of_the_part():
 NO_LAYERS = {
     "complex": lambda p, x: jnp.abs(p[0](x) + 1j * p[1](x)),
     "belongs to the loss": lambda p, x: jax.nn.softmax(p[0](x)),
-    "sums some of the channels": lambda p, x: jnp.tile(p[0](x).reshape(2, 2).sum(0), 2),
     "more than once there": lambda p, x: p[0](jnp.tanh(p[0](x))),
 }
 
@@ -565,3 +566,47 @@ def test_maxima_of_pairs_of_channels(axis):
     net = eqt.from_function(model, params, x)
     assert names_of(net) == "Linear Linear FanInMax Linear"
     np.testing.assert_allclose(net(x), model(params, x), rtol=1e-5)
+
+
+def turned(x, r):
+    """Channels as positions, in the order of TensorFlow: the channels come last."""
+    c, h, w = x.shape
+    x = x.reshape(r, r, c // r**2, h, w).transpose(2, 3, 0, 4, 1)
+    return x.reshape(c // r**2, h * r, w * r)
+
+
+@pytest.mark.quick(2)
+@hyp.given(
+    st.sampled_from([shuffled, turned]),
+    st.integers(1, 2),
+    st.integers(2, 3),
+    st.integers(2, 3),
+)
+@hyp.settings(max_examples=3)
+def test_channels_that_become_positions_are_independent(shuffle, r, height, width):
+    x = jr.normal(jr.key(0), (2, 3, height, width), float)
+    conv = eqx.nn.Conv2d(3, 5 * r**2, 1, key=jr.key(1))
+    net = eqt.from_equinox(Called(conv, lambda conv, x: shuffle(conv(x), r)), x[0])
+    np.testing.assert_allclose(net(x[0]), shuffle(conv(x[0]), r), rtol=1e-5, atol=1e-6)
+    plain = eqt.kernel(eqt.from_equinox(conv, x[0]), x)
+    same = np.eye(r)
+    for kind in ("nngp", "ntk"):
+        expected = np.einsum(
+            "abpqPQ,ik,jl->abpiqjPkQl", getattr(plain, kind), same, same
+        )
+        found = getattr(eqt.kernel(net, x), kind)
+        np.testing.assert_allclose(found, expected.reshape(found.shape), rtol=1e-5)
+
+
+def test_sums_of_groups_of_channels():
+    net = called(lambda p, x: p[0](x).reshape(2, 2).sum(0))
+    x = jr.normal(jr.key(0), (2, 4))
+    np.testing.assert_allclose(
+        eqt.nngp(net, x), 2 * eqt.nngp(called(lambda p, x: p[0](x)), x), rtol=1e-5
+    )
+
+
+def test_many_groups_of_few_channels_are_not_summed():
+    weights, x = arrays((3, 16)), jnp.ones(3)
+    with pytest.raises(nn.LayerError, match="statistics over the channels"):
+        eqt.from_function(lambda p, x: (x @ p[0]).reshape(8, 2).sum(0), weights, x)

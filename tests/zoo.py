@@ -1171,3 +1171,71 @@ def mixture_of_experts(key, w=8):
         return head(jax.nn.softmax(router(x)) @ each_of(experts, x))
 
     return Called(parts, call)
+
+
+def shuffled(x, r):
+    """Channels as positions between positions, `(c r r, h, w)` to `(c, h r, w r)`."""
+    c, h, w = x.shape
+    x = x.reshape(c // r**2, r, r, h, w).transpose(0, 3, 1, 4, 2)
+    return x.reshape(c // r**2, h * r, w * r)
+
+
+@model(
+    3,
+    2,
+    2,
+    layers="Conv Relu Conv Rearrange Conv Rearrange Conv Rearrange Conv Rearrange "
+    "FanInConcat Relu Rearrange Conv",
+)
+def pixel_shuffle(key, w=8):
+    keys = jr.split(key, 3)
+    parts = (
+        nn.Conv2d(3, w, 3, padding=1, key=keys[0]),
+        nn.Conv2d(w, 4 * w, 1, key=keys[1]),
+        nn.Conv2d(w, 1, 3, padding=1, key=keys[2]),
+    )
+
+    def call(parts, x):
+        first, wider, last = parts
+        return last(jax.nn.relu(shuffled(wider(jax.nn.relu(first(x))), 2)))
+
+    return Called(parts, call)
+
+
+@model(3, 4, 4, layers="Conv Relu Unfold Conv Relu GlobalAvgPool Linear")
+def space_to_depth(key, w=8):
+    keys = jr.split(key, 3)
+    parts = (
+        nn.Conv2d(3, w, 3, padding=1, key=keys[0]),
+        nn.Conv2d(4 * w, w, 1, key=keys[1]),
+        nn.Linear(w, 1, key=keys[2]),
+    )
+
+    def call(parts, x):
+        first, merged, head = parts
+        x = jax.nn.relu(first(x))
+        c, h, w = x.shape
+        x = x.reshape(c, h // 2, 2, w // 2, 2).transpose(0, 2, 4, 1, 3)
+        x = jax.nn.relu(merged(x.reshape(4 * c, h // 2, w // 2)))
+        return head(x.mean((1, 2)))
+
+    return Called(parts, call)
+
+
+@model(
+    3,
+    2,
+    layers="Prepare Linear Relu Linear Rearrange Linear Rearrange FanInConcat Relu "
+    "GlobalAvgPool Linear",
+)
+def tokens_that_expand(key, w=8):
+    """Each token becomes two, of half of the channels."""
+    parts = linears(key, (2, w), (w, 2 * w), (w, 1))
+
+    def call(parts, x):
+        embed, expand, head = parts
+        x = jax.vmap(expand)(jax.nn.relu(jax.vmap(embed)(x)))
+        x = x.reshape(x.shape[0] * 2, -1)
+        return head(jax.nn.relu(x).mean(0))
+
+    return Called(parts, call)

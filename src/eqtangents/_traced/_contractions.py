@@ -9,6 +9,7 @@ from jax.extend import core
 from eqtangents import nn
 from eqtangents._traced._attention import begun_scores
 from eqtangents._traced._builder import Builder
+from eqtangents._traced._channel_axes import channels_along
 from eqtangents._traced._known_factors import times_known
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._of_input import of_input
@@ -16,12 +17,7 @@ from eqtangents._traced._reductions import inner_product
 from eqtangents._traced._rules import reading
 from eqtangents._traced._stacked import products_one_by_one
 from eqtangents._traced._trained import as_values, options, with_weights
-from eqtangents._traced._values import (
-    Node,
-    Parameter,
-    RandomValue,
-    Unreadable,
-)
+from eqtangents._traced._values import Parameter, RandomValue, Unreadable
 
 
 @reading("dot_general")
@@ -110,81 +106,3 @@ def _with_channels(
         return as_values(builder, value, layout)
     node = of_input(builder, value, over, [[axis] for axis in rest])
     return RandomValue.of(node, layout)
-
-
-def channels_along(
-    builder: Builder, signal: RandomValue, axes: Sequence[AxisFactors]
-) -> RandomValue:
-    """The array as the output of a node whose channels are these axes.
-
-    Positions among them become channels.
-    """
-    layout = signal.layout
-    wanted = [factor for axis in axes for factor in axis]
-    channels, spatial = set(layout.channels), set(layout.spatial)
-    if not channels <= set(wanted):
-        if not channels & set(wanted):
-            raise Unreadable(
-                "multiplies positions by weights that all channels share. As channels "
-                "widen these weights stay few, and the kernel is random. Mix positions "
-                "by constants, by a convolution or by attention."
-            )
-        raise Unreadable(
-            "multiplies some of the channels by weights that the others share, as "
-            "those of several heads. Give each channel weights of its own."
-        )
-    if not set(wanted) <= channels | spatial:
-        repeats = [(f,) for f in layout.repeated if f in set(wanted)]
-        signal = builder.rearranged(signal, [*layout.positions, *repeats])
-        return channels_along(builder, signal, axes)
-    inner = [f for f in layout.spatial if f in set(wanted)]
-    if not inner:
-        return signal
-    if len(inner) == len(layout.spatial):
-        node = builder.node(signal)
-        size, parts = math.prod(node.shape), _stacked_parts(builder, node)
-        if parts:
-            flat = builder.plain(nn.FanInConcat(0), parts, (size,))
-            changed = Layout((*inner, *layout.channels), (), layout.axes)
-        else:
-            flat = builder.plain(nn.Flatten(), [node], (size,))
-            changed = Layout((*layout.channels, *inner), (), layout.axes)
-        return RandomValue.of(flat, changed)
-    return _in_patches(builder, signal, inner)
-
-
-def _stacked_parts(builder: Builder, node: Node) -> list[Node]:
-    """Outputs that are a position each, without it: side by side they may correlate."""
-    one_each = len(node.shape) == 2 and len(node.reads) == node.shape[1]
-    if not one_each or not isinstance(node.layer, nn.FanInConcat):
-        return []
-    if node.layer.axis != 1:
-        return []
-    return [builder.plain(nn.Flatten(), [n], node.shape[:1]) for n in node.reads]
-
-
-def _in_patches(
-    builder: Builder, signal: RandomValue, inner: Sequence[Any]
-) -> RandomValue:
-    """Some factors of the positions as channels."""
-    groups: list[tuple[AxisFactors, AxisFactors]] = []
-    for axis in signal.layout.positions:
-        among = [factor in inner for factor in axis]
-        cut = among.index(True) if any(among) else len(axis)
-        if all(among[cut:]):
-            groups.append((axis[:cut], axis[cut:]))
-        else:
-            groups += [((), (f,)) if f in inner else ((f,), ()) for f in axis]
-    signal = builder.rearranged(signal, [(*kept, *window) for kept, window in groups])
-    node = builder.node(signal)
-    kernel = tuple(math.prod(f.size for f in window) for _, window in groups)
-    size = [math.prod(f.size for f in kept) for kept, _ in groups]
-    shape = (node.shape[0] * math.prod(kernel), *size)
-    made = builder.plain(nn.Unfold(kernel), [node], shape)
-    windows = tuple(factor for _, window in groups for factor in window)
-    layout = Layout(
-        (*signal.layout.channels, *windows),
-        tuple(kept for kept, _ in groups),
-        signal.layout.axes,
-    )
-    return RandomValue.of(made, layout)

@@ -9,6 +9,7 @@ from jax.extend import core
 from eqtangents import nn
 from eqtangents._jaxpr import shape_of
 from eqtangents._traced._builder import Builder
+from eqtangents._traced._channel_axes import channels_along, channels_apart
 from eqtangents._traced._layout import AxisFactors, Layout, axis_factors
 from eqtangents._traced._of_input import of_input
 from eqtangents._traced._rules import reading
@@ -76,11 +77,15 @@ def _as_image(
         return RandomValue.of(node, Layout(axes[feature], positions, tuple(axes)))
     signal = builder.settled(value)
     layout = signal.layout
-    if layout.axes[feature] != layout.channels:
+    if not set(layout.axes[feature]) & set(layout.channels):
         raise Unreadable(
             "convolves an array whose channels stand along another axis than those of "
             "the layer before. Keep the channels of each layer along one axis."
         )
+    apart = [f for f in layout.channels if f not in layout.axes[feature]]
+    signal = channels_apart(builder, signal, apart)
+    signal = channels_along(builder, signal, [signal.layout.axes[feature]])
+    layout = signal.layout
     return builder.rearranged(signal, [layout.axes[axis] for (axis,) in groups])
 
 

@@ -98,7 +98,10 @@ def _not_callable(
         f"The model raised {type(error).__name__} when it was called with `example`, "
         f"of {came}: {first.rstrip('.')}."
     )
-    is_stateful = lambda one: isinstance(one, eqx.nn.StatefulLayer)
+    # A `Sequential` counts as one, but keeps nothing itself.
+    is_stateful = lambda one: (
+        isinstance(one, eqx.nn.StatefulLayer) and not isinstance(one, eqx.nn.Sequential)
+    )
     leaves = jax.tree.leaves(model, is_leaf=is_stateful)
     if stateful := next(filter(is_stateful, leaves), None):
         whole += (

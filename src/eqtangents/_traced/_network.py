@@ -7,6 +7,7 @@ import numpy as np
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
+from eqtangents._traced._channel_axes import channels_apart
 from eqtangents._traced._layout import Layout
 from eqtangents._traced._of_input import of_input
 from eqtangents._traced._parameters import overlap
@@ -38,6 +39,11 @@ def output_node(builder: Builder, value: Any) -> Node:
     signal = builder.settled(value)
     layout = signal.layout
     holders = [i for i, axis in enumerate(layout.axes) if {*axis} & {*layout.channels}]
+    if len(holders) > 1 and not layout.repeated:
+        own = [i for i in holders if {*layout.axes[i]} <= {*layout.channels}]
+        if len(own) == 1:
+            apart = [f for f in layout.channels if f not in layout.axes[own[0]]]
+            return output_node(builder, channels_apart(builder, signal, apart))
     if len(holders) > 1 or (layout.repeated and len(holders) != 1):
         raise Unreadable("returns an array whose channels stand along several axes.")
     at = holders[0] if holders else None

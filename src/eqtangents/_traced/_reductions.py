@@ -6,11 +6,13 @@ from typing import Any
 
 from eqtangents import nn
 from eqtangents._traced._builder import Builder
+from eqtangents._traced._channel_axes import channels_apart
 from eqtangents._traced._layout import (
     AxisFactor,
     AxisFactors,
     Layout,
     axis_factors,
+    size_of_factors,
 )
 from eqtangents._traced._sums import joined_product
 from eqtangents._traced._values import RandomValue, Unreadable
@@ -19,8 +21,10 @@ from eqtangents._traced._values import RandomValue, Unreadable
 def sum_over(builder: Builder, signal: RandomValue, over: Sequence[int]) -> RandomValue:
     """A signal summed over some axes."""
     factors = {f for axis in over for f in signal.layout.axes[axis]}
-    if factors & set(signal.layout.channels):
-        signal = _channels_summed(builder, signal, factors)
+    if mixed := [f for f in signal.layout.channels if f in factors]:
+        if len(mixed) < len(signal.layout.channels):
+            return sum_over(builder, _some_apart(builder, signal, mixed), over)
+        signal = _channels_summed(builder, signal)
     signal = builder.settled(signal)
     layout = signal.layout
     repeats = math.prod(f.size for f in layout.repeated if f in factors)
@@ -50,16 +54,22 @@ def sum_over(builder: Builder, signal: RandomValue, over: Sequence[int]) -> Rand
     return RandomValue(changed, {made: float(repeats)})
 
 
-def _channels_summed(
-    builder: Builder, signal: RandomValue, factors: set[AxisFactor]
+def _some_apart(
+    builder: Builder, signal: RandomValue, mixed: Sequence[AxisFactor]
 ) -> RandomValue:
-    """With all channels summed, and one left, where they are among some factors."""
-    layout = signal.layout
-    if not set(layout.channels) <= factors:
+    """With channels that are summed, while others are kept, as positions."""
+    kept = size_of_factors([f for f in signal.layout.channels if f not in mixed])
+    if size_of_factors(mixed) > kept:
         raise Unreadable(
             "sums some of the channels of a layer without weights, and keeps others "
             "apart. Sum all of them, of a layer of its own for each output."
         )
+    return channels_apart(builder, builder.settled(signal), mixed)
+
+
+def _channels_summed(builder: Builder, signal: RandomValue) -> RandomValue:
+    """With all channels summed, and one left."""
+    layout = signal.layout
     node = builder.node(signal)
     made = builder.plain(nn.ChannelSum(), [node], (1, *node.shape[1:]))
     own = set(layout.channels)
