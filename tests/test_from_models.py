@@ -464,6 +464,15 @@ def test_statistics_of_other_examples_are_named():
         eqt.from_equinox(norm, jnp.ones((3, 4)))
 
 
+def test_a_sequence_keeps_no_statistics():
+    """Whatever else is wrong with a model in one is told."""
+    broken = eqx.nn.Lambda(lambda x: x.no_such_thing)
+    model = eqx.nn.Sequential([eqx.nn.Linear(3, 4, key=jr.key(0)), broken])
+    with pytest.raises(ValueError, match="no_such_thing") as caught:
+        eqt.from_equinox(model, jnp.ones(3))
+    assert "statistics" not in str(caught.value)
+
+
 def test_edges_that_are_an_input():
     """Picked and summed by numbers of the input, as by the matrices of these."""
 

@@ -1239,3 +1239,44 @@ def tokens_that_expand(key, w=8):
         return head(jax.nn.relu(x).mean(0))
 
     return Called(parts, call)
+
+
+class Splines(eqx.Module):
+    """A sum of functions of each input, each a sum of bumps with weights of its own."""
+
+    weights: jax.Array
+    centres: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, fan_in, out, key):
+        self.centres = (-1.0, 0.0, 1.0)
+        size = (out, fan_in, len(self.centres))
+        self.weights = jr.normal(key, size) * (fan_in * len(self.centres)) ** -0.5
+
+    def __call__(self, x):
+        bumps = jnp.stack([jnp.exp(-((x - c) ** 2)) for c in self.centres], 1)
+        return jnp.einsum("oik,ik->o", self.weights, bumps)
+
+
+@model(
+    3,
+    layers="Prepare Linear Elementwise Rearrange Flatten Elementwise Rearrange Flatten "
+    "Elementwise Rearrange Flatten FanInConcat Linear",
+)
+def kolmogorov_arnold(key, w=8):
+    keys = jr.split(key)
+    parts = Splines(3, w, keys[0]), Splines(w, 1, keys[1])
+    return Called(parts, lambda parts, x: parts[1](parts[0](x)))
+
+
+@model(3, refusal="one function for each, written one by one")
+def kolmogorov_arnold_on_a_grid(key, w=8):
+    keys = jr.split(key)
+    grid = jnp.linspace(-1, 1, 3)
+    parts = nn.Linear(3, w, key=keys[0]), jr.normal(keys[1], (w, 3)), grid
+
+    def call(parts, x):
+        first, weights, grid = parts
+        bumps = jnp.exp(-((first(x)[:, None] - grid[None]) ** 2))
+        return jnp.einsum("ik,ik->", weights, bumps)
+
+    return Called(parts, call)

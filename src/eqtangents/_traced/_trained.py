@@ -135,7 +135,10 @@ def with_offset(
     if not set(signal.layout.channels) <= set(kept):
         raise Unreadable(
             f"adds parameters, `{name}`, that are alike for several channels, so that "
-            "these are no longer independent. Add one for each channel."
+            "these are no longer independent. Add one for each channel. If they are "
+            "constants, as the grid of a KAN, the functions of an input are "
+            "one function for each, written one by one: "
+            "`jnp.stack([f(x - c) for c in (-1.0, 0.0, 1.0)], 1)`."
         )
     signal = _separated(builder, signal, kept)
     layout = signal.layout
