@@ -74,7 +74,7 @@ def fully_connected(depth: int) -> Network:
     return [linear(ROOT2, 0.1), RELU] * depth + [linear()]
 
 
-def widening(depth: int) -> Network:
+def distinct(depth: int) -> Network:
     """Fully-connected layers, no two of which have the same variance of weights."""
     layers = (linear(ROOT2 * (1 + 0.01 * i), 0.1) for i in range(depth))
     return [one for layer in layers for one in (layer, RELU)] + [linear()]
@@ -112,7 +112,7 @@ def cases(*, tiny: bool) -> dict[str, Case]:
     images = f"flatten, {few} x (linear, ReLU)", [FLATTEN, *fully_connected(few)], photo
     fc3 = f"{few} x (linear, ReLU)", fully_connected(few), vector
     fc20 = f"{many} x (linear, ReLU)", fully_connected(many), vector
-    unequal = f"{many} x (linear of its own variance, ReLU)", widening(many), vector
+    unequal = f"{many} x (linear of its own variance, ReLU)", distinct(many), vector
     circles = f"{lines} x (1-D circular conv, ReLU), pooled", circular(lines), line
     single = {"double": False}  # of a network that is here in double precision as well
     alone = {"symmetric": True, "reference_n": 0, "memory_limit_mib": 2048, **single}
