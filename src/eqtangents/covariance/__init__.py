@@ -8,6 +8,7 @@ other file one kind of rule. Nothing here knows of layers.
 
 import typing as _typing
 
+from eqtangents._buffers import materialised as materialised
 from eqtangents._other_names import names_told as _names_told
 from eqtangents.covariance._affine import Affine as Affine
 from eqtangents.covariance._branches import (
@@ -39,10 +40,7 @@ from eqtangents.covariance._input import (
     flattened_examples as flattened_examples,
     mapped_examples as mapped_examples,
 )
-from eqtangents.covariance._lattice import (
-    materialised as materialised,
-    picked as picked,
-)
+from eqtangents.covariance._lattice import picked as picked
 from eqtangents.covariance._mapped import (
     Mapped as Mapped,
     PositionValues as PositionValues,

@@ -7,16 +7,14 @@ its partner beyond the true size of the axis are unused and may hold anything fi
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from eqtangents._budget import budget
 from eqtangents.duals._dual import along_examples
 
 
@@ -147,43 +145,3 @@ def displacements(
 def largest_divisor(count: int, most: int) -> int:
     """The largest number up to `most` that divides another one."""
     return max(b for b in range(1, min(count, most) + 1) if count % b == 0)
-
-
-def materialised(
-    build: Callable[[], PyTree[Array]], index: Int[Array, "..."]
-) -> PyTree[Array]:
-    """`build()`, on CPUs in buffers of its own.
-
-    XLA would fuse what is built here (dynamic slices and masks with their index
-    arithmetic) into each of its consumers and evaluate it again for every one of them.
-    The result of a conditional cannot be fused; its predicate, that no `index` of the
-    loop is negative, always holds, which the compiler cannot see. On CPUs it is built
-    on one core: not for whole layers. Accelerators do the arithmetic again in less
-    time than a conditional takes.
-    """
-    shapes = jax.eval_shape(build)
-    if not jax.tree.leaves(shapes) or not budget().conditionals:
-        return build()
-
-    def absent() -> PyTree[Array]:  # Varying over the same axes of a mesh.
-        return jax.tree.map(jnp.zeros_like, shapes)
-
-    return lax.cond(index.ravel()[0] >= 0, build, absent)
-
-
-def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
-    """The same arrays, on CPUs in buffers of their own, as their derivatives are.
-
-    XLA fuses what it can compute again in a few operations into all that reads it. In a
-    chain of layers that means all layers before: the work would grow like the square of
-    the depth, or faster, and so would the program. Here no operation stands within the
-    conditional, so that all cores share what computes the arrays.
-    """
-    leaves = jax.tree.leaves(arrays)
-    if not budget().conditionals or not all(leaf.size for leaf in leaves):
-        return arrays
-    first = lax.stop_gradient(leaves[0]).ravel()[0]
-    # Never: but compilers do not know.
-    absent = first < jnp.full_like(first, -jnp.inf)
-    zeros = lambda arrays: jax.tree.map(jnp.zeros_like, arrays)
-    return lax.cond(absent, zeros, lambda arrays: arrays, arrays)

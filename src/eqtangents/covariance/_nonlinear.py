@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from eqtangents._buffers import buffered
 from eqtangents.covariance._affine import Affine, with_gradients
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
@@ -23,7 +24,6 @@ from eqtangents.covariance._gaps import (
     tracks_gaps,
     with_gaps,
 )
-from eqtangents.covariance._lattice import buffered
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._pointwise import TrainedGains
 from eqtangents.duals._dual import AbstractDual, AbstractDualOfSums, in_terms

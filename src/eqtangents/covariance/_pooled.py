@@ -22,6 +22,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from eqtangents._buffers import materialised
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -29,7 +30,7 @@ from eqtangents.covariance._covariance import (
     Frame,
     Scope,
 )
-from eqtangents.covariance._lattice import along, materialised, positions
+from eqtangents.covariance._lattice import along, positions
 from eqtangents.covariance._overlay import added_at, box_of, overlaid
 from eqtangents.covariance._stencil import strided
 from eqtangents.covariance._table import Sweep, at_displacement

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 from jaxtyping import Array, Int, PyTree
 
-from eqtangents.covariance._lattice import materialised
+from eqtangents._buffers import materialised
 from eqtangents.covariance._transposed import broadcast_along
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
+from eqtangents._buffers import materialised
 from eqtangents.covariance._covariance import (
     AbstractCovariance,
     Block,
@@ -25,7 +26,6 @@ from eqtangents.covariance._depths import (
 )
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._gathered import recanvassed
-from eqtangents.covariance._lattice import materialised
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.covariance._table import Stored, tabulate
 from eqtangents.duals._dual import is_stack

@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from eqtangents.duals._arc_cosine import arc_cosine
-from eqtangents.duals._dual import AbstractDual, Stacked, at_equal_inputs, in_terms
+from eqtangents.duals._dual import AbstractDual, at_equal_inputs, in_terms
 from eqtangents.duals._elementary import (
     may_be_differentiated,
     reciprocal,
@@ -28,18 +28,22 @@ from eqtangents.duals._expansion import (
     slope,
 )
 from eqtangents.duals._hermite_coefficients import (
-    HermiteCoefficients,
     NodeValues,
     by_parity,
     coefficients_by_slope,
+    exponents_of,
     mean_of_squares,
     mean_square,
-    sum_of_terms,
+)
+from eqtangents.duals._hermite_sums import (
+    HermiteCoefficients,
+    coefficients_of,
+    hermite_sums,
 )
 from eqtangents.duals._interpolated import WORTHWHILE, from_few
 from eqtangents.duals._near_zero import NearZero, as_if_one
-from eqtangents.duals._pair import Moments, Pair, deviation
-from eqtangents.duals._polynomial import gap_of_power_series
+from eqtangents.duals._pair import Moments, Pair
+from eqtangents.duals._polynomial import gap_of_power_series, power_series
 
 
 class Jumps(NamedTuple):
@@ -77,13 +81,19 @@ class ExpandedDual(AbstractDual):
     expansion: Expansion = eqx.field(static=True)
 
     def prepare(self, variance: Float[Array, "n *size"]) -> HermiteCoefficients:
+        # A function that is being traced may change as well as the variance.
+        fixed = self.expansion.near_zero is not None
+        return coefficients_of(self._rows, variance, fixed=fixed)
+
+    def _rows(self, variance: Float[Array, "n *size"]) -> list[Array]:
+        """The coefficients of the function and of its slope."""
         many = not may_be_differentiated.value and variance.size >= WORTHWHILE
         found = self._interpolated if many else self._coefficients
         value, sloped = found(variance)
         near = NearZero.of(self.fn, self.expansion, variance.dtype)
         value = near.at_zero(self.expansion.value, value, variance)
         sloped = near.slope().at_zero(self.expansion.slope, sloped, variance)
-        return HermiteCoefficients(Stacked(value), Stacked(sloped), deviation(variance))
+        return [value, sloped]
 
     def _interpolated(self, variance: Float[Array, "n *size"]) -> list[Array]:
         """The coefficients of many variances from those of few, where that is right."""
@@ -168,15 +178,7 @@ class ExpandedDual(AbstractDual):
     ) -> Moments:
         ends = as_if_one(left.deviation), as_if_one(right.deviation)
         correlation = pair.correlation(*ends)
-        value, derivative = (
-            sum_of_terms(
-                series, [a * b for a, b in zip(x, y, strict=True)], correlation
-            )
-            for series, x, y in (
-                (self.expansion.value, left.value, right.value),
-                (self.expansion.slope, left.slope, right.slope),
-            )
-        )
+        value, derivative = hermite_sums(self.expansion, correlation, left, right)
         if not self.expansion.jumps and not self.expansion.kinks:
             distance = self._distance(pair, left, right)
             return Moments(value, derivative, distance=distance)
@@ -199,7 +201,7 @@ class ExpandedDual(AbstractDual):
             return None
         z = pair.deficit(left.deviation, right.deviation)
         deficit = jnp.where(pair.cov < 0, 2 - z, z)
-        exponents = [l for half in by_parity(self.expansion.value) for l, _ in half]
+        exponents = exponents_of(self.expansion.value)
         both = [self._random_terms(one) for one in (left, right)]
         terms = list(zip(*both, strict=True))
         apart = [0.5 * (a - b) * (a - b) for a, b in terms]
@@ -208,11 +210,11 @@ class ExpandedDual(AbstractDual):
 
     def _random_terms(self, one: HermiteCoefficients) -> list[Float[Array, "..."]]:
         """The coefficients of the function; those of zero end with the constant."""
-        exponents = [l for half in by_parity(self.expansion.value) for l, _ in half]
+        exponents = exponents_of(self.expansion.value)
         known = one.deviation.std > 0
         return [
             jnp.where(known, row, jnp.zeros_like(row)) if l else row
-            for l, row in zip(exponents, one.value, strict=True)
+            for l, row in zip(exponents, one.rows.value, strict=True)
         ]
 
     def _left_out(
@@ -250,7 +252,7 @@ class ExpandedDual(AbstractDual):
             if correlation is None:
                 sums.append(sum(products))
             else:
-                sums.append(sum_of_terms(series, products, correlation))
+                sums.append(power_series(exponents_of(series), products, correlation))
         return sums
 
     def diagonal(self, variance: Float[Array, "n *size"]) -> Float[Array, "n *size"]:
@@ -261,7 +263,7 @@ class ExpandedDual(AbstractDual):
         left_out = self._left_out(self.expansion.value, of_value, None, kernels)
         # Not by `sum` along an axis: so it is joined with what comes next.
         total = functools.reduce(
-            operator.add, (c * c for c in coefficients.value), left_out
+            operator.add, (c * c for c in coefficients.rows.value), left_out
         )
         near = NearZero.of(self.fn, self.expansion, variance.dtype)
         total = near.diagonal_at_zero(total, variance)

@@ -15,7 +15,7 @@ from eqtangents.duals._dual import AbstractDual
 from eqtangents.duals._expanded import ExpandedDual
 from eqtangents.duals._expansion import Expansion, dense_expansion
 from eqtangents.duals._expansion_fit import Accuracy, expand
-from eqtangents.duals._hermite_coefficients import HermiteCoefficients
+from eqtangents.duals._hermite_sums import HermiteCoefficients
 from eqtangents.duals._pair import Moments, Pair
 from eqtangents.duals._pieces import GRID, find_pieces
 from eqtangents.duals._piecewise import PiecewisePolynomialDual

@@ -8,18 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._products import einsum
-from eqtangents.duals._dual import Stacked
 from eqtangents.duals._expansion import SparseSeries, projections, quadrature
-from eqtangents.duals._pair import Deviation
-from eqtangents.duals._polynomial import power_series
-
-
-class HermiteCoefficients(NamedTuple):
-    """The coefficients of a function and of its slope, for one variance of a pair."""
-
-    value: Stacked | Sequence[Float[Array, "..."]]
-    slope: Stacked | Sequence[Float[Array, "..."]]
-    deviation: Deviation
 
 
 class NodeValues(NamedTuple):
@@ -94,14 +83,9 @@ def by_parity(series: SparseSeries) -> list[list[tuple[int, float]]]:
     return [[term for term in terms if term[0] % 2 == parity] for parity in (0, 1)]
 
 
-def sum_of_terms(
-    series: SparseSeries,
-    products: Sequence[Float[Array, "..."] | float],
-    correlation: Float[Array, "*s"],
-) -> Float[Array, "*s"]:
-    """The sum of products of coefficients times powers of the correlation."""
-    exponents = [l for terms in by_parity(series) for l, _ in terms]
-    return power_series(exponents, products, correlation)
+def exponents_of(series: SparseSeries) -> tuple[int, ...]:
+    """The exponents in the order of the coefficients."""
+    return tuple(l for terms in by_parity(series) for l, _ in terms)
 
 
 def mean_of_squares(
