@@ -109,6 +109,7 @@ def cases(*, tiny: bool) -> dict[str, Case]:
     flattened = f"{layers} x (conv, ReLU), flattened", deep(layers, FLATTEN), image
     unpadded = [conv(padding="VALID"), RELU] * few + [FLATTEN]
     shrinking = f"{few} x (conv without padding, ReLU), flattened", unpadded, image
+    small = f"{lines} x (conv, ReLU), flattened", deep(lines, FLATTEN), photo
     images = f"flatten, {few} x (linear, ReLU)", [FLATTEN, *fully_connected(few)], photo
     fc3 = f"{few} x (linear, ReLU)", fully_connected(few), vector
     fc20 = f"{many} x (linear, ReLU)", fully_connected(many), vector
@@ -126,6 +127,7 @@ def cases(*, tiny: bool) -> dict[str, Case]:
         "conv21-pooled-symmetric-n32": make(*pooled, n=32, **alone),
         "conv21-flattened": make(*flattened, n=64),
         "conv3-unpadded-flattened": make(*shrinking, n=64),
+        "conv6-digits-flattened": make(*small, n=64, **single),
         "myrtle5": make("Myrtle-5", myrtle(), image, n=4),
         "wide-resnet28": make(
             "WideResNet-28", wide_resnet(blocks), image, n=4, reference_n=2

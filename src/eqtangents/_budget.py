@@ -30,6 +30,9 @@ class Budget(NamedTuple):
     table_bytes: int
     # Whether a conditional may keep the compiler from repeating what it fuses.
     conditionals: bool
+    # How many entries a loop over a row needs to be computed in vectors, and a multiple
+    # of half of how many it should have.
+    row: int = 1
     # What XLA is told, of programs that are not part of others.
     compiler_options: tuple[tuple[str, int], ...] | None = None
 
@@ -39,6 +42,7 @@ CPU = Budget(
     3 * 2**19,
     2**28,
     conditionals=True,
+    row=16,
     compiler_options=(("xla_cpu_prefer_vector_width", 512),),
 )
 ACCELERATOR = Budget(2**25, 2**30, conditionals=False)

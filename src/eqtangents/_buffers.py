@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import Array, Bool, Int, PyTree
 
 from eqtangents._budget import budget
 
@@ -34,6 +34,29 @@ def materialised(
     return lax.cond(index.ravel()[0] >= 0, build, absent)
 
 
+def as_if_unknown(index: Int[Array, "..."], arrays: PyTree[Array]) -> Int[Array, "..."]:
+    """The same index, of which compilers do not know that it is constant, if it is.
+
+    Else they would see which way a conditional goes, and take it away. The arrays are
+    anything that is computed.
+    """
+    false = _false_of(arrays)
+    return index if false is None else index - false.astype(index.dtype)
+
+
+def _false_of(arrays: PyTree[Array]) -> Bool[Array, ""] | None:
+    """A condition that does not hold, on any number among the arrays, if there is one.
+
+    There is none where no conditional is wanted.
+    """
+    real = lambda leaf: leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)
+    known = [leaf for leaf in jax.tree.leaves(arrays) if real(leaf)]
+    if not known or not budget().conditionals:
+        return None
+    first = lax.stop_gradient(known[0]).ravel()[0]
+    return first < jnp.full_like(first, -jnp.inf)
+
+
 def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
     """The same arrays, on CPUs in buffers of their own, as their derivatives are.
 
@@ -42,10 +65,8 @@ def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
     faster, and so would the program. Here no operation stands within the conditional,
     so that all cores share what computes the arrays.
     """
-    leaves = jax.tree.leaves(arrays)
-    if not budget().conditionals or not all(leaf.size for leaf in leaves):
+    false = _false_of(arrays)
+    if false is None:
         return arrays
-    first = lax.stop_gradient(leaves[0]).ravel()[0]
-    absent = first < jnp.full_like(first, -jnp.inf)
     zeros = lambda arrays: jax.tree.map(jnp.zeros_like, arrays)
-    return lax.cond(absent, zeros, lambda arrays: arrays, arrays)
+    return lax.cond(false, zeros, lambda arrays: arrays, arrays)

@@ -11,6 +11,9 @@ import typing as _typing
 from eqtangents._buffers import materialised as materialised
 from eqtangents._other_names import names_told as _names_told
 from eqtangents.covariance._affine import Affine as Affine
+from eqtangents.covariance._block import (
+    Block as Block,
+)
 from eqtangents.covariance._branches import (
     BranchProduct as BranchProduct,
     BranchSum as BranchSum,
@@ -26,7 +29,6 @@ from eqtangents.covariance._coincidence import (
 )
 from eqtangents.covariance._covariance import (
     AbstractCovariance as AbstractCovariance,
-    Block as Block,
     Frame as Frame,
     Scope as Scope,
 )

@@ -8,11 +8,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
 )
 from eqtangents.covariance._gaps import tracks_gaps

@@ -11,13 +11,15 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
-    Frame,
     Lookup,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Frame,
 )
 from eqtangents.covariance._gaps import deviations, tracks_gaps
 from eqtangents.covariance._gathered import on_common_canvas, recanvassed
@@ -218,8 +220,9 @@ class SpatialConcat(AbstractCovariance):
 
         def rule(at: Evaluation) -> Block:
             def shifted(leaf: Float[Array, "..."], i: int) -> Float[Array, "..."]:
-                moved = jnp.roll(leaf, self.starts[i], axis)
-                return where(places[i](at), moved)
+                moved = jnp.roll(frame.apart(leaf), self.starts[i], axis)
+                moved = where(places[i](at), moved)
+                return frame.together(moved, self.outline.rank)
 
             blocks = _aligned([at(upstream) for upstream in rules])
             parts = [

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
 )
 from eqtangents.covariance._lattice import pad_to
@@ -110,6 +112,7 @@ class SpatialBroadcast(AbstractCovariance):
         def spread(leaf: Float[Array, "..."]) -> Float[Array, "..."]:
             pairs = leaf.shape
             leaf = leaf.reshape(*pairs, *(1,) * len(canvas))
-            return jnp.broadcast_to(leaf, (*pairs, *canvas))
+            leaf = jnp.broadcast_to(leaf, (*pairs, *canvas))
+            return frame.together(leaf, len(canvas))
 
         return frame.constant(jax.tree.map(spread, block._replace(gap=None)))

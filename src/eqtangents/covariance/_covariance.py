@@ -12,67 +12,26 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Hashable
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
-from eqtangents.covariance._lattice import doubled, ends, pad_to, paired, rolled, where
+from eqtangents._buffers import buffered
+from eqtangents.covariance._block import Block, BlockRule, Content, Evaluation, Lookup
+from eqtangents.covariance._lattice import (
+    doubled,
+    ends,
+    in_one_row,
+    pad_to,
+    paired,
+    rolled,
+    short_rows,
+    where,
+)
 from eqtangents.covariance._outline import Outline
-from eqtangents.covariance._registry import Look, Memo, Registered, Registry
-
-
-class Block(NamedTuple):
-    """Covariances of pairs of examples at one displacement.
-
-    The pairs are `n1 n2`, all of one batch with all of the other, or `n`, each with
-    itself. `ntk` is `None` where it is zero or not wanted. `gap` is how far `nngp` is
-    below the product of the deviations, where known (`_gaps`), and has no derivative.
-    """
-
-    nngp: Float[Array, "*pairs_and_canvas"]
-    ntk: Float[Array, "*pairs_and_canvas"] | None
-    gap: Float[Array, "*pairs_and_canvas"] | None = None
-
-    def with_ntk(self) -> "Block":
-        """The block with its tangent kernel as an array, zeros where there is none."""
-        ntk = jnp.zeros_like(self.nngp) if self.ntk is None else self.ntk
-        return self._replace(ntk=ntk)
-
-    def scaled(self, factor: Float[Array, "..."]) -> "Block":
-        """The block of outputs times numbers that are not negative."""
-        fixed = lax.stop_gradient(factor)
-        return Block(
-            factor * self.nngp,
-            None if self.ntk is None else factor * self.ntk,
-            None if self.gap is None else fixed * self.gap,
-        )
-
-
-class Evaluation:
-    """One displacement's run through the rules; every rule is run once."""
-
-    def __init__(self, registered: Registered, carried: Any = None):
-        """Start with nothing computed but what a `Repeat` carries, if anything."""
-        self.fields, self.masks = registered
-        self.carried = carried
-        self._memo = Memo()
-
-    def __call__(self, rule: "BlockRule") -> Block:
-        """The block of a bound rule."""
-        return self._memo.once(rule, "block", lambda: rule(self))
-
-    def nested(self, fields: list[tuple[Any, Any]], carried: Any) -> "Evaluation":
-        """The run at the same displacement, for one depth of a `Repeat`."""
-        return Evaluation(Registered(fields, self.masks), carried)
-
-
-Content = TypeVar("Content")
-# What a rule registered while it was bound, as a function of the run that needs it.
-Lookup: TypeAlias = Callable[[Evaluation], Content]
-BlockRule: TypeAlias = Lookup[Block]
+from eqtangents.covariance._registry import Look, Memo, Registry
 
 
 class AbstractCovariance(abc.ABC):
@@ -181,6 +140,10 @@ class Frame:
     is asked for here, either way. `scale`: the displacement here is `scale` times the
     consumer's at the end of the chain. `read_once`: whether it reads each entry once;
     compilers repeat the last operations for each time that it does.
+
+    Where a frame is `joined`, its blocks have all positions of the canvas in one row.
+    Rules that act on each entry do not notice. Others take them `apart`, and put what
+    they give `together` again.
     """
 
     scope: Scope
@@ -227,6 +190,23 @@ class Frame:
 
         return masked
 
+    @property
+    def joined(self) -> bool:
+        """Whether blocks have all positions of the canvas in one row."""
+        return self.canvas is not None and short_rows(self.canvas)
+
+    def together(self, arrays: Content, rank: int) -> Content:
+        """Arrays whose last `rank` axes are the canvas, as blocks have them."""
+        return in_one_row(arrays, rank) if self.joined else arrays
+
+    def apart(self, block: Content) -> Content:
+        """Blocks with the axes of the canvas."""
+        if not self.joined:
+            return block
+        assert self.canvas is not None
+        canvas = self.canvas
+        return jax.tree.map(lambda leaf: leaf.reshape(*leaf.shape[:-1], *canvas), block)
+
     def strided(self, stride: tuple[int, ...]) -> "Frame":
         """The frame in which the input of a strided map is asked for."""
         if self.canvas is None or all(s == 1 for s in stride):
@@ -259,7 +239,8 @@ class Frame:
     ) -> Lookup[Content]:
         """Register a tree; `look` finds its parts at a displacement, where one is."""
         number = self.registry.add_field((), table, self._leafwise(look))
-        return lambda at: at.fields[number][1]
+        rank = 0 if self.canvas is None else len(self.canvas)
+        return lambda at: self.together(at.fields[number][1], rank)
 
     def per_example(
         self, arrays: PyTree[Shaped[Array, "..."]], rank: int, fill: float | bool
@@ -274,10 +255,11 @@ class Frame:
         if canvas is not None:
             pad = lambda leaf: pad_to(leaf, canvas, fill)
             left = jax.tree.map(pad, left)
+            left = buffered(left) if self.joined else left
             right = jax.tree.map(lambda leaf: doubled(pad(leaf), rank), right)
             look = self._leafwise(rolled)
         number = self.registry.add_field(left, right, look)
-        lookup = lambda at: at.fields[number]
+        lookup = lambda at: self.together(at.fields[number], rank)
         return lookup if self.self_pairs else lambda at: paired(*lookup(at))
 
     def mask(

@@ -12,12 +12,14 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     Evaluation,
-    Frame,
     Lookup,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Frame,
 )
 from eqtangents.duals._elementary import valued
 from eqtangents.duals._pair import OF_ONE, Pair, deviation, measured_gap, rounding
@@ -111,6 +113,8 @@ def tolerance(frame: Frame, rank: int) -> Lookup[Array | None]:
     identical = np.ones(1, bool) if frame.self_pairs else frame.scope.identical
     if identical is None:
         return lambda at: None
+
+    rank = 1 if frame.joined else rank
 
     def limit(coincide: Bool[Array, ""] | bool) -> Float[Array, "..."]:
         one = identical.reshape(*identical.shape, *(1,) * rank) & coincide

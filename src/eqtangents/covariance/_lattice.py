@@ -10,11 +10,13 @@ import itertools
 from collections.abc import Sequence
 from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
+from eqtangents._budget import budget
 from eqtangents.duals._dual import along_examples
 
 
@@ -84,6 +86,25 @@ def partner(canvas: int, displacement: Int[Array, ""]) -> Int[Array, " canvas"]:
     """The second position of each entry, `(p + d) mod canvas`."""
     position = positions(canvas) + displacement
     return jnp.where(position >= canvas, position - canvas, position)
+
+
+def short_rows(size: tuple[int, ...]) -> bool:
+    """Whether positions are better computed in one row than along their last axis.
+
+    Compilers write out a loop over few entries, number by number, and what is left of a
+    longer one when its vectors are full. An image of 8 x 8 or 28 x 28 would take two to
+    five times as long for each entry as one of 32 x 32. All its positions in one row
+    are long enough, and in memory they are that already.
+    """
+    row = budget().row
+    return len(size) > 1 and (size[-1] < row or size[-1] % max(1, row // 2) > 0)
+
+
+def in_one_row(block: PyTree[Array], rank: int) -> PyTree[Array]:
+    """Arrays whose last `rank` axes are positions, or have one element, as one axis."""
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(*leaf.shape[: leaf.ndim - rank], -1), block
+    )
 
 
 def along(vector: _Vector, axis: int, rank: int) -> _Vector:

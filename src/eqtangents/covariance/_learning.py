@@ -3,7 +3,13 @@
 import equinox as eqx
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import Evaluation, Frame, Lookup
+from eqtangents.covariance._block import (
+    Evaluation,
+    Lookup,
+)
+from eqtangents.covariance._covariance import (
+    Frame,
+)
 
 
 def may_train(rate: Scalar) -> bool:

@@ -14,11 +14,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
     Scope,
 )

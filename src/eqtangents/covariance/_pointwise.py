@@ -5,11 +5,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
     Scope,
 )

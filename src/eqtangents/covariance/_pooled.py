@@ -23,10 +23,12 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._buffers import materialised
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
     Scope,
 )

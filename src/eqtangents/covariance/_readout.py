@@ -7,15 +7,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
     Scope,
 )
 from eqtangents.covariance._gaps import tracks_gaps, with_gaps
-from eqtangents.covariance._lattice import both_inside, where
+from eqtangents.covariance._lattice import both_inside, short_rows, where
 from eqtangents.covariance._table import Sweep
 from eqtangents.covariance._transposed import added_up
 
@@ -36,12 +38,11 @@ class Flattened(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Average the entries whose positions coincide."""
-        axes = tuple(range(-self.upstream.outline.rank, 0))
-        if not axes:
+        if not self.upstream.outline.rank:
             return frame.bind(self.upstream)
 
         def build() -> Block:
-            block = frame.scope.coincident(self.upstream, self_pairs=frame.self_pairs)
+            block, axes = self._coinciding(frame)
             count = math.prod(self.upstream.outline.size)
             return jax.tree.map(lambda leaf: added_up(leaf, axes) / count, block)
 
@@ -50,6 +51,29 @@ class Flattened(AbstractCovariance):
             return rule
         complete = with_gaps(frame, self)
         return lambda at: complete(at, at(rule))
+
+    def _coinciding(self, frame: Frame) -> tuple[Block, tuple[int, ...]]:
+        """The entries whose positions coincide, and the axes of their positions.
+
+        Of pairs of examples they are computed on a canvas, where rows are too short
+        for vectors otherwise.
+        """
+        scope, outline = frame.scope, self.upstream.outline
+        canvas, axes = outline.canvas, tuple(range(-outline.rank, 0))
+        if frame.self_pairs or not short_rows(canvas):
+            found = scope.coincident(self.upstream, self_pairs=frame.self_pairs)
+            return found, axes
+        here = jnp.zeros((1, outline.rank), jnp.int32)
+        sweep = Sweep(
+            scope, self.upstream, canvas, self_pairs=False, reach=(0,) * len(axes)
+        )
+        blocks = sweep.frame.blocks(sweep.rule, here)
+        block = jax.tree.map(lambda leaf: leaf[0], blocks)
+        if canvas == outline.size:
+            return block, (-1,)
+        crop = tuple(map(slice, outline.size))
+        block = jax.tree.map(lambda leaf: leaf[..., *crop], sweep.frame.apart(block))
+        return block, axes
 
 
 class Total(AbstractCovariance):

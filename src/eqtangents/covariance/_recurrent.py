@@ -10,13 +10,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._affine import Affine
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
-    Frame,
     Lookup,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Frame,
     Scope,
 )
 from eqtangents.covariance._gaps import tolerance

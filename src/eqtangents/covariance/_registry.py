@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 import jax
 from jaxtyping import Array, Int, PyTree
 
-from eqtangents._buffers import materialised
+from eqtangents._buffers import as_if_unknown, materialised
 from eqtangents.covariance._transposed import broadcast_along
 
 
@@ -90,6 +90,7 @@ class Registry:
     ) -> Result:
         """The results of `run` at some displacements, along a new leading axis."""
         fixed, batch = [field.fixed for field in self.fields], displacements.shape[0]
+        displacements = as_if_unknown(displacements, fixed)
         if batch == 1:  # A batched slice is a gather: avoid it.
             moved = materialised(lambda: self._look(displacements[0]), displacements)
             registered = self._registered(fixed, moved)

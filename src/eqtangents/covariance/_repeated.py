@@ -10,13 +10,15 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from eqtangents._buffers import materialised
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
-    Frame,
     Lookup,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Frame,
     Scope,
 )
 from eqtangents.covariance._depths import (

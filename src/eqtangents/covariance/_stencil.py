@@ -8,22 +8,28 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
     Evaluation,
-    Frame,
     Lookup,
 )
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
+    Frame,
+)
 from eqtangents.covariance._gathered import recanvassed, wrap_uneven
+from eqtangents.covariance._joined_rows import joined_mask, joined_sums
 from eqtangents.covariance._lattice import along, partner, positions
 from eqtangents.covariance._outline import Outline
 from eqtangents.covariance._window import Window, seen_through
 from eqtangents.covariance._window_sums import (
     Counted,
+    SumUnder,
     TapWeights,
     rows_follow,
+    sums_by_axis,
+    sums_by_rows,
     sums_under,
     weighted_sums_under,
 )
@@ -68,23 +74,18 @@ class Stencil(AbstractCovariance):
         above = frame.strided(tuple(window.stride for window in self.windows))
         upstream = above.bind(self.upstream)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
-        coincide = frame.canvas is None
-        counted = [
-            [
-                None
-                if coincide or window.periodic
-                else _tap_mask(above, windows, axis, offset)
-                for offset in window.offsets
-            ]
-            for axis, window in enumerate(windows)
-        ]
-        by_rows = self._by_rows(frame, windows)
+        summed = self._summed(frame, windows)
+        joined = weights is None and summed is joined_sums
+        counted = _tap_masks(above, windows, joined=joined)
 
-        def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
+        def sums(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
             here = [[tap and tap(at) for tap in of_axis] for of_axis in counted]
             if weights is not None:
                 return weighted_sums_under(block, windows, canvas, here, weights)
-            total = sums_under(block, windows, canvas, here, by_rows=by_rows)
+            return sums_under(block, windows, canvas, here, summed)
+
+        def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
+            total = frame.together(sums(above.apart(block), at), len(windows))
             return total if factor == 1 else jnp.asarray(factor, total.dtype) * total
 
         def rule(at: Evaluation) -> Block:
@@ -96,12 +97,14 @@ class Stencil(AbstractCovariance):
     def repeated(self, frame: Frame) -> bool:
         """Whether compilers repeat the whole sum wherever it is read."""
         windows, weights, _ = _taps_with_weight(self.windows, self.weights)
-        return weights is not None or self._by_rows(frame, windows)
+        return weights is not None or self._summed(frame, windows) is not sums_by_axis
 
-    @staticmethod
-    def _by_rows(frame: Frame, windows: tuple[Window, ...]) -> bool:
-        """Whether no axis is summed before the others."""
-        return frame.canvas is not None and frame.read_once and rows_follow(windows)
+    def _summed(self, frame: Frame, windows: tuple[Window, ...]) -> SumUnder:
+        """How windows are summed whose taps weigh the same."""
+        if frame.canvas is None or not (frame.read_once and rows_follow(windows)):
+            return sums_by_axis
+        stay = all(window.stride == 1 for window in windows)
+        return joined_sums if frame.joined and stay else sums_by_rows
 
 
 def _taps_with_weight(
@@ -173,22 +176,45 @@ def strided(
     )
 
 
-def _tap_mask(
-    above: Frame, windows: tuple[Window, ...], axis: int, offset: int
-) -> Lookup[Counted] | None:
-    """Register where both positions, moved by `offset`, are inside the input."""
-    assert above.canvas is not None
-    window, rank = windows[axis], len(windows)
-    size, stride = window.size_in, window.stride
-    real = np.arange(window.size_out) * stride + offset
-    if np.all((0 <= real) & (real < size)):
-        return None  # The partner is inside, too, wherever the output exists.
-    canvas = above.canvas[axis]
+def _tap_masks(
+    above: Frame, windows: tuple[Window, ...], *, joined: bool
+) -> list[list[Lookup[Counted] | None]]:
+    """Register where both positions of an entry, moved with each tap, are inputs.
 
-    def look(d: Int[Array, " rank"]) -> Counted:
-        here, there = positions(canvas)[::stride], partner(canvas, d[axis])[::stride]
-        inside = [(p + offset >= 0) & (p + offset < size) for p in (here, there)]
-        counted = Counted.of(inside[0] & inside[1], offset, stride)
-        return jax.tree.map(lambda places: along(places, axis, rank), counted)
+    `joined`: for `joined_sums`. Nothing is registered where all taps count, nor where
+    positions coincide: there are zeros around them.
+    """
+    rank = len(windows)
 
-    return above.mask(("tap", axis, size, offset, stride, rank), look)
+    def tap(axis: int, offset: int) -> Lookup[Counted] | None:
+        window = windows[axis]
+        size, stride = window.size_in, window.stride
+        real = np.arange(window.size_out) * stride + offset
+        if above.canvas is None or window.periodic:
+            return None
+        if np.all((0 <= real) & (real < size)):
+            return None  # The partner is inside, too, wherever the output exists.
+        canvas = above.canvas
+
+        def placed(places: Bool[Array, " n"]) -> Bool[Array, "..."]:
+            if joined:
+                return joined_mask(places, axis, windows, canvas)
+            return along(places, axis, rank)
+
+        def look(d: Int[Array, " rank"]) -> Counted:
+            here, there = positions(canvas[axis]), partner(canvas[axis], d[axis])
+            inside = [
+                (p[::stride] + offset >= 0) & (p[::stride] + offset < size)
+                for p in (here, there)
+            ]
+            counted = Counted.of(inside[0] & inside[1], offset, stride)
+            return jax.tree.map(placed, counted)
+
+        reach = tuple(w.reach(g, g) for w, g in zip(windows, canvas, strict=True))
+        key = ("tap", axis, size, offset, stride, rank, reach if joined else ())
+        return above.mask(key, look)
+
+    return [
+        [tap(axis, offset) for offset in window.offsets]
+        for axis, window in enumerate(windows)
+    ]

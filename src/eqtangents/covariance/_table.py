@@ -13,10 +13,12 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from eqtangents._budget import budget
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
+from eqtangents.covariance._block import (
     Block,
     BlockRule,
+)
+from eqtangents.covariance._covariance import (
+    AbstractCovariance,
     Frame,
     Scope,
 )
@@ -66,9 +68,8 @@ class Sweep:
 
     def batch(self, displacements: Int[Array, "n rank"]) -> Block:
         """The blocks of a batch, recomputed when differentiated."""
-        return jax.checkpoint(lambda ds: self.frame.blocks(self.rule, ds))(
-            displacements
-        )
+        blocks = lambda ds: self.frame.apart(self.frame.blocks(self.rule, ds))
+        return jax.checkpoint(blocks)(displacements)
 
     def blocks(self, displacements: Int[Array, "n rank"]) -> Block:
         """The blocks at any number of displacements, a batch after the other."""

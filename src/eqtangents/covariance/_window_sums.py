@@ -2,6 +2,7 @@
 
 import functools
 import operator
+from collections.abc import Callable
 from typing import Literal, NamedTuple, TypeAlias
 
 import jax
@@ -36,36 +37,36 @@ class Counted(NamedTuple):
 
 
 # For each tap of a window; `None` for everywhere.
-_Taps: TypeAlias = list[Bool[Array, "..."] | None]
+Taps: TypeAlias = list[Bool[Array, "..."] | None]
+
+
+# Of a block under windows, to outputs of some sizes, with the taps of each axis.
+SumUnder: TypeAlias = Callable[..., Float[Array, "..."]]
 
 
 # Layers with equal windows are traced once.
-@functools.partial(
-    jax.jit, static_argnames=("windows", "sizes", "by_rows"), inline=True
-)
+@functools.partial(jax.jit, static_argnames=("windows", "sizes", "summed"), inline=True)
 def sums_under(
     block: Float[Array, "..."],
     windows: tuple[Window, ...],
     sizes: tuple[int, ...],
     counted: list[list[Counted | None]],
-    *,
-    by_rows: bool,
+    summed: SumUnder,
 ) -> Float[Array, "..."]:
     """Sum the entries under windows along the last axes; the output has these sizes.
 
-    `by_rows`: as `_sums_by_rows` does it, which `rows_follow` must allow.
+    `summed`: how, `sums_by_axis`, say, or another that the windows allow.
     """
-    sums = _sums_by_rows if by_rows else _sums_by_axis
     outputs = [[mask and mask.outputs for mask in of_axis] for of_axis in counted]
     inputs = [[mask and mask.inputs for mask in of_axis[::-1]] for of_axis in counted]
     back = tuple(window.transposed for window in windows)
     sizes_in = block.shape[block.ndim - len(windows) :]
 
     def transpose(cotangent: Float[Array, "..."]) -> Float[Array, "..."]:
-        return sums(_apart(cotangent, windows), back, sizes_in, inputs)
+        return summed(_apart(cotangent, windows), back, sizes_in, inputs)
 
     return with_transpose(
-        lambda block: sums(block, windows, sizes, outputs), transpose, block
+        lambda block: summed(block, windows, sizes, outputs), transpose, block
     )
 
 
@@ -104,7 +105,7 @@ def _weighted_sums(
     block: Float[Array, "..."],
     windows: tuple[Window, ...],
     sizes: tuple[int, ...],
-    masks: list[_Taps],
+    masks: list[Taps],
     weights: TapWeights,
 ) -> Float[Array, "..."]:
     """Sum the entries under windows along the last axes, all taps at once.
@@ -117,7 +118,7 @@ def _weighted_sums(
     widths = {False: [(0, 0)] * block.ndim, True: [(0, 0)] * block.ndim}
     for axis, window in enumerate(windows):
         widths[window.periodic][lead + axis] = reach[axis]
-    block = _surrounded(_surrounded(block, widths[False]), widths[True], "wrap")
+    block = surrounded(surrounded(block, widths[False]), widths[True], "wrap")
     taps = []
     for at in np.ndindex(weights.shape):
         if isinstance(weights, np.ndarray) and not weights[at]:
@@ -148,11 +149,11 @@ def rows_follow(windows: tuple[Window, ...]) -> bool:
     return windows[-1].count > 1 and not any(window.periodic for window in windows)
 
 
-def _sums_by_axis(
+def sums_by_axis(
     block: Float[Array, "..."],
     windows: tuple[Window, ...],
     sizes: tuple[int, ...],
-    masks: list[_Taps],
+    masks: list[Taps],
 ) -> Float[Array, "..."]:
     """Sum the entries under windows along the last axes, one after the other."""
     for axis, window in enumerate(windows):
@@ -161,11 +162,11 @@ def _sums_by_axis(
     return block
 
 
-def _sums_by_rows(
+def sums_by_rows(
     block: Float[Array, "..."],
     windows: tuple[Window, ...],
     sizes: tuple[int, ...],
-    masks: list[_Taps],
+    masks: list[Taps],
 ) -> Float[Array, "..."]:
     """Sum the entries under windows on a canvas, along the last axis first.
 
@@ -178,7 +179,7 @@ def _sums_by_rows(
     block = _sum_along_rows(block, last, sizes[-1], masks[-1], reach)
     for axis, (window, (low, _)) in enumerate(zip(others, reach, strict=True)):
         taps = _taps(block, axis - rank, window, low, sizes[axis])
-        block = _masked_sum(taps, masks[axis])
+        block = masked_sum(taps, masks[axis])
     return block
 
 
@@ -186,7 +187,7 @@ def _sum_along_rows(
     block: Float[Array, "..."],
     window: Window,
     size: int,
-    masks: _Taps,
+    masks: Taps,
     reach: list[tuple[int, int]],
 ) -> Float[Array, "..."]:
     """Sum along the last axis; pad the axes before it by `reach`, for their windows."""
@@ -194,12 +195,12 @@ def _sum_along_rows(
     more = -(-max(window.reach(width, size)) // width)
     widths = [(0, 0)] * (block.ndim - 1 - len(reach)) + reach
     widths[-1] = (widths[-1][0] + more, widths[-1][1] + more)
-    block = _surrounded(block, [*widths, (0, 0)])
+    block = surrounded(block, [*widths, (0, 0)])
     rows = block.shape[-2] - 2 * more
     laid_out = block.reshape(*block.shape[:-2], -1)
     taps = _taps(laid_out, -1, window, more * width, rows * size)
     taps = [tap.reshape(*block.shape[:-2], rows, size) for tap in taps]
-    return _masked_sum(taps, masks)
+    return masked_sum(taps, masks)
 
 
 def window_sum(
@@ -207,7 +208,7 @@ def window_sum(
     axis: int,
     window: Window,
     size: int,
-    masks: _Taps,
+    masks: Taps,
 ) -> Float[Array, "..."]:
     """Sum the entries under each window along one axis.
 
@@ -221,11 +222,11 @@ def window_sum(
     # Without any border, compilers would compute the block again under each tap.
     apart = window.overlapping and not (low or high)
     widths[axis] = (low, high + apart)
-    block = _surrounded(block, widths, "wrap" if window.periodic else "constant")
-    return _masked_sum(_taps(block, axis, window, low, size), masks)
+    block = surrounded(block, widths, "wrap" if window.periodic else "constant")
+    return masked_sum(_taps(block, axis, window, low, size), masks)
 
 
-def _surrounded(
+def surrounded(
     block: Float[Array, "..."],
     widths: list[tuple[int, int]],
     mode: Literal["constant", "wrap"] = "constant",
@@ -251,7 +252,7 @@ def _taps(
     ]
 
 
-def _masked_sum(taps: list[Float[Array, "..."]], masks: _Taps) -> Float[Array, "..."]:
+def masked_sum(taps: list[Float[Array, "..."]], masks: Taps) -> Float[Array, "..."]:
     """The sum of taps, each zero where it has a mask that does not hold."""
     return functools.reduce(
         operator.add,

@@ -85,7 +85,7 @@ def _along_variance(
 @_along_variance.defjvp
 def _along_variance_jvp(primals: tuple, tangents: tuple) -> tuple[list, list]:
     rows, changes, variance = primals
-    moved = [change * tangents[2] for change in changes]
+    moved = [change * tangents[2][None] for change in changes]
     return _along_variance(rows, changes, variance), moved
 
 

@@ -1,0 +1,61 @@
+"""Blocks of a covariance, and the runs of rules that give them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias, TypeVar
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from eqtangents.covariance._registry import Memo, Registered
+
+
+class Block(NamedTuple):
+    """Covariances of pairs of examples at one displacement.
+
+    The pairs are `n1 n2`, all of one batch with all of the other, or `n`, each with
+    itself. `ntk` is `None` where it is zero or not wanted. `gap` is how far `nngp` is
+    below the product of the deviations, where known (`_gaps`), and has no derivative.
+    """
+
+    nngp: Float[Array, "*pairs_and_canvas"]
+    ntk: Float[Array, "*pairs_and_canvas"] | None
+    gap: Float[Array, "*pairs_and_canvas"] | None = None
+
+    def with_ntk(self) -> "Block":
+        """The block with its tangent kernel as an array, zeros where there is none."""
+        ntk = jnp.zeros_like(self.nngp) if self.ntk is None else self.ntk
+        return self._replace(ntk=ntk)
+
+    def scaled(self, factor: Float[Array, "..."]) -> "Block":
+        """The block of outputs times numbers that are not negative."""
+        fixed = lax.stop_gradient(factor)
+        return Block(
+            factor * self.nngp,
+            None if self.ntk is None else factor * self.ntk,
+            None if self.gap is None else fixed * self.gap,
+        )
+
+
+class Evaluation:
+    """One displacement's run through the rules; every rule is run once."""
+
+    def __init__(self, registered: Registered, carried: Any = None):
+        """Start with nothing computed but what a `Repeat` carries, if anything."""
+        self.fields, self.masks = registered
+        self.carried = carried
+        self._memo = Memo()
+
+    def __call__(self, rule: "BlockRule") -> Block:
+        """The block of a bound rule."""
+        return self._memo.once(rule, "block", lambda: rule(self))
+
+    def nested(self, fields: list[tuple[Any, Any]], carried: Any) -> "Evaluation":
+        """The run at the same displacement, for one depth of a `Repeat`."""
+        return Evaluation(Registered(fields, self.masks), carried)
+
+
+Content = TypeVar("Content")
+# What a rule registered while it was bound, as a function of the run that needs it.
+Lookup: TypeAlias = Callable[[Evaluation], Content]
+BlockRule: TypeAlias = Lookup[Block]
