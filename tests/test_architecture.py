@@ -30,7 +30,7 @@ BELOW = {
     "extras": [],
     "arguments": ["types"],
     "budget": ["types"],
-    "buffers": ["budget"],
+    "buffers": ["budget", "trees"],
     "duals": ["arguments", "buffers", "other_names", "products"],
     "covariance": ["duals"],
     "signatures": ["arguments"],

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Int, PyTree
 
 from eqtangents._budget import budget
+from eqtangents._trees import varies
 
 
 def materialised(
@@ -40,7 +41,8 @@ def as_if_unknown(index: Int[Array, "..."], arrays: PyTree[Array]) -> Int[Array,
     Else they would see which way a conditional goes, and take it away. The arrays are
     anything that is computed.
     """
-    false = _false_of(arrays)
+    # Conditions that vary over a mesh would make what they decide on vary as well.
+    false = None if varies(arrays) else _false_of(arrays)
     return index if false is None else index - false.astype(index.dtype)
 
 

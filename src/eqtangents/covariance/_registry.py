@@ -90,12 +90,12 @@ class Registry:
     ) -> Result:
         """The results of `run` at some displacements, along a new leading axis."""
         fixed, batch = [field.fixed for field in self.fields], displacements.shape[0]
-        displacements = as_if_unknown(displacements, fixed)
+        index = as_if_unknown(displacements, fixed)
         if batch == 1:  # A batched slice is a gather: avoid it.
-            moved = materialised(lambda: self._look(displacements[0]), displacements)
+            moved = materialised(lambda: self._look(displacements[0]), index)
             registered = self._registered(fixed, moved)
             return jax.tree.map(lambda leaf: leaf[None], run(registered))
-        moved = materialised(lambda: jax.vmap(self._look)(displacements), displacements)
+        moved = materialised(lambda: jax.vmap(self._look)(displacements), index)
         fixed = jax.tree.map(lambda leaf: broadcast_along(leaf[None], 0, batch), fixed)
         return jax.vmap(lambda *one: run(self._registered(*one)))(fixed, moved)
 
