@@ -11,9 +11,7 @@ import typing as _typing
 from eqtangents._buffers import materialised as materialised
 from eqtangents._other_names import names_told as _names_told
 from eqtangents.covariance._affine import Affine as Affine
-from eqtangents.covariance._block import (
-    Block as Block,
-)
+from eqtangents.covariance._block import Block as Block
 from eqtangents.covariance._branches import (
     BranchProduct as BranchProduct,
     BranchSum as BranchSum,

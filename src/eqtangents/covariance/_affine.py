@@ -8,15 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._gaps import tracks_gaps
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._stencil import Stencil

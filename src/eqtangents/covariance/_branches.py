@@ -11,16 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-    Lookup,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._gaps import deviations, tracks_gaps
 from eqtangents.covariance._gathered import on_common_canvas, recanvassed
 from eqtangents.covariance._lattice import along, partner, positions, where
@@ -221,8 +213,7 @@ class SpatialConcat(AbstractCovariance):
         def rule(at: Evaluation) -> Block:
             def shifted(leaf: Float[Array, "..."], i: int) -> Float[Array, "..."]:
                 moved = jnp.roll(frame.apart(leaf), self.starts[i], axis)
-                moved = where(places[i](at), moved)
-                return frame.together(moved, self.outline.rank)
+                return frame.together(where(places[i](at), moved))
 
             blocks = _aligned([at(upstream) for upstream in rules])
             parts = [

@@ -5,15 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._lattice import pad_to
 
 
@@ -113,6 +106,6 @@ class SpatialBroadcast(AbstractCovariance):
             pairs = leaf.shape
             leaf = leaf.reshape(*pairs, *(1,) * len(canvas))
             leaf = jnp.broadcast_to(leaf, (*pairs, *canvas))
-            return frame.together(leaf, len(canvas))
+            return frame.together(leaf)
 
         return frame.constant(jax.tree.map(spread, block._replace(gap=None)))

@@ -195,9 +195,12 @@ class Frame:
         """Whether blocks have all positions of the canvas in one row."""
         return self.canvas is not None and short_rows(self.canvas)
 
-    def together(self, arrays: Content, rank: int) -> Content:
-        """Arrays whose last `rank` axes are the canvas, as blocks have them."""
-        return in_one_row(arrays, rank) if self.joined else arrays
+    def together(self, arrays: Content) -> Content:
+        """Arrays whose last axes are those of the canvas, or of size one, as blocks."""
+        if not self.joined:
+            return arrays
+        assert self.canvas is not None
+        return in_one_row(arrays, len(self.canvas))
 
     def apart(self, block: Content) -> Content:
         """Blocks with the axes of the canvas."""
@@ -239,8 +242,7 @@ class Frame:
     ) -> Lookup[Content]:
         """Register a tree; `look` finds its parts at a displacement, where one is."""
         number = self.registry.add_field((), table, self._leafwise(look))
-        rank = 0 if self.canvas is None else len(self.canvas)
-        return lambda at: self.together(at.fields[number][1], rank)
+        return lambda at: self.together(at.fields[number][1])
 
     def per_example(
         self, arrays: PyTree[Shaped[Array, "..."]], rank: int, fill: float | bool
@@ -259,7 +261,7 @@ class Frame:
             right = jax.tree.map(lambda leaf: doubled(pad(leaf), rank), right)
             look = self._leafwise(rolled)
         number = self.registry.add_field(left, right, look)
-        lookup = lambda at: self.together(at.fields[number], rank)
+        lookup = lambda at: self.together(at.fields[number])
         return lookup if self.self_pairs else lambda at: paired(*lookup(at))
 
     def mask(

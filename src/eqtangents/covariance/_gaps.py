@@ -12,15 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from eqtangents.covariance._block import (
-    Block,
-    Evaluation,
-    Lookup,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, Evaluation, Lookup
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.duals._elementary import valued
 from eqtangents.duals._pair import OF_ONE, Pair, deviation, measured_gap, rounding
 
@@ -114,11 +107,9 @@ def tolerance(frame: Frame, rank: int) -> Lookup[Array | None]:
     if identical is None:
         return lambda at: None
 
-    rank = 1 if frame.joined else rank
-
     def limit(coincide: Bool[Array, ""] | bool) -> Float[Array, "..."]:
-        one = identical.reshape(*identical.shape, *(1,) * rank) & coincide
-        return jnp.where(one, OF_ONE, rounding(frame.scope.dtype))
+        one = frame.together(identical.reshape(*identical.shape, *(1,) * rank))
+        return jnp.where(one & coincide, OF_ONE, rounding(frame.scope.dtype))
 
     if frame.canvas is None:
         return lambda at: limit(True)

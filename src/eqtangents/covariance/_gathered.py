@@ -8,15 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._lattice import along, partner, picked, where
 from eqtangents.covariance._table import tabulate
 

@@ -14,16 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-    Scope,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation
+from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._lattice import pad_to
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._table import (

@@ -9,16 +9,8 @@ from jaxtyping import Array, Float, PyTree
 
 from eqtangents._buffers import buffered
 from eqtangents.covariance._affine import Affine, with_gradients
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-    Lookup,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._gaps import (
     deviations,
     integrated_gap,

@@ -5,16 +5,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-    Scope,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation
+from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._learning import learning_rates, may_train
 
 

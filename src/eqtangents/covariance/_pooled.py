@@ -23,15 +23,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._buffers import materialised
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-    Scope,
-)
+from eqtangents.covariance._block import Block, BlockRule
+from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._lattice import along, positions
 from eqtangents.covariance._overlay import added_at, box_of, overlaid
 from eqtangents.covariance._stencil import strided

@@ -10,17 +10,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._affine import Affine
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-    Lookup,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-    Scope,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
+from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._gaps import tolerance
 from eqtangents.covariance._lattice import partner, positions
 from eqtangents.covariance._learning import learning_rates

@@ -10,17 +10,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from eqtangents._buffers import materialised
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-    Lookup,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-    Scope,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
+from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._depths import (
     after_steps,
     facts_at_all_depths,

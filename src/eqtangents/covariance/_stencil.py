@@ -8,16 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-    Evaluation,
-    Lookup,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-)
+from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
+from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._gathered import recanvassed, wrap_uneven
 from eqtangents.covariance._joined_rows import joined_mask, joined_sums
 from eqtangents.covariance._lattice import along, partner, positions
@@ -85,7 +77,7 @@ class Stencil(AbstractCovariance):
             return sums_under(block, windows, canvas, here, summed)
 
         def total(block: Float[Array, "..."], at: Evaluation) -> Float[Array, "..."]:
-            total = frame.together(sums(above.apart(block), at), len(windows))
+            total = frame.together(sums(above.apart(block), at))
             return total if factor == 1 else jnp.asarray(factor, total.dtype) * total
 
         def rule(at: Evaluation) -> Block:

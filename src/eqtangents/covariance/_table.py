@@ -13,15 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from eqtangents._budget import budget
-from eqtangents.covariance._block import (
-    Block,
-    BlockRule,
-)
-from eqtangents.covariance._covariance import (
-    AbstractCovariance,
-    Frame,
-    Scope,
-)
+from eqtangents.covariance._block import Block, BlockRule
+from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._lattice import along, displacements, largest_divisor
 from eqtangents.covariance._outline import Outline
 

@@ -14,9 +14,7 @@ from eqtangents.covariance import (
     Frame,
     Scope,
 )
-from eqtangents.covariance._block import (
-    BlockRule,
-)
+from eqtangents.covariance._block import BlockRule
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.duals._elementary import valued
 from eqtangents.duals._pair import deviation, measured_gap
