@@ -12,7 +12,7 @@ from precision import by_precision
 
 
 # With variances of zero, where other numbers stand in for the coefficients.
-VARIANCES = jnp.array([0.0, 0.3, 1.0, 2.5]), jnp.array([1.7, 0.0, 0.4])
+VARIANCES = [0.0, 0.3, 1.0, 2.5], [1.7, 0.0, 0.4]
 
 
 def by_coefficient(rows_of, variance, *, fixed):

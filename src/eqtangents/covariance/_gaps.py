@@ -106,10 +106,11 @@ def tolerance(frame: Frame, rank: int) -> Lookup[Array | None]:
     identical = np.ones(1, bool) if frame.self_pairs else frame.scope.identical
     if identical is None:
         return lambda at: None
+    axes = 1 if frame.joined else rank
 
     def limit(coincide: Bool[Array, ""] | bool) -> Float[Array, "..."]:
-        one = frame.together(identical.reshape(*identical.shape, *(1,) * rank))
-        return jnp.where(one & coincide, OF_ONE, rounding(frame.scope.dtype))
+        one = identical.reshape(*identical.shape, *(1,) * axes) & coincide
+        return jnp.where(one, OF_ONE, rounding(frame.scope.dtype))
 
     if frame.canvas is None:
         return lambda at: limit(True)
