@@ -151,7 +151,7 @@ def test_tiles_change_nothing(net, shape, pairs, getkey):
     x1, x2 = jr.normal(getkey(), (7, *shape)), jr.normal(getkey(), (5, *shape))
     whole = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     entry = x1[0, 0].size * x1.dtype.itemsize
-    with under(Budget(pairs * entry, 2**28, conditionals=pairs == 4)):
+    with under(Budget(pairs * entry, 2**28, 2**28, conditionals=pairs == 4)):
         tiled = eqt.kernel(net, x1, x2), eqt.kernel(net, x1)
     assert_close(tiled[0].ntk, whole[0].ntk)
     # Of an example with itself, rounding decides how close to 0 the angle is.

@@ -71,7 +71,7 @@ def pooled(depth=1):
 
 
 def test_accelerators_have_no_conditionals_in_loops():
-    shape, small = (3, 1, 4, 4), Budget(2**10, 2**20, conditionals=False)
+    shape, small = (3, 1, 4, 4), Budget(2**10, 2**20, 2**20, conditionals=False)
     assert compiled(pooled(), shape, small).launches.conditionals == 0
     on_cpu = compiled(pooled(), shape, small._replace(conditionals=True))
     assert on_cpu.launches.conditionals_in_loops > 0
@@ -81,7 +81,7 @@ def test_accelerators_have_no_conditionals_in_loops():
 @pytest.mark.parametrize("readout", [k.GLOBAL_AVG_POOL, k.FLATTEN])
 def test_gradients_have_no_conditionals_in_loops(readout):
     network = [k.conv(), k.RELU, k.HALVE, k.conv(), k.RELU, readout]
-    small = Budget(2**11, 2**20, conditionals=False)
+    small = Budget(2**11, 2**20, 2**20, conditionals=False)
     found = compiled(network, (4, 1, 4, 4), small, gradient=True)
     assert found.launches.operations > 100
     assert found.launches.conditionals_in_loops == 0

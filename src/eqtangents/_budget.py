@@ -28,6 +28,9 @@ class Budget(NamedTuple):
     # Of the entries of a tile that have to be kept, where there are any: a tile has at
     # most so many pairs, and at least one.
     table_bytes: int
+    # Of the blocks of all layers together, which a derivative keeps: on a CPU not so
+    # many that they leave the caches that its cores share.
+    kept_bytes: int
     # Whether a conditional may keep the compiler from repeating what it fuses.
     conditionals: bool
     # How many entries a loop over a row needs to be computed in vectors, and a multiple
@@ -41,11 +44,12 @@ class Budget(NamedTuple):
 CPU = Budget(
     3 * 2**19,
     2**28,
+    10 * 2**20,
     conditionals=True,
     row=16,
     compiler_options=(("xla_cpu_prefer_vector_width", 512),),
 )
-ACCELERATOR = Budget(2**25, 2**30, conditionals=False)
+ACCELERATOR = Budget(2**25, 2**30, 2**32, conditionals=False)
 
 # The budget of programs that are traced meanwhile; without one, that of their devices.
 # Compiled functions are told apart by it.

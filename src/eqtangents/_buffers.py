@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents._budget import budget
 from eqtangents._trees import varies
@@ -41,21 +41,17 @@ def as_if_unknown(index: Int[Array, "..."], arrays: PyTree[Array]) -> Int[Array,
     Else they would see which way a conditional goes, and take it away. The arrays are
     anything that is computed.
     """
-    # Conditions that vary over a mesh would make what they decide on vary as well.
-    false = None if varies(arrays) else _false_of(arrays)
-    return index if false is None else index - false.astype(index.dtype)
-
-
-def _false_of(arrays: PyTree[Array]) -> Bool[Array, ""] | None:
-    """A condition that does not hold, on any number among the arrays, if there is one.
-
-    There is none where no conditional is wanted.
-    """
     real = lambda leaf: leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)
     known = [leaf for leaf in jax.tree.leaves(arrays) if real(leaf)]
-    if not known or not budget().conditionals:
-        return None
-    first = lax.stop_gradient(known[0]).ravel()[0]
+    # Conditions that vary over a mesh would make what they decide on vary as well.
+    if not known or not budget().conditionals or varies(arrays):
+        return index
+    return index - _false_of(known[0]).astype(index.dtype)
+
+
+def _false_of(array: Float[Array, "..."]) -> Bool[Array, ""]:
+    """A condition that does not hold, of which no compiler knows that."""
+    first = lax.stop_gradient(array).ravel()[0]
     return first < jnp.full_like(first, -jnp.inf)
 
 
@@ -67,8 +63,25 @@ def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
     faster, and so would the program. Here no operation stands within the conditional,
     so that all cores share what computes the arrays.
     """
-    false = _false_of(arrays)
-    if false is None:
-        return arrays
-    zeros = lambda arrays: jax.tree.map(jnp.zeros_like, arrays)
-    return lax.cond(false, zeros, lambda arrays: arrays, arrays)
+    return jax.tree.map(_buffered, arrays) if budget().conditionals else arrays
+
+
+def _buffered(array: Array) -> Array:
+    """The solution of an equation that plays no part: so its transpose is given."""
+    if not jnp.issubdtype(array.dtype, jnp.floating) or not array.size:
+        return array
+    hold = lambda _, array: _in_buffer(array)
+    return lax.custom_linear_solve(
+        lambda array: array, array, solve=hold, transpose_solve=hold, symmetric=True
+    )
+
+
+# Of a batch as of one: a conditional would be none once its predicate is batched.
+@jax.custom_batching.custom_vmap
+def _in_buffer(array: Array) -> Array:
+    return lax.cond(_false_of(array), jnp.zeros_like, lambda array: array, array)
+
+
+@_in_buffer.def_vmap
+def _(size: int, batched: list[bool], array: Array) -> tuple[Array, bool]:
+    return _in_buffer(array), batched[0]

@@ -1,9 +1,10 @@
 """Which pairs of examples are treated together: sizes and places of tiles."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Int, PyTree, Shaped
 
-from eqtangents._budget import budget
+from eqtangents._budget import Budget, budget, under
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import as_input, is_signal, values_of
@@ -22,6 +23,7 @@ from eqtangents.nn._inputs import as_input, is_signal, values_of
 Examples: TypeAlias = PyTree[Shaped[Array | np.ndarray, "..."]]
 
 Told = TypeVar("Told")
+_OfFunction = ParamSpec("_OfFunction")
 _Size = TypeVar("_Size", int, Int[np.ndarray, " s"])
 
 
@@ -90,28 +92,71 @@ def _most_pairs(net: AbstractLayer, x: Examples) -> int:
     def note(node: AbstractCovariance) -> None:
         outline = node.outline
         kept.append((outline.keeping(outline.canvas) if outline.rank else outline).kept)
-        positions.append(_most_positions(node))
+        positions.extend(math.prod(one.outline.size) for one in _all_before(node))
 
-    one = like_one(x)
-    eqx.filter_eval_shape(lambda x: of_each_output(net, x, x, note), one)
+    _note_outputs(net, x, note)
     pairs = budget().block_bytes // (max(positions) * itemsize)
     if most := max(kept):
         pairs = min(pairs, budget().table_bytes // (most * itemsize))
     return max(1, pairs)
 
 
-def _most_positions(output: AbstractCovariance) -> int:
-    """The most positions of all covariances that one is computed from."""
-    most, todo, seen = 1, [output], set()
+def smaller_in_derivatives(
+    function: Callable[_OfFunction, Told],
+) -> Callable[_OfFunction, Told]:
+    """The same function of a network and examples, whose derivatives use small blocks.
+
+    They keep blocks of all layers until they come back to them, where the function
+    itself needs those of one or two.
+    """
+
+    @eqx.filter_custom_jvp
+    def in_blocks(*args: Any, most: Budget, **static: Any) -> Told:
+        return function(*args, **static)
+
+    @in_blocks.def_jvp
+    def _(
+        primals: Any, tangents: Any, *, most: Budget, **static: Any
+    ) -> tuple[Any, Any]:
+        net, x, *_ = primals
+        block_bytes = min(most.block_bytes, most.kept_bytes // _count_of_layers(net, x))
+        with under(most._replace(block_bytes=block_bytes)):
+            return eqx.filter_jvp(function, primals, tangents, **static)
+
+    @functools.wraps(function)
+    def call(*args: _OfFunction.args, **static: _OfFunction.kwargs) -> Told:
+        # Derivatives may be asked for when the budget of this call is not in force.
+        return in_blocks(*args, most=budget(), **static)
+
+    return call
+
+
+def _count_of_layers(net: AbstractLayer, x: Examples) -> int:
+    """Of how many layers the outputs of a network are computed."""
+    layers = []
+    note = lambda node: layers.extend(one.layers for one in _all_before(node))
+    _note_outputs(net, x, note)
+    return sum(layers)
+
+
+def _note_outputs(
+    net: AbstractLayer, x: Examples, note: Callable[[AbstractCovariance], None]
+) -> None:
+    """Show `note` the covariance of each output; nothing is computed."""
+    eqx.filter_eval_shape(lambda x: of_each_output(net, x, x, note), like_one(x))
+
+
+def _all_before(output: AbstractCovariance) -> list[AbstractCovariance]:
+    """A covariance and all that it is computed from."""
+    todo, seen = [output], {}
     while todo:
         node = todo.pop()
         if id(node) in seen:
             continue
-        seen.add(id(node))
-        most = max(most, math.prod(node.outline.size))
+        seen[id(node)] = node
         held = jax.tree.leaves(vars(node))
         todo += [one for one in held if isinstance(one, AbstractCovariance)]
-    return most
+    return [*seen.values()]
 
 
 def evenly(n: int, most: _Size) -> _Size:

@@ -16,6 +16,7 @@ from eqtangents._tile_plan import (
     batch_size,
     examples_from,
     of_each_output,
+    smaller_in_derivatives,
     tile_sizes,
     tile_starts,
 )
@@ -115,6 +116,7 @@ def _split_over(x: Examples) -> tuple[str, ...]:
     return names if isinstance(names, tuple) else () if names is None else (names,)
 
 
+@smaller_in_derivatives
 def _on_one_device(
     net: AbstractLayer,
     x1: Examples,

@@ -44,10 +44,12 @@ class AbstractCovariance(abc.ABC):
     outline: Outline
     # The values themselves, known for the network's inputs alone; whether no entry is
     # below zero; whether blocks are in buffers, or follow from these in an operation or
-    # two. Rules could pass on facts of an outline by mistake.
+    # two; of how many layers it stands for. Rules could pass on facts of an outline by
+    # mistake.
     examples: Float[Array, "n channels *size"] | None = None
     nonnegative: bool = False
     in_buffers: bool = False
+    layers: int = 1
     # Whether the rule may give more than zero where an example has no position.
     nonzero_where_masked: ClassVar[bool] = False
 

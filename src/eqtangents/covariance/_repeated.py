@@ -97,6 +97,7 @@ class Repeated(AbstractCovariance):
             layer = lambda one, own: recanvassed(keep(one, own))
             body = layer(slot, own)
         self.upstream, self.layer, self.n = upstream, layer, n
+        self.layers = n
         self.stacked, self.depth = stacked, depth
         self.slot, self.body = slot, body
         sources = body.outline.sources

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents._buffers import buffered
 from eqtangents.duals._elementary import angle_factors, reciprocal, safe_sqrt, valued
 from eqtangents.duals._pair import Deviation, Pair, above, deviation, rounding
 
@@ -47,17 +48,24 @@ def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     value, derivative = arc_cosine(*primals)
-    d_log = _growth(left, d_left) + _growth(right, d_right)
+    # Compilers would compute what is added up for each example once for either end.
+    d_log = buffered(_growth(left, d_left) + _growth(right, d_right))
     z = pair.deficit(left, right)
-    certain = above(z, None)
-    certain_sine = safe_sqrt(certain * (2 - certain))
-    sine = valued(lax.stop_gradient(safe_sqrt(z * (2 - z))), certain_sine)
+    sine = certain_sine = _sine(z)
+    if pair.gap is not None:  # Else the deficit itself is certain.
+        certain_sine = _sine(above(z, None))
+        sine = valued(lax.stop_gradient(sine), certain_sine)
     size = left.std * right.std
     d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * size * d_log
     per_size = left.reciprocal * right.reciprocal
     slope = (0.5 / math.pi) * reciprocal(certain_sine) * per_size
     d_derivative = slope * (d_pair.cov - pair.cov * d_log)
     return (value, derivative), (d_value, d_derivative)
+
+
+def _sine(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """The sine of an angle whose cosine is `1 - z`."""
+    return safe_sqrt(z * (2 - z))
 
 
 def _growth(end: Deviation, d_end: Deviation) -> Float[Array, "..."]:
