@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents._budget import budget
+from eqtangents._transposed import with_transpose
 from eqtangents._trees import varies
 
 
@@ -41,12 +42,16 @@ def as_if_unknown(index: Int[Array, "..."], arrays: PyTree[Array]) -> Int[Array,
     Else they would see which way a conditional goes, and take it away. The arrays are
     anything that is computed.
     """
-    real = lambda leaf: leaf.size and jnp.issubdtype(leaf.dtype, jnp.floating)
-    known = [leaf for leaf in jax.tree.leaves(arrays) if real(leaf)]
+    known = [leaf for leaf in jax.tree.leaves(arrays) if _has_numbers(leaf)]
     # Conditions that vary over a mesh would make what they decide on vary as well.
     if not known or not budget().conditionals or varies(arrays):
         return index
     return index - _false_of(known[0]).astype(index.dtype)
+
+
+def _has_numbers(array: Array) -> bool:
+    """Whether there is any, and they are real."""
+    return array.size > 0 and jnp.issubdtype(array.dtype, jnp.floating)
 
 
 def _false_of(array: Float[Array, "..."]) -> Bool[Array, ""]:
@@ -63,17 +68,10 @@ def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
     faster, and so would the program. Here no operation stands within the conditional,
     so that all cores share what computes the arrays.
     """
-    return jax.tree.map(_buffered, arrays) if budget().conditionals else arrays
-
-
-def _buffered(array: Array) -> Array:
-    """The solution of an equation that plays no part: so its transpose is given."""
-    if not jnp.issubdtype(array.dtype, jnp.floating) or not array.size:
-        return array
-    hold = lambda _, array: _in_buffer(array)
-    return lax.custom_linear_solve(
-        lambda array: array, array, solve=hold, transpose_solve=hold, symmetric=True
-    )
+    if not budget().conditionals:
+        return arrays
+    held = lambda leaf: with_transpose(_in_buffer, _in_buffer, leaf)
+    return jax.tree.map(lambda x: held(x) if _has_numbers(x) else x, arrays)
 
 
 # Of a batch as of one: a conditional would be none once its predicate is batched.

@@ -10,11 +10,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents._products import einsum
+from eqtangents._transposed import broadcast_along
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
 from eqtangents.covariance._covariance import AbstractCovariance, Frame
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._outline import Outline, new_source
-from eqtangents.covariance._transposed import broadcast_along
 from eqtangents.duals._dual import Stacked, in_terms
 from eqtangents.duals._elementary import reciprocal
 

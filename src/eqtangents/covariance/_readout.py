@@ -7,12 +7,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from eqtangents._transposed import added_up
 from eqtangents.covariance._block import Block, BlockRule
 from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._gaps import tracks_gaps, with_gaps
 from eqtangents.covariance._lattice import both_inside, short_rows, where
 from eqtangents.covariance._table import Sweep
-from eqtangents.covariance._transposed import added_up
 
 
 class Flattened(AbstractCovariance):

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Array, Int, PyTree
 
 from eqtangents._buffers import as_if_unknown, materialised
-from eqtangents.covariance._transposed import broadcast_along
+from eqtangents._transposed import broadcast_along
 
 
 Result = TypeVar("Result")

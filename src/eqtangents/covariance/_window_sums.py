@@ -11,8 +11,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from eqtangents._transposed import with_transpose
 from eqtangents.covariance._lattice import where
-from eqtangents.covariance._transposed import with_transpose
 from eqtangents.covariance._window import Window
 
 

@@ -48,8 +48,7 @@ def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     """
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     value, derivative = arc_cosine(*primals)
-    # Compilers would compute what is added up for each example once for either end.
-    d_log = buffered(_growth(left, d_left) + _growth(right, d_right))
+    d_log = _growth_of_size(left, right, d_left, d_right)
     z = pair.deficit(left, right)
     sine = certain_sine = _sine(z)
     if pair.gap is not None:  # Else the deficit itself is certain.
@@ -68,12 +67,16 @@ def _sine(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return safe_sqrt(z * (2 - z))
 
 
-def _growth(end: Deviation, d_end: Deviation) -> Float[Array, "..."]:
-    """The derivative of the logarithm of a deviation, zero where that is zero.
+def _growth_of_size(
+    left: Deviation, right: Deviation, d_left: Deviation, d_right: Deviation
+) -> Float[Array, "..."]:
+    """The derivative of the logarithm of `s s'`, without a deviation that is zero.
 
-    Backwards, those of all pairs of an example are added up before anything else.
+    Backwards, what is added up for each example is computed once, and not by compilers
+    for either end; those of all pairs of an example are added up before anything else.
     """
-    return d_end.std * end.reciprocal
+    growth = lambda end, d_end: d_end.std * end.reciprocal
+    return buffered(growth(left, d_left) + growth(right, d_right))
 
 
 def rectified_gap(
@@ -194,7 +197,7 @@ def _arc_cosine_of_degree_jvp(
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     n = degree
     below, lowest = (arc_cosine_of_degree(n - i, *primals) for i in (1, 2))
-    d_log = _growth(left, d_left) + _growth(right, d_right)
+    d_log = _growth_of_size(left, right, d_left, d_right)
     along_size = pair.cov * below + (n - 1) * _minor(*primals) * lowest
     tangent = n * n * below * d_pair.cov + n * (n - 1) * along_size * d_log
     return arc_cosine_of_degree(n, *primals), tangent
