@@ -74,14 +74,44 @@ def test_buffers_stay_buffers_and_have_the_derivatives_of_what_they_hold(map_ove
 @pytest.mark.precision("float32")
 @pytest.mark.parametrize("readout", [nn.Flatten(), nn.GlobalAvgPool()])
 def test_what_is_added_up_for_each_example_is_computed_before(readout):
-    """Sums over examples read what is in memory, and do not compute it on the way."""
+    """Sums over examples add slices in memory, and do not compute them on the way."""
     net, x = network(2, readout), jax.ShapeDtypeStruct((7, 2, 16, 16), jnp.float32)
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(eqt.ntk(net, x, x + 1))))
     program = gradient.lower(x).compile().as_text()
-    found = []
+    of_examples = r"= f32\[(?:16,)?(?:7,1|1,7),16,16\]\S* slice\((%[\w.\-]+)\)"
+    added = []
     for body in re.split(r"\n(?=(?:ENTRY )?%[\w.\-]+ \()", program):
-        computed = dict(re.findall(r"(%[\w.\-]+) = \S+ ([\w\-]+)\(", body))
-        sums = re.findall(r"= f32\[[\d,]+\]\S* reduce\((%[\w.\-]+),.*reduce_sum", body)
-        found += [computed[one] for one in sums]
-    assert found
-    assert set(found) <= {"parameter", "get-tuple-element", "conditional", "bitcast"}
+        kind = dict(re.findall(r"(%[\w.\-]+) = \S+ ([\w\-]+)\(", body))
+        shape = dict(re.findall(r"(%[\w.\-]+) = f32\[([\d,]+)\]", body))
+        is_block = lambda one, shape=shape: shape.get(one, "").endswith("7,7,16,16")
+        added += [kind[one] for one in re.findall(of_examples, body) if is_block(one)]
+        assert not any(map(is_block, re.findall(r" reduce\((%[\w.\-]+),", body)))
+    products_of_inputs = 2 * 7  # for each of two channels: too cheap for a buffer
+    assert added.count("multiply") <= 2 * products_of_inputs
+    assert added.count("parameter") >= 2 * 7
+    assert {*added} == {"multiply", "parameter"}
+
+
+def gradient_of_repeated(depth):
+    """The program of a gradient through equal layers, for 37 x 41 examples."""
+    layers = [nn.Linear(1, weight_std=1.4, bias_std=0.1), nn.Relu()] * depth
+    net, x = nn.Sequential(layers), jax.ShapeDtypeStruct((37, 60), jnp.float32)
+    second = jnp.ones((41, 60), jnp.float32)
+    gradient = jax.grad(lambda x: jnp.sum(eqt.ntk(net, x, second)))
+    return jax.jit(gradient).lower(x).compile()
+
+
+@pytest.mark.precision("float32")
+def test_each_depth_of_repeated_layers_hands_on_what_no_sum_is_needed_for():
+    """Only what the nonlinearity does with deviations is added up for each example."""
+    program = gradient_of_repeated(6).as_text()
+    sums = re.findall(r"= f32\[(?:37|41)\]\S* reduce\((%[\w.\-]+),", program)
+    # Of the first layer, and of those in the loop.
+    assert 1 <= len(sums) <= 2
+
+
+@pytest.mark.precision("float32")
+def test_derivatives_keep_of_each_repeated_layer_its_block_alone():
+    less, more = (gradient_of_repeated(n).memory_analysis() for n in (6, 12))
+    kept = (more.temp_size_in_bytes - less.temp_size_in_bytes) / (6 * 37 * 41 * 4)
+    assert 2 <= kept < 3  # Of covariance and tangent kernel, and of single examples.

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from eqtangents._budget import budget
-from eqtangents._transposed import with_transpose
+from eqtangents._transposed import broadcast_up, with_transpose
 from eqtangents._trees import varies
 
 
@@ -72,6 +72,20 @@ def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
         return arrays
     held = lambda leaf: with_transpose(_in_buffer, _in_buffer, leaf)
     return jax.tree.map(lambda x: held(x) if _has_numbers(x) else x, arrays)
+
+
+def buffered_sum(
+    one: Float[Array, "..."], other: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """`buffered(one + other)`, of fields of the two ends of pairs.
+
+    Backwards, the buffer is added up for each end. On CPUs that are additions of its
+    slices: a reduction takes longer to begin than all of them.
+    """
+    if budget().conditionals:
+        shape = jnp.broadcast_shapes(one.shape, other.shape)
+        one, other = broadcast_up(one, shape), broadcast_up(other, shape)
+    return buffered(one + other)
 
 
 # Of a batch as of one: a conditional would be none once its predicate is batched.

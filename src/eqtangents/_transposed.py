@@ -56,6 +56,16 @@ def broadcast_along(
     return with_transpose(repeat, lambda total: _added_up_along(total, axis), x)
 
 
+def broadcast_up(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """`jnp.broadcast_to` for axes of size one; backwards, add up slices of whole axes.
+
+    The last axis is reduced: along it, compilers make vectors.
+    """
+    for axis, (one, many) in enumerate(zip(x.shape[:-1], shape[:-1], strict=True)):
+        x = broadcast_along(x, axis, many) if one < many else x
+    return jnp.broadcast_to(x, shape)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def added_up(block: Float[Array, "..."], axes: tuple[int, ...]) -> Float[Array, "..."]:
     """The sum over some axes of a block, the longest first, without reductions.

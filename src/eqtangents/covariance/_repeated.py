@@ -1,5 +1,6 @@
 """One layer many times over, compiled once."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -131,6 +132,7 @@ class Repeated(AbstractCovariance):
         zero, with_ntk = frame.scope.zero, self.slot.outline.trainable
 
         def rule(at: Evaluation) -> Block:
+            @functools.partial(jax.checkpoint, prevent_cse=False)  # Keep blocks alone.
             def step(carried: Any, given: tuple[Any, Int[Array, ""]]) -> Any:
                 one_depth = _with_own_stacks(*given)
                 fixed_and_moved = list(zip(*one_depth, strict=True))
@@ -242,7 +244,8 @@ def _packing(
         left, right = stds(at)
         nngp, ntk, gap = complete(at, block)
         assert gap is not None
-        return _Packed(valued(gap, left * right - nngp), ntk)
+        size = lax.stop_gradient(left * right)
+        return _Packed(valued(gap, size - nngp), ntk)
 
     return pack
 
@@ -257,7 +260,7 @@ def _unpacking(
 
     def unpack(at: Evaluation, packed: _Packed) -> Block:
         left, right = stds(at)
-        nngp = left * right - packed.gap
+        nngp = lax.stop_gradient(left * right) - packed.gap
         return Block(nngp, packed.ntk, lax.stop_gradient(packed.gap))
 
     return unpack

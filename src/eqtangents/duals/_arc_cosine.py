@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._buffers import buffered
+from eqtangents._buffers import buffered_sum
 from eqtangents.duals._elementary import angle_factors, reciprocal, safe_sqrt, valued
 from eqtangents.duals._pair import Deviation, Pair, above, deviation, rounding
 
@@ -76,7 +76,7 @@ def _growth_of_size(
     for either end; those of all pairs of an example are added up before anything else.
     """
     growth = lambda end, d_end: d_end.std * end.reciprocal
-    return buffered(growth(left, d_left) + growth(right, d_right))
+    return buffered_sum(growth(left, d_left), growth(right, d_right))
 
 
 def rectified_gap(
