@@ -1,4 +1,4 @@
-"""Derivatives of kernels keep little at a time, and compute what they add up once."""
+"""Derivatives of kernels keep little, add up what is computed, and divide nothing."""
 
 import re
 
@@ -115,3 +115,29 @@ def test_derivatives_keep_of_each_repeated_layer_its_block_alone():
     less, more = (gradient_of_repeated(n).memory_analysis() for n in (6, 12))
     kept = (more.temp_size_in_bytes - less.temp_size_in_bytes) / (6 * 37 * 41 * 4)
     assert 2 <= kept < 3  # Of covariance and tangent kernel, and of single examples.
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize(
+    "nonlinearity",
+    [
+        nn.Relu(),
+        nn.RectifiedMonomial(2),
+        nn.Erf(),
+        nn.Gelu(),
+        nn.Gaussian(),
+        nn.Gabor(),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_derivatives_of_nonlinearities_hardly_divide(nonlinearity):
+    """A division takes as long as a layer: compilers repeat each, and fuse nothing."""
+    net = nn.Sequential([nn.Linear(1), nonlinearity, nn.Linear(1)])
+    x, second = jax.ShapeDtypeStruct((37, 60), jnp.float32), jnp.ones((41, 60))
+    total = lambda x: jnp.sum(eqt.ntk(net, x, second))
+
+    def divisions(function):
+        program = jax.jit(function).lower(x).compile().as_text()
+        return len(re.findall(r"= f32\[37,41\]\S* divide\(", program))
+
+    assert divisions(jax.grad(total)) <= divisions(total) + 1

@@ -1,77 +1,24 @@
-r"""Duals of functions made of the error function, and the determinant in them.
-
-`GaussianDual` and `GaborDual` have the same determinant. With $u$ a multiple of the
-variance and $e = \sqrt{1 + u}$, all are functions of $\rho = m / (e e')$, where $m$ is
-the same multiple of the covariance, and of
-
-$$1 - \rho^2 = \frac{1 + u + u' + (u u' - m^2)}{e^2 e'^2}.$$
-
-If the fourth term is formed from its products, then at large variances its rounding
-exceeds the first three; so it is formed as $z (2 - z)\, u u'$ with the deficit $z$ of
-the correlation. The ratios $u / e^2$ and $1 / e^2$ keep all terms from overflowing.
-"""
+"""Duals of functions made of the error function."""
 
 import math
-from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Scalar
+from eqtangents.duals._determinant import Mixture, Spread, mixed, spread
 from eqtangents.duals._dual import AbstractDual, at_equal_inputs
 from eqtangents.duals._elementary import (
     arcsin,
     arcsin_less_sine,
     constants,
     excess_of_arcsin,
+    inverse_root,
     reciprocal,
-    safe_sqrt,
     valued,
 )
-from eqtangents.duals._pair import Deviation, Moments, Pair, deviation, summed_gap
-
-
-class Spread(NamedTuple):
-    """`u / e**2`, `1 / e**2` and `1 / e` for one variance, and its deviation."""
-
-    share: Float[Array, "..."]
-    rest: Float[Array, "..."]
-    reciprocal: Float[Array, "..."]
-    deviation: Deviation
-
-
-class Mixture(NamedTuple):
-    """`rho`, the part `(u u' - m**2) / (e e')**2` of `1 - rho**2`, and all of it."""
-
-    correlation: Float[Array, "..."]
-    minor: Float[Array, "..."]
-    determinant: Float[Array, "..."]
-
-
-def spread(variance: Float[Array, "*s"], factor: Float[Array, ""] | float) -> Spread:
-    """The ratios for `u = factor * variance`; `1 / e` is zero unless `1 + u > 0`."""
-    inverse = reciprocal(safe_sqrt(1 + factor * variance))
-    rest = inverse * inverse
-    # For an infinite variance `u / e**2` is one, and the others are zero.
-    bounded = jnp.where(jnp.isinf(variance), 0, variance)
-    share = jnp.where(jnp.isinf(variance), 1, bounded * rest * factor)
-    return Spread(share, rest, inverse, deviation(variance))
-
-
-def mixed(
-    pair: Pair, left: Spread, right: Spread, factor: Float[Array, ""] | float
-) -> Mixture:
-    """The correlation `rho` and its determinant, from both variances of a pair."""
-    correlation = factor * pair.cov * left.reciprocal * right.reciprocal
-    shares = left.share * right.share
-    z = lax.stop_gradient(pair.deficit(left.deviation, right.deviation))
-    minor = valued(
-        z * (2 - z) * lax.stop_gradient(shares), shares - correlation * correlation
-    )
-    rests = left.rest * right.rest
-    crossed = left.share * right.rest + left.rest * right.share
-    return Mixture(correlation, minor, rests + crossed + minor)
+from eqtangents.duals._pair import Moments, Pair, summed_gap
 
 
 class ErfDual(AbstractDual):
@@ -96,7 +43,7 @@ class ErfDual(AbstractDual):
         a, b, c = constants(pair.cov, self.a, self.b, self.c)
         mixture = mixed(pair, left, right, 2 * b * b)
         angle = arcsin(mixture.correlation, mixture.determinant)
-        inverse = left.reciprocal / jnp.sqrt(mixture.determinant) * right.reciprocal
+        inverse = mixture.inverse * inverse_root(mixture.determinant)
         scale = a * a * (2 / math.pi)
         value, gap = scale * angle, None
         if pair.gap is not None:
@@ -150,10 +97,9 @@ class _LayerChanges:
     ):
         self.scale, self.factor, self.pair = scale, factor, pair
         self.ends, self.mixture = (left, right), mixture
-        self.inverse = left.reciprocal * right.reciprocal
         # `1 - 1 / (e e')`, where `1 / e**2` is `1 - u / e**2`.
         lost = left.share + right.share * left.rest
-        self.shrinking = lost / (1 + self.inverse)
+        self.shrinking = lost / (1 + self.mixture.inverse)
 
     def value(self, angle: Float[Array, "..."]) -> Float[Array, "..."]:
         """The covariance, by the angle where the change is not small."""
@@ -177,7 +123,7 @@ class _LayerChanges:
         square = left.rest + left.share * right.rest  # `1 - sine**2`
         cosines = jnp.sqrt(square), jnp.sqrt(self.mixture.determinant)
         total = reciprocal(sine * cosines[1] + rho * cosines[0])
-        x = self.factor * before * self.inverse * (sine + rho) * total
+        x = self.factor * before * self.mixture.inverse * (sine + rho) * total
         # `(p + q) / (p cos + q cos) - 1`, without subtracting.
         above = (rho / (1 + cosines[1]) + sine / (1 + cosines[0])) * sine * rho * total
         bend = excess_of_arcsin(x)
@@ -258,14 +204,13 @@ class GeluDual(AbstractDual):
         return spread(variance, 1.0)
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
-        rho, _, determinant = mixed(pair, left, right, 1.0)
-        angle, root = arcsin(rho, determinant), jnp.sqrt(determinant)
-        shares = root * _deviation_share(left) * _deviation_share(right)
-        inverse = left.reciprocal * right.reciprocal
-        value = pair.cov * angle + rho * rho / root * inverse + shares
-        rests = left.rest * right.rest
-        bracket = rests / determinant + (left.rest + right.rest)
-        derivative = angle + rho / root * bracket
+        rho, determinant, inverse = mixed(pair, left, right, 1.0)
+        angle, per_root = arcsin(rho, determinant), inverse_root(determinant)
+        shares = _deviation_share(left) * _deviation_share(right)
+        fraction = rho * rho * inverse + determinant * shares
+        value = pair.cov * angle + per_root * fraction
+        rests = (inverse * per_root) ** 2 + (left.rest + right.rest)
+        derivative = angle + rho * per_root * rests
         return Moments(
             0.25 * pair.cov + value / (2 * math.pi),
             0.25 + derivative / (2 * math.pi),

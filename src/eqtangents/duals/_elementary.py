@@ -147,10 +147,30 @@ def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(root < 1.5 * tiny**0.5, jnp.zeros_like(x), root)
 
 
+# Derivatives of the next two multiply alone, what compilers would divide for each.
+@jax.custom_jvp
 def reciprocal(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`1 / x` where `x` is positive, else zero."""
     positive = x > 0
     return jnp.where(positive, 1 / jnp.where(positive, x, 1), 0)
+
+
+@reciprocal.defjvp
+def _reciprocal_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    found = reciprocal(*primals)
+    return found, -(tangents[0] * found) * found
+
+
+@jax.custom_jvp
+def inverse_root(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`1 / sqrt(x)` where `x` is positive, else zero."""
+    return reciprocal(safe_sqrt(x))
+
+
+@inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    root = inverse_root(*primals)
+    return root, -0.5 * (((tangents[0] * root) * root) * root)
 
 
 @jax.custom_jvp
@@ -173,7 +193,7 @@ def arcsin(sine: Float[Array, "*s"], square: Float[Array, "*s"]) -> Float[Array,
 @arcsin.defjvp
 def _arcsin_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     """The square of the cosine is a function of the sine: its tangent is not used."""
-    return arcsin(*primals), tangents[0] * reciprocal(safe_sqrt(primals[1]))
+    return arcsin(*primals), tangents[0] * inverse_root(primals[1])
 
 
 def arcsin_less_sine(sine: Float[Array, "*s"]) -> Float[Array, "*s"]:

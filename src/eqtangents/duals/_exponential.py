@@ -7,9 +7,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
-from eqtangents.duals._arcsine import Spread, mixed, spread
+from eqtangents.duals._determinant import Spread, mixed, mixed_terms, spread
 from eqtangents.duals._dual import AbstractDual, at_equal_inputs
-from eqtangents.duals._elementary import constants, valued
+from eqtangents.duals._elementary import constants, inverse_root, valued
 from eqtangents.duals._pair import Deviation, Moments, Pair, deviation
 
 
@@ -175,15 +175,14 @@ class GaussianDual(AbstractDual):
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         a, b = constants(pair.cov, self.a, self.b)
-        rho, _, determinant = mixed(pair, left, right, -2 * b)
-        inverse = left.reciprocal * right.reciprocal
+        rho, determinant, inverse = mixed(pair, left, right, -2 * b)
         exists = (determinant > 0) & (inverse > 0)
-        root = jnp.sqrt(jnp.where(exists, determinant, jnp.ones_like(determinant)))
+        per_root = inverse_root(jnp.where(exists, determinant, 1))
         lost = jnp.isnan(determinant)
-        infinity = jnp.where(lost, determinant, jnp.asarray(jnp.inf, root.dtype))
-        value = jnp.where(exists, a * a * inverse / root, infinity)
+        infinity = jnp.where(lost, determinant, jnp.asarray(jnp.inf, per_root.dtype))
+        value = jnp.where(exists, a * a * inverse * per_root, infinity)
         # `4 b**2 k / D` is `-2 b rho / (e e')`, divided by `D / (e e')**2`.
-        derivative = -2 * b * rho * inverse * value / (root * root)
+        derivative = -2 * b * rho * inverse * value * per_root**2
         return Moments(value, jnp.where(exists, derivative, infinity))
 
     def diagonal(self, variance: Float[Array, "*s"]) -> Float[Array, "*s"]:
@@ -208,7 +207,7 @@ class GaborDual(AbstractDual):
         return spread(variance, 2.0)
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
-        rho, minor, determinant = mixed(pair, left, right, 2.0)
+        rho, minor, determinant = mixed_terms(pair, left, right, 2.0)
         scale, inverse = 0.5 / determinant, left.reciprocal * right.reciprocal
         q = scale * rho * inverse
         v1, v2 = (
@@ -216,7 +215,7 @@ class GaborDual(AbstractDual):
             for one, other in ((left, right), (right, left))
         )
         sine, cosine = _sine_and_cosine(q, 0.5 * (v1 + v2) - _absolute(q))
-        norm = inverse / jnp.sqrt(determinant)
+        norm = inverse * inverse_root(determinant)
         even = 1 - 2 * (v1 + v2) + 4 * (v1 * v2 + q * q)
         derivative = even * cosine + 4 * q * (2 - v1 - v2) * sine
         return Moments(norm * sine, norm * derivative)
