@@ -8,6 +8,7 @@ from eqtangents._types import Scalar
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
 from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
 from eqtangents.covariance._learning import learning_rates, may_train
+from eqtangents.duals._elementary import product_of_ends
 
 
 class Scaled(AbstractCovariance):
@@ -78,8 +79,7 @@ class Normalised(AbstractCovariance):
         ends = frame.per_example(reciprocal, self.outline.rank, 0.0)
 
         def rule(at: Evaluation) -> Block:
-            left, right = ends(at)
-            return at(upstream).scaled(left * right)
+            return at(upstream).scaled(product_of_ends(*ends(at)))
 
         return rule
 

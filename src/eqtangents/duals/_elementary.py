@@ -28,6 +28,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from eqtangents._buffers import buffered_sum
 from eqtangents._types import Scalar
 
 
@@ -159,6 +160,26 @@ def reciprocal(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def _reciprocal_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     found = reciprocal(*primals)
     return found, -(tangents[0] * found) * found
+
+
+@jax.custom_jvp
+def product_of_ends(
+    left: Float[Array, "..."], right: Float[Array, "..."]
+) -> Float[Array, "..."]:
+    """The product of numbers of the two ends of pairs, none of which is negative.
+
+    Its derivative is that of its logarithm, of which one array is added up for each
+    example, backwards. Where a number is zero, its derivative counts as zero.
+    """
+    return left * right
+
+
+@product_of_ends.defjvp
+def _product_of_ends_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (left, right), (d_left, d_right) = primals, tangents
+    d_log = buffered_sum(d_left * reciprocal(left), d_right * reciprocal(right))
+    product = product_of_ends(left, right)
+    return product, product * d_log
 
 
 @jax.custom_jvp

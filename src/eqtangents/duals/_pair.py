@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.duals._elementary import reciprocal, safe_sqrt, valued
+from eqtangents.duals._elementary import product_of_ends, reciprocal, safe_sqrt, valued
 
 
 class Deviation(NamedTuple):
@@ -74,7 +74,7 @@ class Pair(NamedTuple):
         size = 1 - self.deficit(left, right)
         not_above = jnp.where(self.cov < 0, -size, jnp.zeros_like(size))
         value = jnp.where(self.cov > 0, size, not_above)
-        formula = self.cov * left.reciprocal * right.reciprocal
+        formula = self.cov * product_of_ends(left.reciprocal, right.reciprocal)
         return valued(lax.stop_gradient(value), formula)
 
 
