@@ -4,6 +4,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import jax.random as jr
@@ -549,6 +550,24 @@ def test_expansions_in_convolutional_networks(getkey):
             f(net(layer), x) if f is eqt.kernel else f(layer, x) for layer in layers
         )
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4, 1e-5), a, b)
+
+
+@pytest.mark.precision("float32")
+def test_functions_with_parameters_are_those_of_numbers(getkey):
+    """Modules that hold arrays have no hash, and need none."""
+
+    class Swish(eqx.Module):
+        beta: jax.Array | float
+
+        def __call__(self, x):
+            return x * jax.nn.sigmoid(self.beta * x)
+
+    x = jr.normal(getkey(), (3, 4))
+    kernels = [
+        eqt.kernel(nn.Sequential([nn.Linear(4), nn.Elementwise(Swish(beta))]), x)
+        for beta in (jnp.asarray(1.5), 1.5)
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, 1e-4), *kernels)
 
 
 @pytest.mark.slow

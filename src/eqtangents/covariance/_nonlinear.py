@@ -73,7 +73,8 @@ class Nonlinear(AbstractCovariance):
         read = lambda at: self._buffered(at(upstream))
         within, tangent = tolerance(frame, self.outline.rank), self._tangent(frame)
         # Gradients of polynomials would keep the sum of the first terms for each term.
-        moments_of = jax.checkpoint(self.dual.moments, prevent_cse=False)
+        of_pair = lambda *given: self.dual.moments(*given)  # Duals may have no hash.
+        moments_of = jax.checkpoint(of_pair, prevent_cse=False)
 
         def moments(at: Evaluation, block: Block) -> Moments:
             pair = Pair(block.nngp, block.gap, within(at))

@@ -226,7 +226,11 @@ def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
 
 
 class _Packed(NamedTuple):
-    """A block as one depth hands it on: its covariance follows from the gap."""
+    """A block as one depth hands it on: its covariance follows from the gap.
+
+    To derivatives, the gap is the covariance but for its sign. Those of the deviations,
+    which are added where the covariance was subtracted from them, would cancel.
+    """
 
     gap: Float[Array, "*pairs"]
     ntk: Float[Array, "*pairs"] | None

@@ -163,6 +163,18 @@ def _reciprocal_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 @jax.custom_jvp
+def inverse_root(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`1 / sqrt(x)` where `x` is positive, else zero."""
+    return reciprocal(safe_sqrt(x))
+
+
+@inverse_root.defjvp
+def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    root = inverse_root(*primals)
+    return root, -0.5 * (((tangents[0] * root) * root) * root)
+
+
+@jax.custom_jvp
 def product_of_ends(
     left: Float[Array, "..."], right: Float[Array, "..."]
 ) -> Float[Array, "..."]:
@@ -180,18 +192,6 @@ def _product_of_ends_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]
     d_log = buffered_sum(d_left * reciprocal(left), d_right * reciprocal(right))
     product = product_of_ends(left, right)
     return product, product * d_log
-
-
-@jax.custom_jvp
-def inverse_root(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """`1 / sqrt(x)` where `x` is positive, else zero."""
-    return reciprocal(safe_sqrt(x))
-
-
-@inverse_root.defjvp
-def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    root = inverse_root(*primals)
-    return root, -0.5 * (((tangents[0] * root) * root) * root)
 
 
 @jax.custom_jvp
