@@ -12,11 +12,13 @@ the correlation. The ratios $u / e^2$ and $1 / e^2$ keep all terms from overflow
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.duals._elementary import inverse_root, product_of_ends, valued
+from eqtangents._buffers import buffered_sum
+from eqtangents.duals._elementary import inverse_root, reciprocal, valued
 from eqtangents.duals._pair import Deviation, Pair, deviation
 
 
@@ -47,18 +49,28 @@ def spread(variance: Float[Array, "*s"], factor: Float[Array, ""] | float) -> Sp
     return Spread(share, rest, inverse, deviation(variance))
 
 
+@jax.custom_jvp
 def mixed(
     pair: Pair, left: Spread, right: Spread, factor: Float[Array, ""] | float
 ) -> Mixture:
-    """The correlation `rho` and its determinant, from both variances of a pair.
+    """The correlation `rho` and its determinant, from both variances of a pair."""
+    correlation, _, determinant = mixed_terms(pair, left, right, factor)
+    return Mixture(correlation, determinant, left.reciprocal * right.reciprocal)
 
-    Derivatives are those of `1 - rho**2`: both follow one product of the two ends.
+
+@mixed.defjvp
+def _mixed_jvp(primals: tuple, tangents: tuple) -> tuple[Mixture, Mixture]:
+    r"""All follow the change of $\rho$ and that of $\log (1 / (e e'))$.
+
+    The latter alone is added up for each example, backwards.
     """
-    _, _, determinant = mixed_terms(pair, left, right, factor)
-    inverse = product_of_ends(left.reciprocal, right.reciprocal)
-    rho = factor * pair.cov * inverse
-    determinant = valued(lax.stop_gradient(determinant), 1 - rho * rho)
-    return Mixture(rho, determinant, inverse)
+    (pair, left, right, factor), (d_pair, d_left, d_right, d_factor) = primals, tangents
+    found = mixed(*primals)
+    growth = lambda one, d_one: d_one.reciprocal * reciprocal(one.reciprocal)
+    d_log = buffered_sum(growth(left, d_left), growth(right, d_right))
+    rho, _, inverse = found
+    d_rho = inverse * (factor * d_pair.cov + d_factor * pair.cov) + rho * d_log
+    return found, Mixture(d_rho, -2 * rho * d_rho, inverse * d_log)
 
 
 def mixed_terms(
