@@ -1,4 +1,4 @@
-"""Derivatives of kernels keep little, add up what is computed, and divide nothing."""
+"""Derivatives of kernels keep little, add up what is computed, and hardly divide."""
 
 import re
 

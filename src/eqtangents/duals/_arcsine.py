@@ -16,6 +16,7 @@ from eqtangents.duals._elementary import (
     excess_of_arcsin,
     inverse_root,
     reciprocal,
+    root_and_inverse,
     valued,
 )
 from eqtangents.duals._pair import Moments, Pair, summed_gap
@@ -205,10 +206,10 @@ class GeluDual(AbstractDual):
 
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         rho, determinant, inverse = mixed(pair, left, right, 1.0)
-        angle, per_root = arcsin(rho, determinant), inverse_root(determinant)
+        angle = arcsin(rho, determinant)
+        root, per_root = root_and_inverse(determinant)
         shares = _deviation_share(left) * _deviation_share(right)
-        fraction = rho * rho * inverse + determinant * shares
-        value = pair.cov * angle + per_root * fraction
+        value = pair.cov * angle + rho * rho * inverse * per_root + root * shares
         rests = (inverse * per_root) ** 2 + (left.rest + right.rest)
         derivative = angle + rho * per_root * rests
         return Moments(

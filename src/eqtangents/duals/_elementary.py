@@ -148,7 +148,7 @@ def safe_sqrt(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     return jnp.where(root < 1.5 * tiny**0.5, jnp.zeros_like(x), root)
 
 
-# Derivatives of the next two multiply alone, what compilers would divide for each.
+# Derivatives of the next three multiply alone, what compilers would divide for each.
 @jax.custom_jvp
 def reciprocal(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
     """`1 / x` where `x` is positive, else zero."""
@@ -172,6 +172,22 @@ def inverse_root(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
 def _inverse_root_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     root = inverse_root(*primals)
     return root, -0.5 * (((tangents[0] * root) * root) * root)
+
+
+@jax.custom_jvp
+def root_and_inverse(
+    x: Float[Array, "*s"],
+) -> tuple[Float[Array, "*s"], Float[Array, "*s"]]:
+    """`sqrt(x)` and `1 / sqrt(x)`."""
+    root = jnp.sqrt(x)
+    return root, 1 / root
+
+
+@root_and_inverse.defjvp
+def _root_and_inverse_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
+    root, inverse = root_and_inverse(*primals)
+    d_root = 0.5 * (tangents[0] * inverse)
+    return (root, inverse), (d_root, -2 * ((d_root * inverse) * inverse))
 
 
 @jax.custom_jvp
