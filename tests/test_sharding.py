@@ -175,6 +175,27 @@ def test_gradients_through_shard_map(name, check_vma, kind):
     assert_same(found, slopes(ntk, std, x, few))
 
 
+@pytest.mark.precision("float64")
+def test_functions_are_evaluated_while_gradients_on_a_mesh_are_traced():
+    mesh, x = line("auto"), inputs("tanh", 8)
+
+    def rows(std, a):
+        own = nn.Elementwise(lambda x: jnp.full_like(x, 1.1) * jnp.tanh(x))  # a new one
+        return eqt.ntk(
+            nn.Sequential([nn.Linear(8, weight_std=std), own, nn.Linear(8)]), a
+        )
+
+    def slope(f, std, a):
+        return jax.grad(lambda std: jnp.sum(jnp.sin(f(std, a))))(std)
+
+    std = jnp.asarray(1.2, DTYPE)
+    mapped = by_rows(rows, mesh, True, WHOLE, WHOLE, out=WHOLE)
+    with jax.set_mesh(mesh):
+        at = on_mesh(mesh, WHOLE, (std, x))
+        found = jax.jit(lambda *at: slope(mapped, *at))(*at)
+    assert_same(found, slope(rows, std, x))
+
+
 @pytest.mark.quick(1)
 @over_meshes
 def test_a_network_is_an_argument_inside_filter_jit_and_vmap(kind):

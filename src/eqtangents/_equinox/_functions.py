@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from eqtangents import nn
+from eqtangents._at_once import computed_at_once
 from eqtangents.duals._sampled import SampledFunction
 from eqtangents.nn._known import known_activation
 from eqtangents.nn._layer import LayerError
@@ -147,7 +148,7 @@ def _evaluated(fn: Callable, shape: tuple[int, ...]) -> np.ndarray | None:
     """At some points in an array of a shape, unless the function does not take that."""
     compiled = jax.jit(lambda x: fn(x))  # which may be a module of arrays
     try:
-        with jax.ensure_compile_time_eval():  # also while something else is traced
+        with computed_at_once():  # also while something else is traced
             return np.asarray(compiled(jnp.asarray(_test_inputs(shape), float)), float)
     except Exception:  # whatever a function may raise for shapes it is not for
         return None

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from eqtangents._at_once import computed_at_once
+
 
 _AT_ONCE = 8192  # points of one evaluation: always as many, so that it compiles once
 
@@ -57,6 +59,6 @@ class SampledFunction:
         return self._as_numpy(padded, x.size)
 
     def _as_numpy(self, x: Float[np.ndarray, " n"], size: int) -> list[np.ndarray]:
-        with jax.ensure_compile_time_eval():
+        with computed_at_once():
             both = self._both(jnp.asarray(x, float))
             return [np.asarray(part, np.float64)[:size] for part in both]
