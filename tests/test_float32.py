@@ -1,5 +1,6 @@
 """What single precision can be trusted with: kernels against those in double."""
 
+import jax
 import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
@@ -98,6 +99,16 @@ def test_one_example_is_itself():
     kernels, own = eqt.kernel(net, single), eqt.kernel_diagonal(net, single)
     np.testing.assert_allclose(jnp.diagonal(kernels.nngp), own.nngp, rtol=2e-7)
     np.testing.assert_allclose(jnp.diagonal(kernels.ntk), own.ntk, rtol=1e-6)
+
+
+@pytest.mark.parametrize("activation", [nn.Gabor, nn.Gaussian, nn.Erf, nn.Gelu])
+def test_entries_far_below_their_bound_keep_their_digits(activation):
+    """Functions of wide inputs are hardly correlated."""
+    x = jax.nn.relu(jr.normal(jr.key(0), (6, 40), DTYPE) - 0.3)
+    net = nn.Sequential([nn.Linear(8, weight_std=30.0), activation(), nn.Linear(8)])
+    single, double = (eqt.kernel(net, y[:3], y[3:]) for y in (x.astype("float32"), x))
+    np.testing.assert_allclose(single.nngp, double.nngp, rtol=3e-6)
+    np.testing.assert_allclose(single.ntk, double.ntk, rtol=3e-6)
 
 
 def test_overflow_is_infinite():

@@ -198,9 +198,9 @@ class GaborDual(AbstractDual):
     expectations of $\sin u \sin v$ and $\cos u \cos v$,
 
     $$\sqrt{D}\, E f f = S, \qquad \sqrt{D}\, E f' f' =
-    (1 - 2 (V + V') + 4 (V V' + Q^2))\, C + 4 Q (2 - V - V')\, S,$$
+    ((1 - 2 V)(1 - 2 V') + 4 Q^2)\, C + 4 Q (2 - V - V')\, S,$$
 
-    the latter by Stein's lemma.
+    the latter by Stein's lemma, where $1 - 2V = (1 + 2 v') / D$.
     """
 
     def prepare(self, variance: Float[Array, "*s"]) -> Spread:
@@ -209,14 +209,15 @@ class GaborDual(AbstractDual):
     def moments(self, pair: Pair, left: Spread, right: Spread) -> Moments:
         rho, minor, determinant = mixed_terms(pair, left, right, 2.0)
         scale, inverse = 0.5 / determinant, left.reciprocal * right.reciprocal
-        q = scale * rho * inverse
+        narrowed = scale * inverse  # 4 its square is (1 - 2V)(1 - 2V'), both near zero
+        q = narrowed * rho
         v1, v2 = (
             scale * (one.share * other.rest + minor)
             for one, other in ((left, right), (right, left))
         )
         sine, cosine = _sine_and_cosine(q, 0.5 * (v1 + v2) - _absolute(q))
         norm = inverse * inverse_root(determinant)
-        even = 1 - 2 * (v1 + v2) + 4 * (v1 * v2 + q * q)
+        even = 4 * (narrowed * narrowed + q * q)
         derivative = even * cosine + 4 * q * (2 - v1 - v2) * sine
         return Moments(norm * sine, norm * derivative)
 
