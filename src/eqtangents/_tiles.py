@@ -24,9 +24,8 @@ from eqtangents._trees import varying_zero
 from eqtangents.covariance import (
     AbstractCovariance,
     Scope,
-    bounded,
-    dense_block,
     materialised,
+    output_block,
 )
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import is_signal, values_of
@@ -229,7 +228,7 @@ def _tile(
     )
 
     def entries(node: AbstractCovariance) -> Entries:
-        block = bounded(scope, node, dense_block(scope, node))
+        block = output_block(scope, node)
         return Entries(block.nngp, block.with_ntk().ntk if wants_ntk else None)
 
     return of_each_output(net, x1, x2, entries)

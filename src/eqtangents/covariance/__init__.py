@@ -1,7 +1,9 @@
 """Displacement-major covariances of infinitely wide networks.
 
-A covariance is not an array but a rule that gives blocks of it to whoever asks.
-`_outline` has the facts that layers ask about, `_covariance` how blocks are asked for,
+A covariance is not an array but a rule that gives blocks of it to whoever asks. It names
+the covariances that it is computed from, and which entries of these it asks for, so that
+networks are followed from their first layer on and nothing is computed for each reader.
+`_outline` has the facts that layers ask about, `_frame` how blocks are asked for,
 `_lattice` the index arithmetic, `_table` what is stored at all displacements, and each
 other file one kind of rule. Nothing here knows of layers.
 """
@@ -27,12 +29,14 @@ from eqtangents.covariance._coincidence import (
 )
 from eqtangents.covariance._covariance import (
     AbstractCovariance as AbstractCovariance,
-    Frame as Frame,
-    Scope as Scope,
 )
 from eqtangents.covariance._depths import (
     ShapeChange as ShapeChange,
     after_steps as after_steps,
+)
+from eqtangents.covariance._frame import (
+    Frame as Frame,
+    Scope as Scope,
 )
 from eqtangents.covariance._gathered import Gathered as Gathered
 from eqtangents.covariance._input import (
@@ -61,13 +65,13 @@ from eqtangents.covariance._pooled import Pooled as Pooled
 from eqtangents.covariance._readout import (
     Flattened as Flattened,
     Total as Total,
-    bounded as bounded,
 )
 from eqtangents.covariance._recurrent import (
     Recurrence as Recurrence,
     States as States,
 )
 from eqtangents.covariance._repeated import Repeated as Repeated
+from eqtangents.covariance._shared import output_block as output_block
 from eqtangents.covariance._stencil import Stencil as Stencil
 from eqtangents.covariance._table import dense_block as dense_block
 from eqtangents.covariance._tokens import EqualTokens as EqualTokens

@@ -9,7 +9,8 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._gaps import tracks_gaps
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._stencil import Stencil
@@ -48,7 +49,8 @@ class Affine(AbstractCovariance):
         `seen`: the covariance in `g K`, what the weights multiply where that has other
         variances than the weights, if it is not that in `a K`.
         """
-        self.upstream, self.seen = upstream, None if seen is upstream else seen
+        self.seen = None if seen is upstream else seen
+        self.above = (upstream,) if self.seen is None else (upstream, self.seen)
         self.scale, self.shift = scale, shift
         self.weight_gradient, self.bias_gradient = weight_gradient, bias_gradient
         self.outline = upstream.outline.with_weights(channels, gaussian=gaussian)

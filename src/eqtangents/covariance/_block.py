@@ -1,6 +1,6 @@
 """Blocks of a covariance, and the runs of rules that give them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import jax.numpy as jnp
@@ -42,17 +42,27 @@ class Evaluation:
 
     def __init__(self, registered: Registered, carried: Any = None):
         """Start with nothing computed but what a `Repeat` carries, if anything."""
-        self.fields, self.masks = registered
+        self.fields, self.masks, self._first = registered
         self.carried = carried
         self._memo = Memo()
+        self._run = 0  # how many of the first rules
 
     def __call__(self, rule: "BlockRule") -> Block:
         """The block of a bound rule."""
+        waiting, self._run = self._first[self._run :], len(self._first)
+        return [self._block(one) for one in (*waiting, rule)][-1]
+
+    def _block(self, rule: "BlockRule") -> Block:
         return self._memo.once(rule, "block", lambda: rule(self))
 
-    def nested(self, fields: list[tuple[Any, Any]], carried: Any) -> "Evaluation":
+    def nested(
+        self,
+        fields: list[tuple[Any, Any]],
+        carried: Any,
+        first: Sequence["BlockRule"],
+    ) -> "Evaluation":
         """The run at the same displacement, for one depth of a `Repeat`."""
-        return Evaluation(Registered(fields, self.masks), carried)
+        return Evaluation(Registered(fields, self.masks, first), carried)
 
 
 Content = TypeVar("Content")

@@ -12,7 +12,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._gaps import deviations, tracks_gaps
 from eqtangents.covariance._gathered import on_common_canvas, recanvassed
 from eqtangents.covariance._lattice import along, partner, positions, where
@@ -25,11 +26,11 @@ class BranchSum(AbstractCovariance):
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Add covariances of one size."""
-        self.branches = on_common_canvas(branches)
-        self.outline = Outline.joined([b.outline for b in self.branches])
+        self.above = on_common_canvas(branches)
+        self.outline = Outline.joined([b.outline for b in self.above])
 
     def bind(self, frame: Frame) -> BlockRule:
-        return _sum_rule(self, frame, self.branches, [1.0] * len(self.branches))
+        return _sum_rule(self, frame, self.above, [1.0] * len(self.above))
 
 
 class BranchProduct(AbstractCovariance):
@@ -48,8 +49,8 @@ class BranchProduct(AbstractCovariance):
         `scaled`: the branch whose channels are multiplied by one known value each time,
         which all others are; it stays what it is.
         """
-        self.branches = on_common_canvas(branches)
-        outlines = [branch.outline for branch in self.branches]
+        self.above = on_common_canvas(branches)
+        outlines = [branch.outline for branch in self.above]
         self.outline = Outline.joined(outlines).replace(
             gaussian=False,
             centred_by=tuple(one for o in outlines for one in o.centred_by),
@@ -68,7 +69,7 @@ class BranchProduct(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Multiply blocks one after the other."""
-        rules = [frame.bind(branch) for branch in self.branches]
+        rules = [frame.bind(branch) for branch in self.above]
 
         def multiply(a: Block, b: Block) -> Block:
             terms = [
@@ -92,8 +93,8 @@ class ChannelConcat(AbstractCovariance):
 
     def __init__(self, branches: Sequence[AbstractCovariance]):
         """Concatenate covariances of one size."""
-        self.branches = on_common_canvas(branches)
-        outlines = [branch.outline for branch in self.branches]
+        self.above = on_common_canvas(branches)
+        outlines = [branch.outline for branch in self.above]
         self.outline = Outline.joined(outlines).replace(
             channels=sum(o.channels for o in outlines),
             gaussian=False,
@@ -103,8 +104,8 @@ class ChannelConcat(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Average blocks, weighted by the branches' shares of the channels."""
-        shares = [b.outline.channels / self.outline.channels for b in self.branches]
-        return _sum_rule(self, frame, self.branches, shares)
+        shares = [b.outline.channels / self.outline.channels for b in self.above]
+        return _sum_rule(self, frame, self.above, shares)
 
 
 def _sum_rule(
@@ -174,11 +175,11 @@ class SpatialConcat(AbstractCovariance):
     def __init__(self, branches: Sequence[AbstractCovariance], axis: int):
         """Concatenate along a spatial axis; the other ones have equal sizes."""
         wraps = lambda branch: branch.outline.fixed_canvas[axis]
-        self.branches = on_common_canvas(
+        self.above = on_common_canvas(
             [recanvassed(b) if wraps(b) else b for b in branches]
         )
         self.axis = axis
-        outlines = [branch.outline for branch in self.branches]
+        outlines = [branch.outline for branch in self.above]
         lengths = [o.size[axis] for o in outlines]
         self.starts = tuple(itertools.accumulate(lengths, initial=0))[:-1]
         # Masks of different sizes are set side by side instead of being merged.
@@ -194,7 +195,7 @@ class SpatialConcat(AbstractCovariance):
 
     def bind(self, frame: Frame) -> BlockRule:
         """Shift each branch to its place, with zeros elsewhere."""
-        rules = [frame.bind(branch) for branch in self.branches]
+        rules = [frame.bind(branch) for branch in self.above]
         axis = self.axis - self.outline.rank
         if frame.canvas is None:
 
@@ -207,7 +208,7 @@ class SpatialConcat(AbstractCovariance):
             return coincident_rule
         places = [
             self._place(frame, start, branch.outline.size[self.axis])
-            for start, branch in zip(self.starts, self.branches, strict=True)
+            for start, branch in zip(self.starts, self.above, strict=True)
         ]
 
         def rule(at: Evaluation) -> Block:

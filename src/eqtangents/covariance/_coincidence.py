@@ -6,7 +6,8 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._lattice import pad_to
 
 
@@ -19,7 +20,7 @@ class DroppedOut(AbstractCovariance):
 
     def __init__(self, upstream: AbstractCovariance, keep: Scalar):
         """Keep values with a probability."""
-        self.upstream, self.keep = upstream, keep
+        self.above, self.keep = (upstream,), keep
         self.outline = upstream.outline.replace(gaussian=False)
 
     def bind(self, frame: Frame) -> BlockRule:
@@ -56,9 +57,11 @@ class LocallyConnected(AbstractCovariance):
     Whatever is asked for, only coinciding positions of the input are computed.
     """
 
+    asks = "otherwise"
+
     def __init__(self, upstream: AbstractCovariance):
         """Drop the covariances of different positions."""
-        self.upstream = upstream
+        self.above = (upstream,)
         self.outline = upstream.outline.replace(
             canvas=upstream.outline.size,
             fixed_canvas=(False,) * upstream.outline.rank,
@@ -84,12 +87,14 @@ class LocallyConnected(AbstractCovariance):
 class SpatialBroadcast(AbstractCovariance):
     """A covariance without positions, spread over the positions of another one."""
 
+    asks = "otherwise"
+    asks_coinciding = "otherwise"
     nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, like: AbstractCovariance):
         """Spread over the positions of `like`."""
         assert not upstream.outline.rank
-        self.upstream, self.like = upstream, like
+        self.above, self.like = (upstream,), like
         self.outline = upstream.outline.replace(
             size=like.outline.size,
             canvas=like.outline.canvas,

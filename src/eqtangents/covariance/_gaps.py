@@ -13,7 +13,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from eqtangents.covariance._block import Block, Evaluation, Lookup
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.duals._elementary import valued
 from eqtangents.duals._pair import OF_ONE, Pair, deviation, measured_gap, rounding
 
@@ -41,17 +42,21 @@ def with_gaps(
 ) -> Callable[[Evaluation, Block], Block]:
     """Complete blocks of a node by their gaps, measured where they are not known.
 
-    The covariance is computed from the gap anew, so that it stays within its bounds,
-    and chains of layers need not keep both.
+    The covariance is computed from a known gap anew, so that it stays within its
+    bounds, and chains of layers need not keep both. A measured one tells no more than
+    that it is at its bound: much smaller covariances would lose their digits.
     """
     stds, within = deviations(frame, node), tolerance(frame, 0)
 
     def complete(at: Evaluation, block: Block) -> Block:
         left, right = stds(at)
-        gap = block.gap
+        size, gap, nngp = left * right, block.gap, block.nngp
         if gap is None:
-            gap = measured_gap(block.nngp, left, right, within(at))
-        nngp = valued(lax.stop_gradient(left * right - gap), block.nngp)
+            gap = measured_gap(nngp, left, right, within(at))
+            bounded = jnp.where(gap > 0, nngp, size)
+        else:
+            bounded = size - gap
+        nngp = valued(lax.stop_gradient(bounded), nngp)
         return Block(nngp, block.ntk, gap)
 
     return complete

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._lattice import along, partner, picked, where
 from eqtangents.covariance._table import tabulate
 
@@ -19,6 +20,8 @@ class Gathered(AbstractCovariance):
 
     The table holds the square of the input's canvas for each pair of examples.
     """
+
+    asks = "everywhere"
 
     def __init__(
         self,
@@ -30,7 +33,7 @@ class Gathered(AbstractCovariance):
         An axis with one number, instead of a sequence, disappears. Where a number is
         negative, the output is zero.
         """
-        self.upstream = upstream
+        self.above = (upstream,)
         self.indices = [np.asarray(index, np.int32) for index in indices]
         size = tuple(index.size for index in self.indices if index.ndim)
         mask = upstream.outline.mask

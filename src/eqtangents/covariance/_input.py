@@ -12,7 +12,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 from eqtangents._products import einsum
 from eqtangents._transposed import broadcast_along
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.duals._dual import Stacked, in_terms

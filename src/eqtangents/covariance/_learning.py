@@ -4,7 +4,7 @@ import equinox as eqx
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._block import Evaluation, Lookup
-from eqtangents.covariance._covariance import Frame
+from eqtangents.covariance._frame import Frame
 
 
 def may_train(rate: Scalar) -> bool:

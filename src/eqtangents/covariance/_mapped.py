@@ -15,7 +15,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._lattice import pad_to
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.covariance._table import (
@@ -33,6 +34,9 @@ class Mapped(AbstractCovariance):
     tile of examples.
     """
 
+    asks = "everywhere"
+    asks_coinciding = "everywhere"
+    tabulates = True
     nonzero_where_masked = True
 
     def __init__(
@@ -49,7 +53,7 @@ class Mapped(AbstractCovariance):
         `parameters` computes them for a tile, with the examples of both batches in a
         row. They may depend on covariances themselves.
         """
-        self.upstream, self.move, self.parameters = upstream, move, parameters
+        self.above, self.move, self.parameters = (upstream,), move, parameters
         kept = upstream.outline.keeping(upstream.outline.canvas).keeping(size)
         self.outline = kept.replace(
             size=size,

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PyTree
 from eqtangents._buffers import buffered
 from eqtangents.covariance._affine import Affine, with_gradients
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._gaps import (
     deviations,
     integrated_gap,
@@ -45,7 +46,7 @@ class Nonlinear(AbstractCovariance):
 
         `gain_dual`: that of `u f'(u)`, by which `f` is read after trained gains.
         """
-        self.upstream, self.dual, self.gain_dual = upstream, dual, gain_dual
+        self.above, self.dual, self.gain_dual = (upstream,), dual, gain_dual
         outline, odd = upstream.outline, is_odd(dual)
         self.outline = outline.replace(
             gaussian=False,
@@ -216,19 +217,19 @@ class Centred(AbstractCovariance):
 
     def __init__(self, upstream: Nonlinear):
         """Subtract the means of a nonlinearity's outputs."""
-        self.upstream = upstream
+        self.above, self.nonlinear = (upstream,), upstream
         outline = upstream.outline
         self.outline = outline.replace(centred_by=(outline.sources,))
 
     def bind(self, frame: Frame) -> BlockRule:
         """Subtract the product of both ends' means."""
-        upstream = frame.bind(self.upstream)
-        prepared = self.upstream.prepared(frame)
+        upstream, dual = frame.bind(self.nonlinear), self.nonlinear.dual
+        prepared = self.nonlinear.prepared(frame)
 
         def rule(at: Evaluation) -> Block:
             nngp, ntk, _ = at(upstream)
             apart = Pair(jnp.zeros_like(nngp))
-            moments = self.upstream.dual.moments(apart, *prepared(at))
+            moments = dual.moments(apart, *prepared(at))
             return Block(nngp - moments.value, ntk)
 
         return rule

@@ -6,7 +6,8 @@ from jaxtyping import Array, Float
 
 from eqtangents._types import Scalar
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._learning import learning_rates, may_train
 from eqtangents.duals._elementary import product_of_ends
 
@@ -23,7 +24,7 @@ class Scaled(AbstractCovariance):
         factor: Scalar | Float[Array | np.ndarray, "..."],
     ):
         """Multiply outputs by a number, or `(*size)` or `(n, *size)` of them."""
-        self.upstream, self.factor, self.outline = upstream, factor, upstream.outline
+        self.above, self.factor, self.outline = (upstream,), factor, upstream.outline
 
     def bind(self, frame: Frame) -> BlockRule:
         """Multiply by the factors of both ends."""
@@ -68,7 +69,7 @@ class Normalised(AbstractCovariance):
 
         `centred`: whether the mean is taken off before, so that channels sum to zero.
         """
-        self.upstream, self.axes, self.eps = upstream, axes, eps
+        self.above, self.axes, self.eps = (upstream,), axes, eps
         summable = upstream.outline.summable and not centred
         self.outline = upstream.outline.replace(summable=summable)
 
@@ -103,7 +104,7 @@ class SummedChannels(AbstractCovariance):
 
     def __init__(self, upstream: AbstractCovariance):
         """Sum outputs that are summable."""
-        self.upstream = upstream
+        self.above = (upstream,)
         # The gradient in a gain is one of very many channels, and none of the output.
         self.outline = upstream.outline.replace(
             channels=1, gaussian=True, has_trained_gains=False
@@ -126,11 +127,8 @@ class TrainedGains(AbstractCovariance):
     def __init__(
         self, upstream: AbstractCovariance, *, gain_rate: Scalar, offset_rate: Scalar
     ):
-        self.upstream, self.gain_rate, self.offset_rate = (
-            upstream,
-            gain_rate,
-            offset_rate,
-        )
+        self.above = (upstream,)
+        self.gain_rate, self.offset_rate = gain_rate, offset_rate
         self.outline = upstream.outline.replace(
             trainable=True,
             has_trained_gains=may_train(gain_rate)
@@ -164,7 +162,7 @@ class ScaledGains(AbstractCovariance):
         self, upstream: AbstractCovariance, initial: Scalar, rate: Scalar = 1.0
     ):
         """Multiply by gains, each with its gradient."""
-        self.upstream, self.initial, self.rate = upstream, initial, rate
+        self.above, self.initial, self.rate = (upstream,), initial, rate
         gains = may_train(rate) or upstream.outline.has_trained_gains
         self.outline = upstream.outline.replace(trainable=True, has_trained_gains=gains)
 
@@ -195,7 +193,7 @@ class Vanished(AbstractCovariance):
 
     def __init__(self, upstream: AbstractCovariance, constant: Scalar):
         """Replace the covariance, which is small, by the constant in it."""
-        self.upstream, self.constant = upstream, constant
+        self.above, self.constant = (upstream,), constant
         self.outline = upstream.outline.replace(vanishing=True)
 
     def bind(self, frame: Frame) -> BlockRule:

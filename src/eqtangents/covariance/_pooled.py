@@ -24,7 +24,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._buffers import materialised
 from eqtangents.covariance._block import Block, BlockRule
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._lattice import along, positions
 from eqtangents.covariance._overlay import added_at, box_of, overlaid
 from eqtangents.covariance._stencil import strided
@@ -41,11 +42,14 @@ _Masks: TypeAlias = dict[tuple[int, int], list[Bool[Array, " _canvas"]]]
 class Pooled(AbstractCovariance):
     """Sums over all pairs of positions of two windows."""
 
+    asks = "everywhere"
+    asks_coinciding = "otherwise"
     nonzero_where_masked = True
 
     def __init__(self, upstream: AbstractCovariance, windows: tuple[Window, ...]):
         """Sum outputs over windows, one for each axis."""
-        self.upstream, self.windows, outline = strided(upstream, windows)
+        upstream, self.windows, outline = strided(upstream, windows)
+        self.above = (upstream,)
         self.outline = outline.keeping(outline.canvas).replace(diagonal=False)
 
     def bind(self, frame: Frame) -> BlockRule:

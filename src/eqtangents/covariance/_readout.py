@@ -9,7 +9,8 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents._transposed import added_up
 from eqtangents.covariance._block import Block, BlockRule
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._gaps import tracks_gaps, with_gaps
 from eqtangents.covariance._lattice import both_inside, short_rows, where
 from eqtangents.covariance._table import Sweep
@@ -18,10 +19,13 @@ from eqtangents.covariance._table import Sweep
 class Flattened(AbstractCovariance):
     r"""Positions become channels, $K' = \frac{1}{P} \sum_p K_{pp}$."""
 
+    asks = "otherwise"
+    asks_coinciding = "otherwise"
+
     def __init__(self, upstream: AbstractCovariance):
         """Flatten outputs; only coinciding positions are ever asked for."""
         outline = upstream.outline
-        self.upstream = upstream
+        self.above = (upstream,)
         self.outline = outline.without_positions().replace(
             channels=outline.channels * math.prod(outline.size),
             gaussian=outline.gaussian and not outline.rank,
@@ -72,9 +76,12 @@ class Flattened(AbstractCovariance):
 class Total(AbstractCovariance):
     r"""The sum over all positions, $K' = \sum_{p, p'} K_{pp'}$."""
 
+    asks = "everywhere"
+    asks_coinciding = "everywhere"
+
     def __init__(self, upstream: AbstractCovariance):
         """Sum outputs over all positions."""
-        self.upstream = upstream
+        self.above = (upstream,)
         self.outline = upstream.outline.without_positions()
 
     def bind(self, frame: Frame) -> BlockRule:

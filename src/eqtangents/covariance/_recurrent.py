@@ -11,7 +11,8 @@ from jaxtyping import Array, Bool, Float, Int
 from eqtangents._types import Scalar
 from eqtangents.covariance._affine import Affine
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._gaps import tolerance
 from eqtangents.covariance._lattice import partner, positions
 from eqtangents.covariance._learning import learning_rates
@@ -76,7 +77,7 @@ class Recurrence(AbstractCovariance):
 
         `hidden`: what $W$ does to `States` of these inputs.
         """
-        self.inputs, self.hidden, self.dual = inputs, hidden, dual
+        self.above, self.hidden, self.dual = (inputs,), hidden, dual
         self.reverse = reverse
         self.outline = hidden.upstream.outline.replace(
             channels=hidden.outline.channels, has_trained_gains=False, diagonal=False
@@ -86,7 +87,7 @@ class Recurrence(AbstractCovariance):
         """Look up the variances of both ends, then recur over the positions."""
         if frame.self_pairs and frame.canvas is None:
             return frame.constant(Block(self._states(frame.scope), None))
-        inputs, ends = frame.bind(self.inputs), self._ends(frame)
+        inputs, ends = frame.bind(self.upstream), self._ends(frame)
         within = tolerance(frame, 1)
         rates = learning_rates(
             frame, self.hidden.weight_gradient, self.hidden.bias_gradient
@@ -152,7 +153,7 @@ class Recurrence(AbstractCovariance):
         mask = self.outline.mask
 
         def build() -> tuple[Array, Array]:
-            added = scope.variance(self.inputs)
+            added = scope.variance(self.upstream)
             there = jnp.ones_like(added, bool) if mask is None else mask
 
             def step(state: Array, one: tuple[Array, Array]) -> tuple[Array, Any]:

@@ -28,15 +28,21 @@ class Memo:
             self._kept[place] = (owner, build())
         return self._kept[place][1]
 
+    def has(self, owner: Any, key: Hashable) -> bool:
+        """Whether this was asked for."""
+        return (id(owner), key) in self._kept
+
 
 class Registered(NamedTuple):
     """All that a registry holds, looked up at one displacement.
 
     A field is a pair: its fixed part, and what its `look` gave of the moving part.
+    `first`: rules to be run before any other, in this order.
     """
 
     fields: Sequence[tuple[Any, Any]]
     masks: dict[Hashable, Any]
+    first: Sequence[Callable[[Any], Any]]
 
 
 class Field(NamedTuple):
@@ -62,6 +68,7 @@ class Registry:
         """Start empty, or sharing the masks of the registry this one is nested in."""
         self.fields: list[Field] = []
         self.masks: dict[Hashable, Look] = {} if masks is None else masks
+        self.first: list[Callable[[Any], Any]] = []
         self.memo = Memo()
         self.widest = 1  # the most positions of a block, of all rules that were bound
 
@@ -83,7 +90,7 @@ class Registry:
 
         It is not looked up for a loop's body, so that more fields may come later.
         """
-        return Registered(_Unmoved(self.fields), {})
+        return Registered(_Unmoved(self.fields), {}, self.first)
 
     def blocks(
         self, run: Callable[[Registered], Result], displacements: Int[Array, "n rank"]
@@ -107,7 +114,7 @@ class Registry:
         self, fixed: list[Any], moved: tuple[list[Any], dict]
     ) -> Registered:
         parts, masks = moved
-        return Registered([*zip(fixed, parts, strict=True)], masks)
+        return Registered([*zip(fixed, parts, strict=True)], masks, self.first)
 
 
 class _Unmoved(Sequence):

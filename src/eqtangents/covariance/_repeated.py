@@ -12,27 +12,21 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from eqtangents._buffers import materialised
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance, Asks
 from eqtangents.covariance._depths import (
     after_steps,
     facts_at_all_depths,
     facts_at_any_depth,
 )
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._gathered import recanvassed
+from eqtangents.covariance._order import first_to_last
 from eqtangents.covariance._outline import Outline, new_source
+from eqtangents.covariance._shared import store_shared
 from eqtangents.covariance._table import Stored, tabulate
 from eqtangents.duals._dual import is_stack
 from eqtangents.duals._elementary import valued
-
-
-class _AskedElsewhere(Exception):
-    """A repeated layer asks for other displacements than the one it is asked for.
-
-    Which ones it asks for is known only by binding it, and the slot that finds out is
-    at the end of a chain of any rules. An exception leaves that chain at once; a result
-    would have to be passed on by every rule there is.
-    """
 
 
 class Slot(AbstractCovariance):
@@ -50,8 +44,8 @@ class Slot(AbstractCovariance):
             variance = frame.scope.slot_variance
             assert variance is not None, "a slot is asked for in a scope of its depth"
             return lambda at: Block(variance, None)
-        if frame != frame.scope.asked_in:
-            raise _AskedElsewhere
+        elsewhere = "a layer asks for other entries than its `asks` tells"
+        assert frame == frame.scope.asked_in, elsewhere
 
         unpacked = _unpacking(frame, self)
 
@@ -97,7 +91,7 @@ class Repeated(AbstractCovariance):
             slot = Slot(outline.replace(canvas=canvas, fixed_canvas=fixed))
             layer = lambda one, own: recanvassed(keep(one, own))
             body = layer(slot, own)
-        self.upstream, self.layer, self.n = upstream, layer, n
+        self.above, self.layer, self.n = (upstream,), layer, n
         self.layers = n
         self.stacked, self.depth = stacked, depth
         self.slot, self.body = slot, body
@@ -107,13 +101,21 @@ class Repeated(AbstractCovariance):
         self.outline = body.outline.named(sources)
         if depth is not None:
             self.outline = facts_at_any_depth(upstream.outline, self.outline)
+        self.asks, self.asks_coinciding = map(self._asked_by_body, (False, True))
+
+    def _asked_by_body(self, coinciding: bool) -> Asks:
+        """What the layer asks for of its input."""
+        alike = all(
+            one.asks_where(coinciding=coinciding) == "alike"
+            and (coinciding or all(stride == 1 for stride in one.stride))
+            for one in first_to_last(self.body, lambda node: node.above)
+        )
+        return "alike" if alike else "everywhere"
 
     def bind(self, frame: Frame) -> BlockRule:
         """Bind every depth in one scan."""
-        try:
-            return self._streamed(frame)
-        except _AskedElsewhere:
-            return self._tabulated(frame)
+        asks = self.asks_where(coinciding=frame.canvas is None)
+        return self._streamed(frame) if asks == "alike" else self._tabulated(frame)
 
     def _last_variance(self, scope: Scope) -> Float[Array, "n *size"]:
         def step(variance: Float[Array, "..."], _: None) -> Float[Array, "..."]:
@@ -128,7 +130,7 @@ class Repeated(AbstractCovariance):
             return frame.constant(Block(self._last_variance(frame.scope), None))
         upstream = frame.bind(self.upstream)
         packed, unpacked = _packing(frame, self.upstream), _unpacking(frame, self)
-        inner_rule, fields = self._bound_at_all_depths(frame)
+        run_one, fields = self._bound_at_all_depths(frame)
         zero, with_ntk = frame.scope.zero, self.slot.outline.trainable
 
         def rule(at: Evaluation) -> Block:
@@ -136,7 +138,7 @@ class Repeated(AbstractCovariance):
             def step(carried: Any, given: tuple[Any, Int[Array, ""]]) -> Any:
                 one_depth = _with_own_stacks(*given)
                 fixed_and_moved = list(zip(*one_depth, strict=True))
-                return inner_rule(at.nested(fixed_and_moved, carried))
+                return run_one(at, fixed_and_moved, carried)
 
             block = at(upstream)
             if frame.wants_ntk and with_ntk:
@@ -150,31 +152,38 @@ class Repeated(AbstractCovariance):
 
     def _bound_at_all_depths(
         self, frame: Frame
-    ) -> tuple[Lookup[Any], Lookup[tuple[list[Any], list[Any]]]]:
+    ) -> tuple[
+        Callable[[Evaluation, Any, Any], Any], Lookup[tuple[list[Any], list[Any]]]
+    ]:
         """Bind the layer, in a scan over the variances.
 
-        The results are its rule, from what one depth is handed to what it hands on, and
-        the fields that it registered, fixed and moving, stacked over depths.
+        The results are its run, from the fields of one depth and what it is handed to
+        what it hands on, and the fields that it registered, fixed and moving, stacked
+        over depths.
         """
         scope = frame.scope
-        bound: list[tuple[Lookup[Any], list[Any]]] = []
+        bound: list[tuple[Callable[[Evaluation, Any, Any], Any], list[Any]]] = []
 
         def step(
             variance: Float[Array, "..."], own: Sequence[Array]
         ) -> tuple[Float[Array, "..."], list[PyTree[Array]]]:
             inner = frame.nested(scope.fresh(variance))
             body = self.layer(self.slot, own) if self.stacked else self.body
-            rule, pack = inner.bind(body), _packing(inner, body)
-            fields = inner.registry.fields
+            rule, pack = inner.bind_in_order(body), _packing(inner, body)
+            fields, first = inner.registry.fields, inner.registry.first
+
+            def run(at: Evaluation, registered: Any, carried: Any) -> Any:
+                here = at.nested(registered, carried, first)
+                return pack(here, here(rule))
+
             # A scan traces its body once for all depths, so that rules can leave it.
-            looks = [field.look for field in fields]
-            bound.append((lambda at: pack(at, at(rule)), looks))
+            bound.append((run, [field.look for field in fields]))
             arrays = [(field.fixed, field.moving) for field in fields]
             return inner.scope.variance(body), arrays
 
         start = scope.variance(self.upstream) + scope.zero
         _, stacked = lax.scan(step, start, self.stacked, length=self.n)
-        inner_rule, looks = bound[-1]
+        run_one, looks = bound[-1]
 
         def look_at_all_depths(moving: list[PyTree[Array]], d: Any) -> list[Any]:
             return [
@@ -186,7 +195,7 @@ class Repeated(AbstractCovariance):
 
         fixed, moving = ([pair[i] for pair in stacked] for i in (0, 1))
         number = frame.registry.add_field(fixed, moving, look_at_all_depths)
-        return inner_rule, lambda at: at.fields[number]
+        return run_one, lambda at: at.fields[number]
 
     def _tabulated(self, frame: Frame) -> BlockRule:
         """Carry tables of all displacements through all depths."""
@@ -202,8 +211,10 @@ class Repeated(AbstractCovariance):
             return tables
 
         def step(tables: dict[bool, Block], own: Sequence[Array]) -> dict[bool, Block]:
-            stored = Stored(tables, self.slot.outline)
-            return tables_of(scope.fresh(), self.layer(stored, own))
+            stored, inner = Stored(tables, self.slot.outline), scope.fresh()
+            body = self.layer(stored, own)
+            store_shared(inner, body)
+            return tables_of(inner, body)
 
         def build() -> dict[bool, Block]:
             start = tables_of(scope, self.upstream)

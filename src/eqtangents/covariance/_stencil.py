@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._gathered import recanvassed, wrap_uneven
 from eqtangents.covariance._joined_rows import joined_mask, joined_sums
 from eqtangents.covariance._lattice import along, partner, positions
@@ -49,10 +50,11 @@ class Stencil(AbstractCovariance):
 
         `mask`: the output's positions, unless they are those seen through the windows.
         """
-        self.upstream, self.windows, outline = strided(upstream, windows)
+        self.nonnegative = upstream.nonnegative
+        upstream, self.windows, outline = strided(upstream, windows)
+        self.above, self.stride = (upstream,), tuple(w.stride for w in self.windows)
         self.outline = outline if mask is None else outline.replace(mask=mask)
         self.weights: TapWeights | None = None
-        self.nonnegative = upstream.nonnegative
 
     def weighted(self, weights: TapWeights) -> "Stencil":
         """The same inputs under the same windows, with a variance for each tap."""
@@ -63,7 +65,7 @@ class Stencil(AbstractCovariance):
     def bind(self, frame: Frame) -> BlockRule:
         """Look the masks of all axes up, then sum."""
         windows, weights, factor = _taps_with_weight(self.windows, self.weights)
-        above = frame.strided(tuple(window.stride for window in self.windows))
+        above = frame.strided(self.stride)
         upstream = above.bind(self.upstream)
         canvas = self.outline.size if frame.canvas is None else frame.canvas
         summed = self._summed(frame, windows)

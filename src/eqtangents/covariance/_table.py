@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 
 from eqtangents._budget import budget
 from eqtangents.covariance._block import Block, BlockRule
-from eqtangents.covariance._covariance import AbstractCovariance, Frame, Scope
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame, Scope
 from eqtangents.covariance._lattice import along, displacements, largest_divisor
 from eqtangents.covariance._outline import Outline
 
@@ -40,7 +41,7 @@ class Sweep:
         self.frame = scope.frame(
             self_pairs=self_pairs, canvas=canvas, reach=self.reach, read_once=read_once
         )
-        self.rule = self.frame.bind(node)
+        self.rule = self.frame.bind_in_order(node)
 
     @property
     def most(self) -> int:
@@ -73,23 +74,6 @@ class Sweep:
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), blocks)
 
 
-def tabulate(
-    scope: Scope,
-    node: AbstractCovariance,
-    canvas: tuple[int, ...],
-    *,
-    self_pairs: bool,
-) -> Block:
-    """The table of a covariance, `(*canvas, *pairs, *canvas)`."""
-
-    def build() -> Block:
-        sweep = Sweep(scope, node, canvas, self_pairs=self_pairs)
-        stacked = lax.map(sweep.batch, sweep.batches())
-        return jax.tree.map(lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked)
-
-    return scope.memo.once(node, ("table", canvas, self_pairs), build)
-
-
 def at_displacement(
     table: Float[Array, "..."], d: Int[Array, " rank"]
 ) -> Float[Array, "..."]:
@@ -118,6 +102,26 @@ class Stored(AbstractCovariance):
         crop = tuple(map(slice, self.outline.size))
         look = lambda leaf: at_displacement(leaf, zero)[..., *crop]
         return frame.constant(jax.tree.map(look, table))
+
+
+def tabulate(
+    scope: Scope,
+    node: AbstractCovariance,
+    canvas: tuple[int, ...],
+    *,
+    self_pairs: bool,
+) -> Block:
+    """The table of a covariance, `(*canvas, *pairs, *canvas)`."""
+
+    def build() -> Block:
+        sweep = Sweep(scope, node, canvas, self_pairs=self_pairs)
+        stacked = lax.map(sweep.batch, sweep.batches())
+        return jax.tree.map(lambda leaf: leaf.reshape(canvas + leaf.shape[2:]), stacked)
+
+    node = scope.stored.get(node, node)
+    if isinstance(node, Stored) and canvas == node.outline.canvas:
+        return node.tables[self_pairs]
+    return scope.memo.once(node, ("table", canvas, self_pairs), build)
 
 
 def dense_block(

@@ -1,7 +1,8 @@
 """Covariance of symbols: what matters is whether two of them are equal."""
 
 from eqtangents.covariance._block import Block, BlockRule, Evaluation
-from eqtangents.covariance._covariance import AbstractCovariance, Frame
+from eqtangents.covariance._covariance import AbstractCovariance
+from eqtangents.covariance._frame import Frame
 from eqtangents.covariance._gaps import tracks_gaps, with_gaps
 
 

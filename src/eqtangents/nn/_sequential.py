@@ -81,9 +81,10 @@ class Sequential(AbstractLayer):
     ) -> AbstractCovariance | None:
         """A scan over recurring layers, if their rule depends on their input alone.
 
-        Where positions play a part, it would gain little.
+        Where there are positions it would gain little, unless the layers ask for tables
+        of all displacements anyway, as attention does.
         """
-        if not isinstance(covariance, AbstractCovariance) or covariance.outline.rank:
+        if not isinstance(covariance, AbstractCovariance):
             return None
         if covariance.examples is not None:  # Functions of them are known exactly.
             return None
@@ -95,9 +96,11 @@ class Sequential(AbstractLayer):
             return one_input(self, _through(copy(own), one, start))
 
         try:
-            return Repeated(covariance, body, count, stacked=stacked)
+            repeated = Repeated(covariance, body, count, stacked=stacked)
         except (LayerError, ShapeChange):
             return None  # If this is an error, the first copy raises it, at its place.
+        gains = not covariance.outline.rank or repeated.asks == "everywhere"
+        return repeated if gains else None
 
 
 def _through(
