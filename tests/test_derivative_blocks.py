@@ -1,5 +1,6 @@
 """Derivatives of kernels keep little, add up what is computed, and hardly divide."""
 
+import math
 import re
 
 import jax
@@ -13,6 +14,7 @@ from eqtangents import nn
 from eqtangents._budget import ACCELERATOR, CPU, under
 from eqtangents._buffers import buffered
 from precision import by_precision
+from work import operations
 
 
 def network(depth, readout):
@@ -141,3 +143,19 @@ def test_derivatives_of_nonlinearities_hardly_divide(nonlinearity):
         return len(re.findall(r"= f32\[37,41\]\S* divide\(", program))
 
     assert divisions(jax.grad(total)) <= divisions(total) + 1
+
+
+@pytest.mark.precision("float32")
+def test_derivatives_of_attention_add_no_entry_after_the_other():
+    """Where pairs of positions are arranged anew, JAX would scatter them, backwards."""
+    heads = {"key_channels": 4, "value_channels": 4, "heads": 2}
+    attend = nn.GlobalSelfAttention(8, **heads, linear_scaling=True)
+    net = nn.Sequential([nn.Linear(8), attend, nn.GlobalAvgPool()])
+    x = jax.ShapeDtypeStruct((3, 4, 7), jnp.float32)
+    slopes = jax.grad(lambda x: jnp.sum(jnp.sin(eqt.ntk(net, x))))
+    places = [
+        math.prod(eqn.invars[1].aval.shape[:-1])
+        for eqn, _ in operations(slopes, x)
+        if eqn.primitive.name == "scatter-add"
+    ]
+    assert max(places) <= 7, "more than one for each displacement"

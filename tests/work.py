@@ -6,8 +6,16 @@ import jax
 def work(fn, *args):
     """The numbers that a program computes, loops counted as often as they run."""
 
+    return sum(
+        times * sum(v.aval.size for v in eqn.outvars)
+        for eqn, times in operations(fn, *args)
+    )
+
+
+def operations(fn, *args):
+    """The operations of a program, and how often each runs."""
+
     def of(jaxpr, times):
-        total = 0
         for eqn in jaxpr.eqns:
             inner = times * eqn.params.get("length", 1)
             below = [
@@ -17,9 +25,9 @@ def work(fn, *args):
                 if hasattr(one, "jaxpr") and hasattr(one.jaxpr, "eqns")
             ]
             below += [v for v in eqn.params.values() if hasattr(v, "eqns")]
-            total += sum(of(one, inner) for one in below)
+            for one in below:
+                yield from of(one, inner)
             if not below:
-                total += times * sum(v.aval.size for v in eqn.outvars)
-        return total
+                yield eqn, times
 
     return of(jax.make_jaxpr(fn)(*args).jaxpr, 1)

@@ -1,8 +1,9 @@
 """Displacement-major covariances of infinitely wide networks.
 
-A covariance is not an array but a rule that gives blocks of it to whoever asks. It names
-the covariances that it is computed from, and which entries of these it asks for, so that
-networks are followed from their first layer on and nothing is computed for each reader.
+A covariance is not an array but a rule that gives blocks of it to whoever asks. It
+names the covariances that it is computed from, and which entries of these it asks for,
+so that networks are followed from their first layer on.
+
 `_outline` has the facts that layers ask about, `_frame` how blocks are asked for,
 `_lattice` the index arithmetic, `_table` what is stored at all displacements, and each
 other file one kind of rule. Nothing here knows of layers.

@@ -31,7 +31,7 @@ def store_shared(scope: Scope, output: AbstractCovariance) -> None:
     for node in order:
         if node in shared:
             scope.stored[node] = Stored(_tables(scope, node), node.outline)
-        elif node.tabulates:
+        elif node.tabulates and node.upstream.outline.rank:
             _tables(scope, node.upstream)
 
 

@@ -13,6 +13,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from eqtangents._budget import budget
+from eqtangents._transposed import with_transpose
 from eqtangents.covariance._block import Block, BlockRule
 from eqtangents.covariance._covariance import AbstractCovariance
 from eqtangents.covariance._frame import Frame, Scope
@@ -131,16 +132,12 @@ def dense_block(
     canvas, size, rank = node.outline.canvas, node.outline.size, node.outline.rank
     if not rank:
         return scope.coincident(node, self_pairs=self_pairs)
-    first = [along(np.arange(h), axis, 2 * rank) for axis, h in enumerate(size)]
-    second = [along(np.arange(h), rank + axis, 2 * rank) for axis, h in enumerate(size)]
-    displacement = [(q - p) % g for p, q, g in zip(first, second, canvas, strict=True)]
-    pairs = len(scope.pairs(self_pairs))
+    crop = tuple(map(slice, size))
 
     def pick(table: Float[Array, "..."]) -> Float[Array, "..."]:
-        entries = table[(*displacement, *[slice(None)] * pairs, *first)]
-        # (*size, *size, *pairs) -> (*pairs, *size, *size): indices come first, since
-        # the slices of the pairs stand between them.
-        return jnp.moveaxis(entries, range(-pairs, 0), range(pairs))
+        # (*displacement, *pairs, *position) -> (*pairs, *position, *displacement)
+        entries = jnp.moveaxis(table, range(rank), range(-rank, 0))
+        return _turned(entries, rank, -1)[(..., *crop, *crop)]
 
     return jax.tree.map(pick, tabulate(scope, node, canvas, self_pairs=self_pairs))
 
@@ -158,14 +155,25 @@ def by_displacement(
 ) -> Float[Array, "..."]:
     """The table of a dense covariance whose positions fill a canvas."""
     rank = len(canvas)
-    lead = dense.ndim - 2 * rank
-    first, second = [], []
-    for axis, g in enumerate(canvas):
-        first.append(along(np.arange(g), rank + axis, 2 * rank))
-        there = (np.arange(g)[:, None] + np.arange(g)) % g
-        shape = [1] * 2 * rank
-        shape[axis], shape[rank + axis] = g, g
-        second.append(there.reshape(shape))
-    entries = dense[(*[slice(None)] * lead, *first, *second)]
-    # (*pairs, *displacement, *position) -> (*displacement, *pairs, *position)
-    return jnp.moveaxis(entries, range(lead, lead + rank), range(rank))
+    # (*pairs, *position, *displacement) -> (*displacement, *pairs, *position)
+    return jnp.moveaxis(_turned(dense, rank, 1), range(-rank, 0), range(rank))
+
+
+def _turned(x: Float[Array, "..."], rank: int, turns: int) -> Float[Array, "..."]:
+    """Entries `(*p, *i)` from `(*p, *j)` where `j` is `i + turns * p`, around a canvas.
+
+    It turns second positions into displacements, and these back. Its transpose turns
+    the other way; JAX would scatter, an entry after the other.
+    """
+
+    def turned(x: Float[Array, "..."], turns: int) -> Float[Array, "..."]:
+        sizes = [*enumerate(x.shape[-rank:])]
+        here = [along(np.arange(g), axis, 2 * rank) for axis, g in sizes]
+        there = [
+            (along(np.arange(g), rank + axis, 2 * rank) + turns * here[axis]) % g
+            for axis, g in sizes
+        ]
+        return x[(..., *here, *there)]
+
+    forth, back = lambda x: turned(x, turns), lambda x: turned(x, -turns)
+    return with_transpose(forth, back, x)
