@@ -5,7 +5,6 @@ import jax
 
 def work(fn, *args):
     """The numbers that a program computes, loops counted as often as they run."""
-
     return sum(
         times * sum(v.aval.size for v in eqn.outvars)
         for eqn, times in operations(fn, *args)
@@ -18,13 +17,15 @@ def operations(fn, *args):
     def of(jaxpr, times):
         for eqn in jaxpr.eqns:
             inner = times * eqn.params.get("length", 1)
+            # Of a scatter, the operation on two numbers is none of the program.
+            params = [v for k, v in eqn.params.items() if k != "update_jaxpr"]
             below = [
                 one.jaxpr
-                for value in eqn.params.values()
+                for value in params
                 for one in (value if isinstance(value, tuple | list) else (value,))
                 if hasattr(one, "jaxpr") and hasattr(one.jaxpr, "eqns")
             ]
-            below += [v for v in eqn.params.values() if hasattr(v, "eqns")]
+            below += [v for v in params if hasattr(v, "eqns")]
             for one in below:
                 yield from of(one, inner)
             if not below:
