@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from eqtangents._budget import Budget, budget, under
+from eqtangents._closures import with_closures_told
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import as_input, is_signal, values_of
@@ -126,7 +127,7 @@ def smaller_in_derivatives(
     @functools.wraps(function)
     def call(*args: _OfFunction.args, **static: _OfFunction.kwargs) -> Told:
         # Derivatives may be asked for when the budget of this call is not in force.
-        return in_blocks(*args, most=budget(), **static)
+        return in_blocks(*with_closures_told(args), most=budget(), **static)
 
     return call
 

@@ -40,6 +40,16 @@ def is_concrete(x: Any) -> bool:
         return False
 
 
+def is_traced(x: Any) -> bool:
+    """Whether the values of an array are not known yet, on any machine."""
+    if not isinstance(x, jax.Array):
+        return False
+    try:
+        return x.is_fully_addressable is None
+    except jax.errors.ConcretizationTypeError:
+        return True
+
+
 def is_integer(x: Any) -> bool:
     """Whether this is an integer whose value is known; truth values are none."""
     try:

@@ -20,7 +20,6 @@ from eqtangents._gram._placement import (
     AnyMesh,
     MeshOrMaker,
     Placement,
-    is_traced,
     made_mesh,
 )
 from eqtangents._gram._plan import Plan
@@ -33,6 +32,7 @@ from eqtangents._rated import with_rates
 from eqtangents._signatures import names_checked
 from eqtangents._tile_plan import Examples, batch_size
 from eqtangents._trees import Batch, Tree
+from eqtangents._types import is_traced
 from eqtangents.nn import AbstractLayer
 
 

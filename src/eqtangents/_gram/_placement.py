@@ -18,6 +18,7 @@ from jax.sharding import (
 from jaxtyping import Array, PyTree, Shaped
 
 from eqtangents._arguments import described
+from eqtangents._types import is_traced
 
 
 # A mesh, or a function that makes one where it is needed.
@@ -208,16 +209,6 @@ def without_axis_types(mesh: AnyMesh | None) -> AnyMesh | None:
 
 def _is_some_array(x: Any) -> bool:
     return isinstance(x, jax.Array | np.ndarray)
-
-
-def is_traced(x: Any) -> bool:
-    """Whether the values of an array are not known yet, on any machine."""
-    if not isinstance(x, jax.Array):
-        return False
-    try:
-        return x.is_fully_addressable is None
-    except jax.errors.ConcretizationTypeError:
-        return True
 
 
 def _put(x: Shaped[Array | np.ndarray, "..."], sharding: NamedSharding) -> Array:

@@ -29,12 +29,12 @@ from eqtangents._gram._manifest import (
     stored_manifest,
 )
 from eqtangents._gram._pairs import AbstractPairs
-from eqtangents._gram._placement import is_traced
 from eqtangents._gram._plan import Plan
 from eqtangents._gram._progress import Progress, Report
 from eqtangents._gram._stored import StoredGram
 from eqtangents._gram._task import announced, carried_out, drop_jobs
 from eqtangents._tile_plan import Examples, batch_size, like_one
+from eqtangents._types import is_traced
 
 
 # Tasks that an executor has at a time, of some hundred bytes each.

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from eqtangents._closures import with_closures_told
 from eqtangents.duals._dual import AbstractDual
 from eqtangents.duals._expanded import ExpandedDual
 from eqtangents.duals._expansion import Expansion, dense_expansion
@@ -49,7 +50,7 @@ def _remembered(function: Callable) -> Callable:
 
 def _depends_on_arrays(fn: Callable) -> bool:
     """Whether a function has arrays, which training or `jit` may change."""
-    return any(map(eqx.is_array, jax.tree.leaves(fn)))
+    return any(map(eqx.is_array, jax.tree.leaves(with_closures_told(fn))))
 
 
 _sampler_of = _remembered(SampledFunction)

@@ -68,6 +68,9 @@ def coefficients_of(
         changes = TermCoefficients(*map(Stacked, changes))
     else:
         rows = rows_of(variance)
+        # Where each coefficient has a derivative, compilers would compute it again for
+        # each term.
+        rows = rows if fixed else buffered(rows)
     rows = TermCoefficients(*map(Stacked, rows))
     return HermiteCoefficients(rows, deviation(variance), variance, changes)
 
@@ -103,7 +106,9 @@ def hermite_sums(
     """The sums over the terms of a function, and over those of its slope."""
     exponents = exponents_of(expansion.value), exponents_of(expansion.slope)
     if left.changes is None or right.changes is None:
-        return _sums(exponents, correlation, left.rows, right.rows)
+        in_steps = may_be_differentiated.value and all(map(_has_steps, exponents))
+        sums = _sums_in_steps if in_steps else _sums
+        return sums(exponents, correlation, left.rows, right.rows)
     # Compilers would compute a sum again, entry by entry, in the loop that adds it up.
     variances = [
         buffered(jnp.broadcast_to(one.variance, correlation.shape))
@@ -150,6 +155,61 @@ def _scaled_rows(factors: _Exponents, rows: TermCoefficients) -> TermCoefficient
         for both in zip(factors, rows, strict=True)
     )
     return TermCoefficients(value, slope)
+
+
+_AT_A_STEP = 16  # terms
+
+
+def _has_steps(exponents: Sequence[int]) -> bool:
+    """Whether they are all exponents up to one, as for functions not known before."""
+    every = sorted(exponents) == [*range(len(exponents))]
+    return every and len(exponents) % _AT_A_STEP == 0
+
+
+def _sums_in_steps(
+    exponents: _Exponents,
+    correlation: Float[Array, "*s"],
+    left: TermCoefficients,
+    right: TermCoefficients,
+) -> _TwoSums:
+    """Both sums, of all exponents up to one, where each coefficient has a derivative.
+
+    Compilers write out the powers of the correlation for the derivative of each. In a
+    loop over some terms at a time they are as many in all as in one step.
+    """
+    value, slope = (
+        _sum_in_steps(powers, correlation, x, y)
+        for powers, x, y in zip(exponents, left, right, strict=True)
+    )
+    return value, slope
+
+
+def _sum_in_steps(
+    exponents: Sequence[int],
+    correlation: Float[Array, "*s"],
+    left: Sequence[Float[Array, "..."]],
+    right: Sequence[Float[Array, "..."]],
+) -> Float[Array, "*s"]:
+    order = sorted(range(len(exponents)), key=exponents.__getitem__)
+
+    def in_steps(rows: Sequence[Float[Array, "..."]]) -> Float[Array, "..."]:
+        stacked = jnp.stack([rows[i] for i in order])
+        return stacked.reshape(-1, _AT_A_STEP, *stacked.shape[1:])
+
+    @jax.checkpoint
+    def step(
+        carried: _TwoSums, rows: tuple[Float[Array, "..."], Float[Array, "..."]]
+    ) -> tuple[_TwoSums, None]:
+        power, total = carried
+        products = [a * b for a, b in zip(*rows, strict=True)]
+        part = power_series(range(_AT_A_STEP), products, correlation)
+        beyond = power_series([_AT_A_STEP], [1.0], correlation)
+        return (power * beyond, total + power * part), None
+
+    none = correlation - correlation  # which varies over a mesh as correlations do
+    steps = in_steps(left), in_steps(right)
+    (_, total), _ = jax.lax.scan(step, (none + 1, none), steps)
+    return total
 
 
 def _sums(

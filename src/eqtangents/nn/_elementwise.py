@@ -50,7 +50,8 @@ class Elementwise(AbstractActivation):
     **Arguments:**
 
     - `fn`: maps an array to one of its shape, entry by entry, by functions of JAX. A
-        `Module` or other pytree of parameters is differentiated.
+        `Module` or other pytree of parameters is differentiated, and so are arrays
+        that a function was made around, as `slope` in `lambda x: jnp.tanh(slope * x)`.
     - `tolerance`: largest relative error of the expansion at variances up to
         `largest_variance`. By default 1e-6 for inputs in double precision and 1e-5 for
         others. At larger variances it is less accurate, and kernels are NaN where they

@@ -9,9 +9,10 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from eqtangents._arguments import checked_integer
-from eqtangents._gram._placement import MeshOrMaker, Placement, is_traced, made_mesh
+from eqtangents._gram._placement import MeshOrMaker, Placement, made_mesh
 from eqtangents._refuse import refuse
 from eqtangents._trees import without_derivative
+from eqtangents._types import is_traced
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._elimination import (
     RowGrid,

@@ -11,8 +11,8 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._arguments import checked_integer, described
-from eqtangents._gram._placement import is_traced
 from eqtangents._refuse import not_finite, refuse
+from eqtangents._types import is_traced
 from eqtangents.solvers._backing import ColumnBlock
 from eqtangents.solvers._block_cg import BlockResult, Product, solved_in_block
 from eqtangents.solvers._operator import GramOperator
