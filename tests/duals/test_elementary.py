@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from eqtangents.duals import ErfDual
-from eqtangents.duals._elementary import angle_factors, arcsin
+from eqtangents.duals._elementary import (
+    angle_factors,
+    arcsin,
+    inverse_root,
+    product_of_ends,
+    reciprocal,
+    root_and_inverse,
+)
 from precision import DTYPE
 
 
@@ -76,3 +83,26 @@ def test_small_variances_keep_their_digits_through_thousands_of_layers():
 
     single, double = map(after_many_layers, (jnp.float32, jnp.float64))
     np.testing.assert_allclose(single, double, rtol=5e-6)
+
+
+@pytest.mark.precision("float64")
+@pytest.mark.parametrize(
+    ("function", "like"),
+    [
+        (reciprocal, lambda x: 1 / x),
+        (inverse_root, lambda x: x**-0.5),
+        (root_and_inverse, lambda x: (x**0.5, x**-0.5)),
+        (lambda x: product_of_ends(x, x[::-1]), lambda x: x * x[::-1]),
+    ],
+    ids=["reciprocal", "inverse_root", "root_and_inverse", "product_of_ends"],
+)
+def test_rules_without_divisions_are_the_derivatives(function, like):
+    x = jnp.asarray([0.3, 1.0, 2.5, 40.0])
+
+    def derivatives(f):
+        one = jax.jacfwd(f)
+        return f(x), one(x), jax.jacrev(f)(x), jax.jacfwd(one)(x)
+
+    found, expected = (jax.tree.leaves(derivatives(f)) for f in (function, like))
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-13, atol=1e-13)

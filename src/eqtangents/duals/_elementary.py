@@ -187,7 +187,7 @@ def root_and_inverse(
 def _root_and_inverse_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     root, inverse = root_and_inverse(*primals)
     d_root = 0.5 * (tangents[0] * inverse)
-    return (root, inverse), (d_root, -2 * ((d_root * inverse) * inverse))
+    return (root, inverse), (d_root, -(d_root * inverse) * inverse)
 
 
 @jax.custom_jvp
