@@ -1,5 +1,7 @@
 """Functions that were made around arrays, which are differentiated like parameters."""
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -33,6 +35,18 @@ def around_a_function(slope):
     return lambda x: jax.nn.softplus(scaled(x))
 
 
+HOLDING = {
+    "around": around,
+    "around a function": around_a_function,
+    "default": lambda slope: lambda x, by=slope: jax.nn.softplus(by * x),
+    "default by name": lambda slope: lambda x, *, by=slope: jax.nn.softplus(by * x),
+    "partial": lambda slope: functools.partial(lambda a, x: around(a)(x), slope),
+    "partial by name": lambda slope: functools.partial(
+        lambda x, by: jax.nn.softplus(by * x), by=slope
+    ),
+}
+
+
 def total(make, slope, kernel=eqt.ntk):
     x = jr.normal(jr.key(0), (3, 4), DTYPE)
     net = nn.Sequential([nn.Linear(4), nn.Elementwise(make(slope)), nn.Linear(1)])
@@ -41,7 +55,7 @@ def total(make, slope, kernel=eqt.ntk):
 
 @pytest.mark.quick(1)
 @pytest.mark.parametrize("kernel", [eqt.ntk, eqt.nngp])
-@pytest.mark.parametrize("make", [around, around_a_function])
+@pytest.mark.parametrize("make", HOLDING.values(), ids=HOLDING.keys())
 def test_they_have_the_derivatives_of_modules(make, kernel):
     slope, rtol = jnp.asarray(1.3, DTYPE), by_precision(float64=1e-8, float32=1e-3)
     found, expected = (
@@ -49,6 +63,24 @@ def test_they_have_the_derivatives_of_modules(make, kernel):
         for m in (make, Scaled)
     )
     np.testing.assert_allclose(found, expected, rtol=rtol)
+
+
+@pytest.mark.parametrize("make", HOLDING.values(), ids=HOLDING.keys())
+def test_what_they_hold_is_a_leaf(make):
+    """And the function of it is the one that it was."""
+
+    def values(slope):
+        told = with_closures_told(make(slope))
+        arrays, rest = eqx.partition(told, eqx.is_array)
+        doubled = eqx.combine(jax.tree.map(lambda leaf: 2 * leaf, arrays), rest)
+        return told(x), doubled(x)
+
+    slope, x = jnp.asarray(1.3, DTYPE), jnp.asarray([-1.0, 0.5], DTYPE)
+    expected = make(slope)(x), make(2 * slope)(x)
+    found = jax.jit(values)(slope)
+    np.testing.assert_allclose(
+        found, expected, rtol=by_precision(float64=1e-14, float32=1e-6)
+    )
 
 
 @pytest.mark.slow
@@ -68,7 +100,8 @@ def test_what_holds_nothing_that_is_traced_stays_itself():
     def recursive(x, n=2):
         return x if not n else recursive(known * x, n - 1)
 
-    for fn in (around(known), recursive, jnp.tanh):
+    partial = functools.partial(lambda a, x: a * x, known)
+    for fn in (around(known), recursive, partial, jnp.tanh):
         assert with_closures_told(fn) is fn
         assert jax.jit(lambda x, fn=fn: with_closures_told(fn)(x))(known) == fn(known)
 

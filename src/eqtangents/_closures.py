@@ -1,12 +1,13 @@
-"""Functions that were made within others, as trees of the arrays that they found there.
+"""Functions that hold arrays, from where they were made, as trees of these.
 
 JAX differentiates a function with a rule of its own in its arguments alone. An array
 that is being differentiated and that a network's function was made around is none.
 """
 
+import functools
 import types
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,18 +18,26 @@ from eqtangents._types import is_traced
 Tree = TypeVar("Tree")
 
 
+class _WhatItHolds(NamedTuple):
+    """What a function holds: of the functions around it, and as defaults."""
+
+    cells: list[Any]
+    defaults: tuple | None
+    by_name: dict[str, Any] | None
+
+
 class _Closure(eqx.Module):
-    """A function, with what it found where it was made as a tree."""
+    """A function, with what it holds as a tree."""
 
     function: Callable = eqx.field(static=True)
-    found: list[Any]
+    held: _WhatItHolds
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        made = self.function
-        cells = tuple(map(types.CellType, self.found))
-        parts = made.__code__, made.__globals__, made.__name__, made.__defaults__
+        made, held = self.function, self.held
+        cells = tuple(map(types.CellType, held.cells))
+        parts = made.__code__, made.__globals__, made.__name__, held.defaults
         again = types.FunctionType(*parts, cells)
-        again.__kwdefaults__ = made.__kwdefaults__
+        again.__kwdefaults__ = held.by_name
         return again(*args, **kwargs)
 
 
@@ -39,14 +48,20 @@ def with_closures_told(tree: Tree) -> Tree:
 
 def _as_tree(leaf: Any, around: frozenset[int]) -> Any:
     """A leaf; `around` are functions that it was found in, and may hold itself."""
+    if isinstance(leaf, functools.partial):
+        tree = eqx.Partial(leaf.func, *leaf.args, **leaf.keywords)
+        within = lambda one: _as_tree(one, around)
+        return _if_traced(jax.tree.map(within, tree), leaf)
     if not isinstance(leaf, types.FunctionType) or id(leaf) in around:
         return leaf
     try:
-        found = [cell.cell_contents for cell in leaf.__closure__ or ()]
+        cells = [cell.cell_contents for cell in leaf.__closure__ or ()]
     except ValueError:  # a name that has no value yet
         return leaf
-    around = around | {id(leaf)}
-    found = jax.tree.map(lambda one: _as_tree(one, around), found)
-    if not any(map(is_traced, jax.tree.leaves(found))):
-        return leaf
-    return _Closure(leaf, found)
+    held = _WhatItHolds(cells, leaf.__defaults__, leaf.__kwdefaults__)
+    within = lambda one: _as_tree(one, around | {id(leaf)})
+    return _if_traced(_Closure(leaf, jax.tree.map(within, held)), leaf)
+
+
+def _if_traced(tree: Any, leaf: Any) -> Any:
+    return tree if any(map(is_traced, jax.tree.leaves(tree))) else leaf

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 from eqtangents._budget import Budget, budget, under
 from eqtangents._closures import with_closures_told
 from eqtangents.covariance import AbstractCovariance
+from eqtangents.covariance._order import first_to_last
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import as_input, is_signal, values_of
 
@@ -148,16 +149,13 @@ def _note_outputs(
 
 
 def _all_before(output: AbstractCovariance) -> list[AbstractCovariance]:
-    """A covariance and all that it is computed from."""
-    todo, seen = [output], {}
-    while todo:
-        node = todo.pop()
-        if id(node) in seen:
-            continue
-        seen[id(node)] = node
-        held = jax.tree.leaves(vars(node))
-        todo += [one for one in held if isinstance(one, AbstractCovariance)]
-    return [*seen.values()]
+    """A covariance and all that it is computed from, within repeated layers as well."""
+
+    def held(node: AbstractCovariance) -> list[AbstractCovariance]:
+        leaves = jax.tree.leaves(vars(node))
+        return [one for one in leaves if isinstance(one, AbstractCovariance)]
+
+    return first_to_last(output, held)
 
 
 def evenly(n: int, most: _Size) -> _Size:

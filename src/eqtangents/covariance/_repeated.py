@@ -24,7 +24,7 @@ from eqtangents.covariance._gathered import recanvassed
 from eqtangents.covariance._order import first_to_last
 from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.covariance._shared import store_shared
-from eqtangents.covariance._table import Stored, tabulate
+from eqtangents.covariance._table import Stored, tables_of
 from eqtangents.duals._dual import is_stack
 from eqtangents.duals._elementary import valued
 
@@ -201,11 +201,8 @@ class Repeated(AbstractCovariance):
         """Carry tables of all displacements through all depths."""
         scope, canvas = frame.scope, self.outline.canvas
 
-        def tables_of(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
-            tables = {
-                self_pairs: tabulate(scope, node, canvas, self_pairs=self_pairs)
-                for self_pairs in (False, True)
-            }
+        def carried(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
+            tables = tables_of(scope, node, canvas)
             if scope.wants_ntk and self.slot.outline.trainable:
                 tables[False] = tables[False].with_ntk()
             return tables
@@ -214,10 +211,10 @@ class Repeated(AbstractCovariance):
             stored, inner = Stored(tables, self.slot.outline), scope.fresh()
             body = self.layer(stored, own)
             store_shared(inner, body)
-            return tables_of(inner, body)
+            return carried(inner, body)
 
         def build() -> dict[bool, Block]:
-            start = tables_of(scope, self.upstream)
+            start = carried(scope, self.upstream)
             start = jax.tree.map(lambda leaf: leaf + scope.zero, start)
             return after_steps(step, start, self.stacked, self.n, self.depth)
 

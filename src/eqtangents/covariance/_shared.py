@@ -12,7 +12,7 @@ from eqtangents.covariance._covariance import AbstractCovariance
 from eqtangents.covariance._frame import Scope
 from eqtangents.covariance._order import first_to_last
 from eqtangents.covariance._readout import bounded
-from eqtangents.covariance._table import Stored, dense_block, tabulate
+from eqtangents.covariance._table import Stored, dense_block, tables_of
 
 
 def output_block(scope: Scope, output: AbstractCovariance) -> Block:
@@ -30,15 +30,10 @@ def store_shared(scope: Scope, output: AbstractCovariance) -> None:
     shared = _shared(order)
     for node in order:
         if node in shared:
-            scope.stored[node] = Stored(_tables(scope, node), node.outline)
+            tables = tables_of(scope, node, node.outline.canvas)
+            scope.stored[node] = Stored(tables, node.outline)
         elif node.tabulates and node.upstream.outline.rank:
-            _tables(scope, node.upstream)
-
-
-def _tables(scope: Scope, node: AbstractCovariance) -> dict[bool, Block]:
-    """The tables of a covariance for both kinds of pairs."""
-    canvas = node.outline.canvas
-    return {own: tabulate(scope, node, canvas, self_pairs=own) for own in (True, False)}
+            tables_of(scope, node.upstream, node.upstream.outline.canvas)
 
 
 def _shared(order: list[AbstractCovariance]) -> set[AbstractCovariance]:

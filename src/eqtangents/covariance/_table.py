@@ -125,6 +125,13 @@ def tabulate(
     return scope.memo.once(node, ("table", canvas, self_pairs), build)
 
 
+def tables_of(
+    scope: Scope, node: AbstractCovariance, canvas: tuple[int, ...]
+) -> dict[bool, Block]:
+    """The tables of a covariance for both kinds of pairs, with `self_pairs` as keys."""
+    return {own: tabulate(scope, node, canvas, self_pairs=own) for own in (True, False)}
+
+
 def dense_block(
     scope: Scope, node: AbstractCovariance, *, self_pairs: bool = False
 ) -> Block:

@@ -203,9 +203,9 @@ def _sum_in_steps(
         power, total = carried
         products = [a * b for a, b in zip(*rows, strict=True)]
         part = power_series(range(_AT_A_STEP), products, correlation)
-        beyond = power_series([_AT_A_STEP], [1.0], correlation)
         return (power * beyond, total + power * part), None
 
+    beyond = power_series([_AT_A_STEP], [1.0], correlation)
     none = correlation - correlation  # which varies over a mesh as correlations do
     steps = in_steps(left), in_steps(right)
     (_, total), _ = jax.lax.scan(step, (none + 1, none), steps)
