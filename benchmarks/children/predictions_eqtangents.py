@@ -35,8 +35,8 @@ def ensemble(trained):
         )
         star = eqt.Kernel(a["nngp_test_train"], a["ntk_test_train"])
         t = jnp.inf if job["case"].endswith("-end") else a["t"]
-        covariance = ensemble.covariance(t, star, a["nngp_test_test"])
-        return {"mean": ensemble.mean(t, star), "covariance": covariance}
+        mean, covariance = ensemble.moments(t, star, a["nngp_test_test"])
+        return {"mean": mean, "covariance": covariance}
 
     return run
 

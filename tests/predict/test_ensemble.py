@@ -132,6 +132,31 @@ def test_the_end_of_training_all_layers_needs_no_eigenvalues(getkey):
     )
 
 
+@pytest.mark.parametrize("trained", ["all", "last"])
+@pytest.mark.parametrize("t", [[0.0, 3.0, 1e4], jnp.inf])
+def test_both_moments_are_mean_and_covariance(t, trained, getkey):
+    k, y, star, star_star = _kernels(getkey())
+
+    def alone(k):
+        ensemble = Ensemble(k, y, trained=trained, noise=0.2)
+        at = jnp.asarray(t, DTYPE)
+        return ensemble.mean(at, star), ensemble.covariance(at, star, star_star)
+
+    def together(k):
+        ensemble = Ensemble(k, y, trained=trained, noise=0.2)
+        return ensemble.moments(jnp.asarray(t, DTYPE), star, star_star)
+
+    expected = alone(k)
+    for found in (together(k), jax.jit(together)(k)):
+        for one, other in zip(found, expected, strict=True):
+            assert_close(one, other)
+    eigenvectors = [
+        jax.jit(f).lower(k).compile().as_text().count("syevd_ffi")
+        for f in (together, alone)
+    ]
+    assert 0 < eigenvectors[0] < eigenvectors[1]
+
+
 @hyp.given(seed=st.integers(0, 2**31 - 1), last=st.booleans())
 @hyp.settings(max_examples=10)
 def test_covariance_is_positive_semi_definite(seed, last):

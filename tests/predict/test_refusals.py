@@ -14,6 +14,7 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import nn, predict
+from eqtangents._refuse import not_finite
 from precision import DTYPE, by_precision
 from predict_problems import assert_close, problem
 
@@ -77,6 +78,15 @@ def test_what_is_not_finite_is_refused(name, bad, where):
         TESTS[name](PREDICTORS[name](k, y), star)
     assert type(caught.value) is RuntimeError  # Python's own
     assert "debug" not in str(caught.value)
+
+
+@pytest.mark.parametrize("shape", [(3,), (5000,), (100, 100), (7, 40, 50)])
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_one_value_is_found_among_many(shape, bad):
+    # A maximum of many numbers may lose NaN on CPUs.
+    x = jnp.ones(shape, DTYPE)
+    assert not not_finite(x)
+    assert not_finite(x.at[(-1,) * len(shape)].set(bad))
 
 
 @pytest.mark.precision("float64")

@@ -75,7 +75,11 @@ def approximated(
     error = jnp.max(jnp.abs(found - expected), axis=1)
     largest = jnp.max(jnp.abs(expected), axis=1)
     right = jnp.all(inverse | (error <= 8 * products * eps * largest))
-    enough = right & (degree <= products - products // 8) & jnp.all(jnp.isfinite(size))
+    enough = (
+        right
+        & (degree <= products - products // 8)
+        & jnp.all(jnp.isfinite(coefficients))
+    )
     return Approximation(inverse, coefficients, degree, enough, low, high)
 
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float
 
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import T, known, refuse
+from eqtangents.predict._factored import cholesky_factor
 from eqtangents.predict._rounding import (
     LARGE,
     allowance,
@@ -159,21 +160,35 @@ def _is_enough(kernel: Array, noise: Array) -> bool:
 
 
 @jax.jit
-def _smallest(
-    kernel: Float[Array, "n n"], shift: Float[Array, ""], enough: Float[Array, ""]
+def _least_or_above(
+    kernel: Float[Array, "n n"], shift: Float[Array, ""]
 ) -> Float[Array, ""]:
-    """The least eigenvalue, or what it is at most if certainly above `enough - shift`.
+    """The least eigenvalue, or minus this shift if it is above that.
 
-    A Cholesky factor tells that with an eighth of the work.
+    That a Cholesky factor of the shifted matrix exists tells so.
     """
     if not kernel.size:
         return jnp.asarray(jnp.inf, kernel.dtype)
-    shifted = kernel + shift * jnp.eye(kernel.shape[0], dtype=kernel.dtype)
-    found = smallest_eigenvalue(jnp.linalg.cholesky(shifted), enough)
+    factor = cholesky_factor(kernel, shift[None])
     return lax.cond(
-        found > enough,
-        lambda: found - shift,
+        jnp.isfinite(factor[-1, -1]),
+        lambda: -shift,
         lambda: jnp.linalg.eigvalsh(kernel)[0],
+    )
+
+
+@jax.jit
+def _least_or_large(
+    kernel: Float[Array, "n n"], enough: Float[Array, ""]
+) -> Float[Array, ""]:
+    """The least eigenvalue, or what it is at most if it is certainly above `enough`."""
+    if not kernel.size:
+        return jnp.asarray(jnp.inf, kernel.dtype)
+    found = smallest_eigenvalue(
+        cholesky_factor(kernel, jnp.zeros(1, kernel.dtype)), enough
+    )
+    return lax.cond(
+        found > enough, lambda: found, lambda: jnp.linalg.eigvalsh(kernel)[0]
     )
 
 
@@ -187,7 +202,7 @@ def refuse_beyond_rounding(
     fixed = lax.stop_gradient(kernel)
     # Half of what is forgiven.
     shift = allowance(kernel.shape[0]) / 2 * largest_sum(fixed)
-    smallest = _smallest(fixed, shift, rounding_of(fixed))
+    smallest = _least_or_above(fixed, shift)
     return _unless_beyond_rounding(kernel, smallest, name)
 
 
@@ -200,8 +215,7 @@ def refuse_and_mend(kernel: Float[Array, "n n"], name: str) -> Float[Array, "n n
     **Cost:** as `refuse_beyond_rounding`, which tells less often here.
     """
     fixed = lax.stop_gradient(kernel)
-    none = jnp.zeros((), kernel.dtype)
-    smallest = _smallest(fixed, none, LARGE * rounding_of(fixed))
+    smallest = _least_or_large(fixed, LARGE * rounding_of(fixed))
     kernel = _unless_beyond_rounding(kernel, smallest, name)
     more = jnp.where(smallest < 0, rounding_of(fixed) - smallest, 0)
     return kernel + more * jnp.eye(kernel.shape[0], dtype=kernel.dtype)

@@ -13,7 +13,7 @@ from eqtangents._kernel import Kernel
 from eqtangents._types import Scalar
 from eqtangents.predict._arguments import described, is_both, number
 from eqtangents.predict._definiteness import refuse_beyond_rounding
-from eqtangents.predict._ensemble_moments import ensemble_moments
+from eqtangents.predict._ensemble_moments import TimedMoments, ensemble_moments
 from eqtangents.predict._gradient_descent_mse import GradientDescentMSE
 from eqtangents.predict._habits import habits_told
 from eqtangents.predict._kernel_matrix import checked_kernel
@@ -43,6 +43,8 @@ class Ensemble(eqx.Module):
     mean = ensemble.mean(t, k_test_train)
     covariance = ensemble.covariance(t, k_test_train, eqt.nngp(net, x_test))
     ```
+
+    In a compiled function, ask for both by `moments`, which share the work.
     """
 
     training: GradientDescentMSE
@@ -145,11 +147,42 @@ class Ensemble(eqx.Module):
         trained. At the end of training a solve for each test example, else the
         eigenvectors.
         """
+        none = self.training.data.targets[:, :0]
+        return self._moments(t, k_test_train, nngp_test_test, none)[1]
+
+    def moments(
+        self,
+        t: Scalar | Float[Array, "..."],
+        k_test_train: Kernel,
+        nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
+    ) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+        """`mean` and `covariance`, with eigenvectors that are computed once.
+
+        Outside of what is compiled, eigenvectors are kept and the two alone are no
+        slower.
+
+        **Arguments, errors:** as of `covariance`.
+
+        **Returns:** what `mean` and what `covariance` returns.
+        """
+        targets = self.training.data.targets
+        mean, covariance = self._moments(t, k_test_train, nngp_test_test, targets)
+        mean = self.training.data.restored(mean)
+        return jnp.reshape(mean, np.shape(t) + mean.shape[1:]), covariance
+
+    def _moments(
+        self,
+        t: Scalar | Float[Array, "..."],
+        k_test_train: Kernel,
+        nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
+        targets: Float[Array, "rows columns"],
+    ) -> tuple[Float[Array, "times rows_test columns"], Float[Array, "..."]]:
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_test(nngp_test_test, nngp.shape[0], "nngp_test_test")
-        covariance = data.as_kernel(self._moments_at(t, dynamics, nngp, prior))
-        return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
+        covariance, mean = self._moments_at(t, dynamics, nngp, prior, targets)
+        covariance = data.as_kernel(covariance)
+        return mean, jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
     def variance(
         self,
@@ -174,7 +207,9 @@ class Ensemble(eqx.Module):
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_diagonal(nngp_test_diagonal, nngp.shape[0])
-        variance = jnp.maximum(self._moments_at(t, dynamics, nngp, prior), 0)
+        none = data.targets[:, :0]
+        variance, _ = self._moments_at(t, dynamics, nngp, prior, none)
+        variance = jnp.maximum(variance, 0)
         return jnp.reshape(variance, np.shape(t) + np.shape(nngp_test_diagonal))
 
     def train_mean(self, t: Scalar | Float[Array, "..."]) -> Float[Array, "..."]:
@@ -187,7 +222,8 @@ class Ensemble(eqx.Module):
         **Returns:** an array `(*t, n_train, n_train, *positions, *positions)`.
         """
         data = self.training.data
-        covariance = self._moments_at(t, data.matrix, self.nngp, self.nngp)
+        none = data.targets[:, :0]
+        covariance, _ = self._moments_at(t, data.matrix, self.nngp, self.nngp, none)
         covariance = data.as_kernel(covariance)
         return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
@@ -213,8 +249,10 @@ class Ensemble(eqx.Module):
         dynamics: Float[Array, "rows_test rows"],
         nngp: Float[Array, "rows_test rows"],
         prior: Float[Array, "*test"],
-    ) -> Float[Array, "times *test"]:
-        return _ensemble_at(self, self.training.times(t), (dynamics, nngp, prior))
+        targets: Float[Array, "rows columns"],
+    ) -> TimedMoments:
+        kernels = (dynamics, nngp, prior, targets)
+        return _ensemble_at(self, self.training.times(t), kernels)
 
 
 def check_both(name: str, kernel: Kernel) -> None:
@@ -230,7 +268,7 @@ def check_both(name: str, kernel: Kernel) -> None:
 
 def _ensemble_at(
     ensemble: Ensemble, times: Float[Array, " times"], kernels: tuple[Array, ...]
-) -> Float[Array, "times *test"]:
+) -> TimedMoments:
     training, noisy = ensemble.training, ensemble.training.noisy_kernel
     assert isinstance(noisy, NoisyKernel), "ensembles are made of matrices"
     return ensemble_moments(

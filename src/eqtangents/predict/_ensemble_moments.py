@@ -1,4 +1,4 @@
-"""Covariances of an ensemble at some times of its training, in matrices."""
+"""Mean and covariance of an ensemble at some times of its training, in matrices."""
 
 import itertools
 from typing import Any, TypeAlias
@@ -18,6 +18,11 @@ from eqtangents.predict._spectrum import matrix_function
 
 Matrix: TypeAlias = Float[Array, "rows1 rows2"]
 
+# Covariances or variances, and means; both at each time.
+TimedMoments: TypeAlias = tuple[
+    Float[Array, "times *test"], Float[Array, "times rows_test columns"]
+]
+
 _TRIANGLE_BLOCKS = 8  # of the triangle: 9/16 of the square is computed, not 1/2
 
 
@@ -27,16 +32,17 @@ def ensemble_moments(
     gain: Gain,
     kernels: tuple[Array, ...],
     target_noise: Float[Array, ""] | None,
-) -> Float[Array, "times *test"]:
-    """Covariances of test outputs at the times of the gain, or variances alone.
+) -> TimedMoments:
+    """Covariances of test outputs at the times of the gain, or variances, and means.
 
     **Arguments:**
 
     - `noisy`: the kernel of the training, with its noise.
     - `start`: covariance of what is to be learned, before training.
     - `gain`: of the rule of training.
-    - `kernels`: the test-train kernels of the training and of the start, and the prior
-        of the test outputs: their covariance, or their variances.
+    - `kernels`: the test-train kernels of the training and of the start, the prior of
+        the test outputs (their covariance, or their variances), and the targets whose
+        means are wanted, as columns.
     - `target_noise`: if the start is the kernel of the training without its noise, with
         this in its place.
     """
@@ -51,7 +57,7 @@ def ensemble_moments(
 
 
 @eqx.filter_jit
-def _compiled(*arguments: Any) -> Float[Array, "times *test"]:
+def _compiled(*arguments: Any) -> TimedMoments:
     return _by_eigenvectors(*arguments)
 
 
@@ -71,9 +77,9 @@ def _by_eigenvectors(
     gain: Gain,
     kernels: tuple[Array, ...],
     factors: tuple[Array, Array, Array | None],
-) -> Float[Array, "times *test"]:
+) -> TimedMoments:
     values, vectors, half = factors
-    dynamics, nngp, prior = kernels
+    dynamics, nngp, prior, targets = kernels
     gains, coordinates = gain(values), matmul(vectors.T, dynamics.T)
     many = gains.shape[0] * dynamics.shape[0] > 4 * matrix.shape[0]
     if half is None and many:
@@ -83,17 +89,20 @@ def _by_eigenvectors(
     if half is None:
         learned = lambda gains: matmul(vectors, gains[:, None] * coordinates)
         return lax.map(lambda g: _after(learned(g), start, kernels), gains)
-    nngp = matmul(vectors.T, nngp.T)
+    nngp, targets = matmul(vectors.T, nngp.T), matmul(vectors.T, targets)
 
-    def at(gains: Float[Array, " rows"]) -> Float[Array, "*test"]:
+    def at(gains: Float[Array, " rows"]) -> tuple[Array, Array]:
         learned = gains[:, None] * coordinates
-        return _moments_after(_half_times(half, learned) - nngp, learned, prior)
+        half_moved = _half_times(half, learned) - nngp
+        return _moments_after(half_moved, learned, prior), matmul(learned.T, targets)
 
     return lax.map(at, gains)
 
 
 @_by_eigenvectors.def_jvp
-def _by_eigenvectors_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
+def _by_eigenvectors_jvp(
+    primals: Any, tangents: Any
+) -> tuple[TimedMoments, tuple[Array | None, ...]]:
     """The derivative of the same moments, written as functions of the matrix.
 
     Eigenvectors of repeated eigenvalues have no derivatives, such functions have.
@@ -103,7 +112,7 @@ def _by_eigenvectors_jvp(primals: Any, tangents: Any) -> tuple[Array, Array]:
 
     def differentiable(
         matrix: Matrix, start: Matrix, gain: Gain, kernels: tuple[Array, ...]
-    ) -> Float[Array, "times *test"]:
+    ) -> TimedMoments:
         learned = matrix_function(matrix, gain, kernels[0].T, factors[:2])
         return jax.vmap(lambda learned: _after(learned, start, kernels))(learned)
 
@@ -115,15 +124,16 @@ def _all_after(
     learned: Float[Array, "times rows rows_test"],
     start: Matrix,
     kernels: tuple[Array, ...],
-) -> Float[Array, "times *test"]:
+) -> TimedMoments:
     return lax.map(lambda learned: _after(learned, start, kernels), learned)
 
 
 def _after(
     learned: Float[Array, "rows rows_test"], start: Matrix, kernels: tuple[Array, ...]
-) -> Float[Array, "*test"]:
-    _, nngp, prior = kernels
-    return _moments_after(matmul(start, learned) / 2 - nngp.T, learned, prior)
+) -> tuple[Array, Array]:
+    _, nngp, prior, targets = kernels
+    half = matmul(start, learned) / 2 - nngp.T
+    return _moments_after(half, learned, prior), matmul(learned.T, targets)
 
 
 def _moments_after(

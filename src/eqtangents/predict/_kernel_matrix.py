@@ -89,4 +89,6 @@ def checked_kernel(
 @jax.jit
 def _is_asymmetric(matrix: Float[Array, "rows rows"]) -> Bool[Array, ""]:
     asymmetry = jnp.max(jnp.abs(matrix - matrix.T), initial=0)
-    return asymmetry > _ASYMMETRY_TOLERANCE * jnp.max(jnp.abs(matrix), initial=0)
+    # No entry of a kernel is larger than those on its diagonal.
+    largest = jnp.max(jnp.abs(jnp.diagonal(matrix)), initial=0)
+    return asymmetry > _ASYMMETRY_TOLERANCE * largest

@@ -17,7 +17,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float
 
 from eqtangents._products import matmul
@@ -29,6 +28,7 @@ from eqtangents.predict._chebyshev import (
     products_allowed,
 )
 from eqtangents.predict._definiteness import refuse_indefinite
+from eqtangents.predict._factored import cholesky_factor, solve_by
 from eqtangents.predict._rounding import (
     LARGE,
     largest_sum,
@@ -41,6 +41,7 @@ from eqtangents.predict._spectrum import (
     SpectralFunction,
     Spectrum,
     forgiven,
+    least_eigenvalue,
     least_noise,
     matrix_function,
 )
@@ -57,11 +58,12 @@ class NoisyKernel(eqx.Module):
     kernel: Float[Array, "n n"]
     noise: Float[Array, " n"]
     matrix: Float[Array, "n n"]
-    cholesky: Float[Array, "n n"]  # without a derivative
+    # Cholesky's, or eigenvectors where the matrix is not definite; without derivatives.
+    factor: Float[Array, "n n"]
+    values: Float[Array, " n"]  # eigenvalues as they were found, where not definite
     definite: Bool[Array, ""]  # whether all eigenvalues are above rounding
     low: Float[Array, ""]
     high: Float[Array, ""]
-    judged: Factors | None  # what was found where it is not definite
     rounding: Float[Array, ""]  # of eigenvalues, if some may be zero or may be not
 
     def __init__(self, kernel: Float[Array, "n n"], noise: Float[Array, " n"]):
@@ -74,21 +76,20 @@ class NoisyKernel(eqx.Module):
         self.kernel, self.noise = kernel, noise
         self.matrix = kernel + jnp.diag(noise)
         fixed = lax.stop_gradient((kernel, noise, self.matrix))
-        self.cholesky, self.definite, self.low, self.high = _by_cholesky(*fixed)
-        self.judged, self.rounding = None, jnp.zeros((), kernel.dtype)
+        cholesky, self.definite, self.low, self.high = _by_cholesky(*fixed)
+        self.values, self.factor = branch_of(
+            self.definite,
+            lambda: (jnp.full_like(fixed[1], 2 * self.low), cholesky),
+            lambda: _eigenvectors(fixed[2]),
+        )
+        self.rounding = jnp.zeros((), kernel.dtype)
         if known(self.definite):
             return
-        no_eigenvectors = lambda: (
-            jnp.full_like(fixed[1], 2 * self.low),
-            jnp.zeros_like(kernel),
+        smallest = least_eigenvalue(self.values)
+        self.values = refuse_indefinite(
+            self.values, smallest, least_noise(noise), kernel, noise
         )
-        values, vectors = branch_of(
-            self.definite, no_eigenvectors, lambda: _eigenvectors(fixed[2])
-        )
-        smallest = jnp.min(values, initial=jnp.inf)
-        values = refuse_indefinite(values, smallest, least_noise(noise), kernel, noise)
-        self.judged = values, vectors
-        self.rounding = forgiven(values, *fixed[:2])[1]
+        self.rounding = forgiven(self.values, *fixed[:2])[1]
 
     @property
     def spectrum(self) -> Spectrum:
@@ -128,19 +129,23 @@ class NoisyKernel(eqx.Module):
         values, vectors = self._found()
         return forgiven(values, self.kernel, self.noise)[0], vectors
 
+    @property
+    def cholesky(self) -> Float[Array, "n n"]:
+        """The lower factor, where the matrix is definite."""
+        if known(self.definite):
+            return self.factor
+        # What is not used must not spoil derivatives where all branches are taken.
+        eye = jnp.eye(self.factor.shape[0], dtype=self.factor.dtype)
+        return jnp.where(self.definite, self.factor, eye)
+
     def _found(self) -> Factors:
         """Eigenvalues as they were found, and eigenvectors."""
-        matrix, known_now = lax.stop_gradient(self.matrix), known(self.definite)
-        judged = self.judged
-        if judged is not None:
-            return branch_of(
-                self.definite, lambda: _eigenvectors(matrix), lambda: judged
-            )
-        if known_now is None:
-            return _eigenvectors(matrix)
-        # Nothing but its identity tells an array from another; this one is the same
-        # inside of derivatives, for it has none.
-        return _once(self.cholesky, lambda: _eigenvectors(matrix))
+        find = lambda: _eigenvectors(lax.stop_gradient(self.matrix))
+        if known(self.definite):
+            # Nothing but its identity tells an array from another; this one is the same
+            # inside of derivatives, for it has none.
+            return _once(self.factor, find)
+        return branch_of(self.definite, find, lambda: (self.values, self.factor))
 
 
 @jax.jit
@@ -148,8 +153,8 @@ def _by_cholesky(
     kernel: Float[Array, "n n"], noise: Float[Array, " n"], matrix: Float[Array, "n n"]
 ) -> tuple[Float[Array, "n n"], Bool[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """A Cholesky factor, whether it can be used, and bounds of the eigenvalues."""
-    n, dtype = kernel.shape[0], kernel.dtype
-    if not n:
+    dtype = kernel.dtype
+    if not kernel.size:
         one = jnp.ones((), dtype)
         return matrix, jnp.zeros((), bool), one, one
     floor = least_noise(noise)
@@ -158,14 +163,13 @@ def _by_cholesky(
         needed_eigenvalue(kernel, floor, True, 0.0),
         LARGE * rounding_of(kernel),
     )
-    cholesky = jnp.linalg.cholesky(matrix)
+    cholesky = cholesky_factor(kernel, noise)
     smallest = smallest_eigenvalue(cholesky, enough)
     definite = smallest > enough
     # The norms of the matrix that bound its eigenvalues, and room for rounding.
     high = 1.01 * jnp.minimum(largest_sum(matrix), jnp.linalg.norm(matrix))
     low = jnp.where(definite, jnp.minimum(smallest, high) / 2, high / 2)
-    # What is not used must not spoil derivatives where all branches are taken.
-    return jnp.where(definite, cholesky, jnp.eye(n, dtype=dtype)), definite, low, high
+    return cholesky, definite, low, high
 
 
 @jax.jit
@@ -206,7 +210,7 @@ def _by_least_work(
     )
     solution = lax.cond(
         jnp.any(inverse),
-        lambda: cho_solve((cholesky, True), columns),
+        lambda: solve_by(cholesky, columns),
         lambda: columns,
     )
     return jnp.where(
@@ -268,7 +272,7 @@ def _solved(
     cholesky: Float[Array, "n n"],
 ) -> Float[Array, "n columns"]:
     del matrix  # here for its tangent: it has this factor
-    return cho_solve((cholesky, True), columns)
+    return solve_by(cholesky, columns)
 
 
 @_solved.def_jvp

@@ -18,8 +18,9 @@ def needed_eigenvalue(
 ) -> Float[Array, ""]:
     """What the smallest eigenvalue must exceed."""
     n, eps = kernel.shape[0], float(jnp.finfo(kernel.dtype).eps)
-    # Rounding of each entry by itself is a random matrix, of about this norm.
-    stored = n**0.5 * eps * jnp.max(jnp.abs(kernel), initial=0)
+    # Rounding of each entry by itself is a random matrix, of about this norm. No entry
+    # is larger than those on the diagonal, unless an eigenvalue is negative.
+    stored = n**0.5 * eps * jnp.max(jnp.abs(jnp.diagonal(kernel)), initial=0)
     with_noise = jnp.maximum((1 - 1 / LARGE) * floor, stored)
     inverse = jnp.where(floor > stored, with_noise, rounding_of(kernel))
     tolerance = allowance(n)

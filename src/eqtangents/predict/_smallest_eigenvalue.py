@@ -5,11 +5,11 @@ import math
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
 from eqtangents._products import matmul
 from eqtangents._types import Scalar
+from eqtangents.predict._factored import solve_by
 
 
 _KRYLOV = 16  # dimensions, at most
@@ -50,7 +50,7 @@ def smallest_eigenvalue(
 
     def step(state: _Space) -> _Space:
         i, basis, inverse, _ = state
-        image = cho_solve((cholesky, True), basis[i])
+        image = solve_by(cholesky, basis[i])
         column = matmul(basis, image)
         inverse = inverse.at[i].set(column).at[:, i].set(column)
         new = image

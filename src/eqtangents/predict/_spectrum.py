@@ -75,7 +75,7 @@ class Spectrum(eqx.Module):
         self.matrix = kernel + jnp.diag(noise)
         fixed = lax.stop_gradient(self.matrix)
         values, self.vectors = jnp.linalg.eigh(fixed) if factors is None else factors
-        smallest = jnp.min(values, initial=jnp.inf)
+        smallest = least_eigenvalue(values)
         values = refuse_indefinite(
             values,
             smallest,
@@ -101,6 +101,14 @@ def least_noise(noise: Float[Array, " n"]) -> Float[Array, ""]:
     return jnp.where(jnp.isinf(floor), 0, floor)
 
 
+def least_eigenvalue(values: Float[Array, " n"]) -> Float[Array, ""]:
+    """The first of ascending ones, infinity of none.
+
+    It is NaN if they were not found: a minimum of many numbers may lose that on CPUs.
+    """
+    return values[0] if values.size else jnp.asarray(jnp.inf, values.dtype)
+
+
 def forgiven(
     values: Float[Array, " n"], kernel: Float[Array, "n n"], noise: Float[Array, " n"]
 ) -> tuple[Float[Array, " n"], Float[Array, ""]]:
@@ -108,7 +116,7 @@ def forgiven(
 
     **Returns:** the eigenvalues, and what of them may be rounding, if that is not told.
     """
-    floor, smallest = least_noise(noise), jnp.min(values, initial=jnp.inf)
+    floor, smallest = least_noise(noise), least_eigenvalue(values)
     rounding = jnp.maximum(rounding_of(lax.stop_gradient(kernel)), -smallest)
     within, beyond = values <= rounding, values > LARGE * rounding
     told = (floor > 0) | ~jnp.any(within) | jnp.all(within | beyond)

@@ -87,7 +87,7 @@ class TrainingSet(eqx.Module):
         kernel = checked_kernel("k_train_train", as_matrix(k_train_train))
         relative = one_number("relative_noise", relative_noise)
         relative = checked_noise(jnp.asarray(relative, dtype))
-        relative = relative * jnp.trace(kernel) / max(kernel.shape[0], 1)
+        relative = relative * jnp.sum(jnp.diagonal(kernel)) / max(kernel.shape[0], 1)
         noise = checked_noise(array_argument("noise", noise, dtype).astype(dtype))
         own = noise.ndim < 1 or (noise.ndim == y_train.ndim and noise.shape[0] == 1)
         self.noise = noise_columns(noise, y_train.shape, rank) + relative
