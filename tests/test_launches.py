@@ -8,7 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import pytest
-from jax.sharding import AbstractDevice, AbstractMesh, PartitionSpec
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, PartitionSpec
 from numpy.testing import assert_allclose
 
 import eqtangents as eqt
@@ -228,7 +228,9 @@ def test_programs_for_the_mesh_of_another_machine_suit_it():
     kind = {"device_kind": "NVIDIA H100", "num_cores": None}
     if "platform" in AbstractDevice.__init__.__annotations__:
         kind["platform"] = "cuda"
-    mesh = AbstractMesh((2,), ("d",), abstract_device=AbstractDevice(**kind))
+    device = AbstractDevice(**kind)
+    kinds = (AxisType.Auto,)  # JAX 0.12 has others unless told
+    mesh = AbstractMesh((2,), ("d",), axis_types=kinds, abstract_device=device)
     rows = PartitionSpec("d")
     mapped = jax.shard_map(
         lambda a: eqt.ntk(net(), a, a), mesh=mesh, in_specs=rows, out_specs=rows

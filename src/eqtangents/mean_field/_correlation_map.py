@@ -184,11 +184,11 @@ def _number_from(
     return in_range(name, value, least, most)
 
 
-def _floating(*numbers: ScalarOrBatch) -> list[Float[Array, "*batch"]]:
+def _floating(*numbers: ScalarOrBatch) -> tuple[Float[Array, "*batch"], ...]:
     dtype = jnp.result_type(float, *map(jnp.result_type, numbers))
     arrays = [jnp.asarray(x, dtype) for x in numbers]
     try:
-        return jnp.broadcast_arrays(*arrays)
+        return tuple(jnp.broadcast_arrays(*arrays))
     except ValueError:
         shapes = ", ".join(str(x.shape) for x in arrays)
         raise ValueError(

@@ -174,7 +174,8 @@ def _by_cholesky(
 
 @jax.jit
 def _eigenvectors(matrix: Float[Array, "n n"]) -> Factors:
-    values, vectors = jnp.linalg.eigh(matrix)
+    # The upper triangle is read, as by Cholesky's.
+    values, vectors = jnp.linalg.eigh(matrix.T, symmetrize_input=False)
     return values, vectors
 
 
