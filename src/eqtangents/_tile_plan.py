@@ -17,6 +17,7 @@ from eqtangents._budget import Budget, budget, under
 from eqtangents._closures import with_closures_told
 from eqtangents.covariance import AbstractCovariance
 from eqtangents.covariance._order import first_to_last
+from eqtangents.duals._elementary import may_be_differentiated
 from eqtangents.nn import AbstractLayer
 from eqtangents.nn._inputs import as_input, is_signal, values_of
 
@@ -106,15 +107,17 @@ def _most_pairs(net: AbstractLayer, x: Examples) -> int:
 def smaller_in_derivatives(
     function: Callable[_OfFunction, Told],
 ) -> Callable[_OfFunction, Told]:
-    """The same function of a network and examples, whose derivatives use small blocks.
+    """The same function of a network and examples, with derivatives of their own.
 
-    They keep blocks of all layers until they come back to them, where the function
-    itself needs those of one or two.
+    These use small blocks: they keep blocks of all layers until they come back to them,
+    where the function itself needs those of one or two. And formulas that are there for
+    derivatives alone are left out of the function itself.
     """
 
     @eqx.filter_custom_jvp
     def in_blocks(*args: Any, most: Budget, **static: Any) -> Told:
-        return function(*args, **static)
+        with may_be_differentiated(False):
+            return function(*args, **static)
 
     @in_blocks.def_jvp
     def _(
@@ -122,7 +125,8 @@ def smaller_in_derivatives(
     ) -> tuple[Any, Any]:
         net, x, *_ = primals
         block_bytes = min(most.block_bytes, most.kept_bytes // _count_of_layers(net, x))
-        with under(most._replace(block_bytes=block_bytes)):
+        small = under(most._replace(block_bytes=block_bytes))
+        with small, may_be_differentiated(True):
             return eqx.filter_jvp(function, primals, tangents, **static)
 
     @functools.wraps(function)

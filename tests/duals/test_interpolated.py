@@ -12,6 +12,7 @@ import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.duals._elementary import may_be_differentiated
 from eqtangents.duals._interpolated import WORTHWHILE, from_few
+from work import differentiated
 
 
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)  # Each example compiles.
@@ -86,8 +87,8 @@ def test_kernels_of_many_inputs_are_those_without_interpolation(
     x = jnp.sqrt(3 * variance / 2) * jr.normal(jr.key(1), (WORTHWHILE, 3))
     linear = nn.Linear(1, bias_std=bias_std)
     net = nn.Sequential([linear, layer := LAYERS[name](), linear, layer, linear])
-    own, within = eqt.kernel(net, x), jax.jit(lambda x: eqt.kernel(net, x))(x)
-    for found, expected in [(own.nngp, within.nngp), (own.ntk, within.ntk)]:
+    own, moved = eqt.kernel(net, x), differentiated(lambda x: eqt.kernel(net, x), x)
+    for found, expected in [(own.nngp, moved.nngp), (own.ntk, moved.ntk)]:
         size = jnp.sqrt(jnp.diagonal(expected))
         # Angles between inputs that nearly coincide magnify rounding. Where variances
         # are too large for the expansion, none of both is a number.
