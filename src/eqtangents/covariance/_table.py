@@ -175,12 +175,13 @@ def _turned(x: Float[Array, "..."], rank: int, turns: int) -> Float[Array, "..."
 
     def turned(x: Float[Array, "..."], turns: int) -> Float[Array, "..."]:
         sizes = [*enumerate(x.shape[-rank:])]
-        here = [along(np.arange(g), axis, 2 * rank) for axis, g in sizes]
-        there = [
-            (along(np.arange(g), rank + axis, 2 * rank) + turns * here[axis]) % g
-            for axis, g in sizes
-        ]
-        return x[(..., *here, *there)]
+        # Counted by the program: a constant of NumPy's has no place on a mesh in which
+        # the solution of an equation, which this stands for, could be transposed.
+        count = lambda g, axis: along(jnp.arange(g), axis, 2 * rank)
+        here = [count(g, axis) for axis, g in sizes]
+        there = [(count(g, rank + axis) + turns * here[axis]) % g for axis, g in sizes]
+        entries = x.at[(..., *here, *there)]
+        return entries.get(mode="promise_in_bounds", wrap_negative_indices=False)
 
     forth, back = lambda x: turned(x, turns), lambda x: turned(x, -turns)
     return with_transpose(forth, back, x)
