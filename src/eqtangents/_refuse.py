@@ -62,5 +62,5 @@ def _less(array: Array, nothing: Integer[Array, ""]) -> Array:
 
 @jax.jit
 def not_finite(array: Shaped[Array, "..."]) -> Bool[Array, ""]:
-    """Whether NaN or infinity is among the values: zero times these is no zero."""
+    """Whether NaN or infinity is among the values: less themselves, these are NaN."""
     return ~jnp.isfinite(jnp.sum(array - array))

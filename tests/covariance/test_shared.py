@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import jax.random as jr
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import eqtangents as eqt
 from eqtangents import nn
 from eqtangents.covariance import _shared
+from eqtangents.covariance._table import by_displacement
 from precision import DTYPE, by_precision
 from work import work
 
@@ -110,3 +112,18 @@ def test_the_same_blocks_of_attention_are_one_loop():
         return str(jax.make_jaxpr(lambda x: eqt.ntk(net, x))(x)).count(" = ")
 
     assert operations(40) == operations(4)
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+def test_tables_of_a_share_of_the_examples_have_their_derivatives(kind):
+    mesh, share = jax.make_mesh((2,), ("d",), axis_types=(kind,)), PartitionSpec("d")
+    dense = jr.normal(jr.key(0), (4, 3, 3), DTYPE)
+    table = lambda dense: jnp.sin(by_displacement(dense, (3,)).sum(0))
+    shares = jax.shard_map(table, mesh=mesh, in_specs=share, out_specs=share)
+    slope = lambda of: jax.jit(jax.grad(lambda x: jnp.sum(of(x) ** 3)))
+    expected = slope(table)(dense)
+    with jax.set_mesh(mesh):
+        found = slope(shares)(jax.device_put(dense, NamedSharding(mesh, share)))
+    rounding = by_precision(float64=1e-14, float32=1e-5)
+    np.testing.assert_allclose(found, expected, atol=rounding)
+    assert jnp.any(expected != 0)

@@ -11,6 +11,8 @@ import pytest
 
 import eqtangents as eqt
 from eqtangents import predict
+from eqtangents.predict._chebyshev import approximated
+from eqtangents.predict._spectrum import least_eigenvalue
 from precision import DTYPE, by_precision
 from predict_problems import assert_close, problem
 
@@ -43,6 +45,24 @@ CASES = {
     "rank-deficient": (1e-2, 40, 0.0),
 }
 TIMES = (0.0, 0.1, 3.0, 30.0, 3e3, 1e7, jnp.inf)  # in units of the fastest direction
+
+
+@pytest.mark.parametrize("times", [1, 50])
+@pytest.mark.parametrize("products", [27, 512])
+def test_what_is_not_a_number_is_no_polynomial(times, products):
+    low, high = jnp.asarray([0.1, 1.0], DTYPE)
+    for first in (0.0, 0.5):  # everywhere, or at some eigenvalues
+        gain = lambda values, first=first: jnp.where(
+            values > first, jnp.nan, jnp.ones((times, 1), DTYPE)
+        )
+        assert not approximated(gain, low, high, products).enough
+
+
+@pytest.mark.parametrize("n", [3, 5000])
+def test_eigenvalues_that_were_not_found_have_no_least_one(n):
+    assert jnp.isnan(least_eigenvalue(jnp.full(n, jnp.nan, DTYPE)))
+    assert least_eigenvalue(jnp.arange(1, n, dtype=DTYPE)) == 1
+    assert least_eigenvalue(jnp.zeros(0, DTYPE)) == jnp.inf
 
 
 @pytest.mark.slow

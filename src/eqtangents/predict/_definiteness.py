@@ -155,8 +155,7 @@ def _is_enough(kernel: Array, noise: Array) -> bool:
     """Whether a factorisation with this noise is one to predict with."""
     own = jnp.asarray(noise, kernel.dtype)
     needed = needed_eigenvalue(kernel, jnp.min(own), True, 0.0)
-    cholesky = jnp.linalg.cholesky(kernel + jnp.diag(own))
-    return bool(smallest_eigenvalue(cholesky, needed) > needed)
+    return bool(smallest_eigenvalue(cholesky_factor(kernel, own), needed) > needed)
 
 
 @jax.jit

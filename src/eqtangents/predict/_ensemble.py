@@ -147,8 +147,7 @@ class Ensemble(eqx.Module):
         trained. At the end of training a solve for each test example, else the
         eigenvectors.
         """
-        none = self.training.data.targets[:, :0]
-        return self._moments(t, k_test_train, nngp_test_test, none)[1]
+        return self._moments(t, k_test_train, nngp_test_test)[1]
 
     def moments(
         self,
@@ -165,8 +164,9 @@ class Ensemble(eqx.Module):
 
         **Returns:** what `mean` and what `covariance` returns.
         """
-        targets = self.training.data.targets
-        mean, covariance = self._moments(t, k_test_train, nngp_test_test, targets)
+        mean, covariance = self._moments(
+            t, k_test_train, nngp_test_test, with_means=True
+        )
         mean = self.training.data.restored(mean)
         return jnp.reshape(mean, np.shape(t) + mean.shape[1:]), covariance
 
@@ -175,12 +175,14 @@ class Ensemble(eqx.Module):
         t: Scalar | Float[Array, "..."],
         k_test_train: Kernel,
         nngp_test_test: Float[Array, "n_test n_test *positions_twice"],
-        targets: Float[Array, "rows columns"],
+        *,
+        with_means: bool = False,
     ) -> tuple[Float[Array, "times rows_test columns"], Float[Array, "..."]]:
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_test(nngp_test_test, nngp.shape[0], "nngp_test_test")
-        covariance, mean = self._moments_at(t, dynamics, nngp, prior, targets)
+        kernels = dynamics, nngp, prior
+        covariance, mean = self._moments_at(t, *kernels, with_means=with_means)
         covariance = data.as_kernel(covariance)
         return mean, jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
@@ -207,8 +209,7 @@ class Ensemble(eqx.Module):
         data = self.training.data
         dynamics, nngp = self._test_train(k_test_train)
         prior = data.test_diagonal(nngp_test_diagonal, nngp.shape[0])
-        none = data.targets[:, :0]
-        variance, _ = self._moments_at(t, dynamics, nngp, prior, none)
+        variance, _ = self._moments_at(t, dynamics, nngp, prior)
         variance = jnp.maximum(variance, 0)
         return jnp.reshape(variance, np.shape(t) + np.shape(nngp_test_diagonal))
 
@@ -222,8 +223,7 @@ class Ensemble(eqx.Module):
         **Returns:** an array `(*t, n_train, n_train, *positions, *positions)`.
         """
         data = self.training.data
-        none = data.targets[:, :0]
-        covariance, _ = self._moments_at(t, data.matrix, self.nngp, self.nngp, none)
+        covariance, _ = self._moments_at(t, data.matrix, self.nngp, self.nngp)
         covariance = data.as_kernel(covariance)
         return jnp.reshape(covariance, np.shape(t) + covariance.shape[1:])
 
@@ -249,9 +249,11 @@ class Ensemble(eqx.Module):
         dynamics: Float[Array, "rows_test rows"],
         nngp: Float[Array, "rows_test rows"],
         prior: Float[Array, "*test"],
-        targets: Float[Array, "rows columns"],
+        *,
+        with_means: bool = False,
     ) -> TimedMoments:
-        kernels = (dynamics, nngp, prior, targets)
+        targets = self.training.data.targets
+        kernels = (dynamics, nngp, prior, targets if with_means else targets[:, :0])
         return _ensemble_at(self, self.training.times(t), kernels)
 
 
