@@ -117,3 +117,24 @@ def test_rows_fill_vectors(size, readout, nonlinearity):
     pairs = [sizes for sizes in loops if math.prod(sizes) > 4 * n * size**2]
     assert pairs
     assert [sizes for sizes in pairs if sizes[-1] < 16 or sizes[-1] % 8] == []
+
+
+@pytest.mark.precision("float32")
+@pytest.mark.parametrize("size", [16, 28])
+def test_what_is_computed_of_examples_and_positions_alone_has_one_loop(size):
+    """Loops over few entries are written out, and take longer to compile than all else.
+
+    Masks and what duals need of variances are long rows.
+    """
+    convs = [nn.Conv(1, 3, padding="SAME"), nn.Relu()] * 2
+    net = nn.Sequential([*convs, nn.AvgPool(3, 2, "SAME"), *convs, nn.GlobalAvgPool()])
+    n = 4
+    x = jax.ShapeDtypeStruct((n, 1, size, size), jnp.float32)
+    program = jax.jit(lambda x1, x2: eqt.kernel(net, x1, x2).ntk)
+    program = program.lower(x, x).compile().as_text()
+    fields = [s for s in loops_with_roots(program) if math.prod(s) <= 2 * n * size**2]
+    assert fields
+    assert [sizes for sizes in fields if len(sizes) > 1] == []
+    masks = re.findall(r"= pred\[([\d,]+)\]\S* fusion\(", program)
+    assert masks
+    assert [sizes for sizes in masks if "," in sizes] == []

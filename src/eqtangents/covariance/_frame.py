@@ -92,11 +92,10 @@ class Scope:
         self_pairs: bool,
         canvas: tuple[int, ...] | None = None,
         reach: tuple[int, ...] = (),
-        read_once: bool = True,
     ) -> "Frame":
         """A frame for the consumer at the end of a chain of covariances."""
         scale = (1,) * len(reach)
-        return Frame(self, Registry(), self_pairs, canvas, reach, scale, read_once)
+        return Frame(self, Registry(), self_pairs, canvas, reach, scale)
 
     def fresh(self, slot_variance: Float[Array, "n *size"] | None = None) -> "Scope":
         """A scope of the same examples for which nothing else was computed."""
@@ -117,8 +116,7 @@ class Frame:
     `canvas`: how positions are stored, `None` where both coincide; then a block has the
     size of the covariance and no displacement. `reach`: the largest displacement that
     is asked for here, either way. `scale`: the displacement here is `scale` times the
-    consumer's at the end of the chain. `read_once`: whether it reads each entry once;
-    compilers repeat the last operations for each time that it does.
+    consumer's at the end of the chain.
 
     Where a frame is `joined`, its blocks have all positions of the canvas in one row.
     Rules that act on each entry do not notice. Others take them `apart`, and put what
@@ -131,7 +129,6 @@ class Frame:
     canvas: tuple[int, ...] | None
     reach: tuple[int, ...]
     scale: tuple[int, ...]
-    read_once: bool = True
 
     @property
     def wants_ntk(self) -> bool:

@@ -58,9 +58,10 @@ def paired(
 
 def doubled(field: Shaped[Array, "..."], rank: int) -> Shaped[Array, "..."]:
     """Two periods of the last `rank` axes, so that `rolled` is a single slice."""
-    for axis in range(field.ndim - rank, field.ndim):
-        field = jnp.concatenate([field, field], axis)
-    return field
+    lead, size = field.shape[: field.ndim - rank], field.shape[field.ndim - rank :]
+    pairs = [pair for length in size for pair in (2, length)]
+    one = jnp.expand_dims(field, [len(lead) + 2 * axis for axis in range(rank)])
+    return jnp.broadcast_to(one, (*lead, *pairs)).reshape(*lead, *(2 * g for g in size))
 
 
 def rolled(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from eqtangents._buffers import buffered
+from eqtangents._buffers import buffered, in_one_loop
 from eqtangents.covariance._affine import Affine, with_gradients
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
 from eqtangents.covariance._covariance import AbstractCovariance
@@ -203,7 +203,7 @@ class Nonlinear(AbstractCovariance):
         """
         variance = frame.scope.variance(self.upstream)
         prepare = self.dual.prepare if prepare is None else prepare
-        found = self._buffered(prepare(variance))
+        found = self._buffered(in_one_loop(prepare, variance))
         ends = frame.per_example(found, self.outline.rank, 1.0)
         return lambda at: in_terms(ends(at))
 

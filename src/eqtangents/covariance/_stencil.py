@@ -95,7 +95,7 @@ class Stencil(AbstractCovariance):
 
     def _summed(self, frame: Frame, windows: tuple[Window, ...]) -> SumUnder:
         """How windows are summed whose taps weigh the same."""
-        if frame.canvas is None or not (frame.read_once and rows_follow(windows)):
+        if frame.canvas is None or not rows_follow(windows):
             return sums_by_axis
         stay = all(window.stride == 1 for window in windows)
         return joined_sums if frame.joined and stay else sums_by_rows

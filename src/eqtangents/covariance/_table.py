@@ -32,16 +32,13 @@ class Sweep:
         *,
         self_pairs: bool,
         reach: tuple[int, ...] | None = None,
-        read_once: bool = True,
     ):
         """Bind the rule of `node`, and so compute all that no displacement changes.
 
         Along each axis, displacements are at most `reach`; by default they are all.
         """
         self.canvas, self.reach = canvas, canvas if reach is None else reach
-        self.frame = scope.frame(
-            self_pairs=self_pairs, canvas=canvas, reach=self.reach, read_once=read_once
-        )
+        self.frame = scope.frame(self_pairs=self_pairs, canvas=canvas, reach=self.reach)
         self.rule = self.frame.bind_in_order(node)
 
     @property
