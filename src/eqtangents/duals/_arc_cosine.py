@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents._buffers import buffered_sum
+from eqtangents._buffers import buffered_sum, in_one_loop
 from eqtangents.duals._elementary import angle_factors, reciprocal, safe_sqrt, valued
 from eqtangents.duals._pair import Deviation, Pair, above, deviation, rounding
 
@@ -57,7 +57,7 @@ def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     size = left.std * right.std
     d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * size * d_log
     per_size = left.reciprocal * right.reciprocal
-    slope = (0.5 / math.pi) * reciprocal(certain_sine) * per_size
+    slope = (0.5 / math.pi) * in_one_loop(reciprocal, certain_sine) * per_size
     d_derivative = slope * (d_pair.cov - pair.cov * d_log)
     return (value, derivative), (d_value, d_derivative)
 
