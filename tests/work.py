@@ -1,5 +1,8 @@
 """How much a program computes, counted in what JAX traces."""
 
+import math
+import re
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -40,3 +43,27 @@ def operations(fn, *args):
                 yield eqn, times
 
     return of(jax.make_jaxpr(fn)(*args).jaxpr, 1)
+
+
+def times_computed(program, costly):
+    """How often each entry that follows from costly operations is computed.
+
+    Within a fusion of a compiled program, each slice of what was computed there
+    computes its part again.
+    """
+    found = []
+    for body in re.split(r"\n(?=(?:ENTRY )?%[\w.\-]+ \()", program):
+        if "fused_computation" not in body.split("(")[0]:
+            continue
+        sizes, sliced = {}, {}  # of what follows from them; operands come first
+        for name, shape, operation, rest in re.findall(
+            r"(%[\w.\-]+) = f\d+\[([\d,]*)\]\S* ([\w\-]+)\((.*)", body
+        ):
+            size = math.prod(map(int, filter(None, shape.split(","))))
+            operands = re.findall(r"%[\w.\-]+", rest.split("), ")[0])
+            if operation in costly or any(one in sizes for one in operands):
+                sizes[name] = size
+            if operation == "slice" and operands[0] in sizes:
+                sliced[operands[0]] = sliced.get(operands[0], 0) + size
+        found += [max(sliced.get(name, 0) / size, 1) for name, size in sizes.items()]
+    return found

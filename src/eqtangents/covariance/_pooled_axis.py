@@ -13,7 +13,7 @@ adds to the outputs at $t$ and at a few displacements before and after it.
 import dataclasses
 import functools
 import operator
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -144,8 +144,7 @@ class PooledAxis:
         if not window.periodic and block.shape[entry] > window.size_in:
             exist = positions(block.shape[entry]) < window.size_in
             block = where(along(exist, 0, block.ndim - entry), block)
-        mode = "wrap" if window.periodic else "constant"
-        block = _surrounded_along(block, entry, low, high, mode)
+        block = _surrounded_along(block, entry, low, high, window.periodic)
         if shared:
             block = _surrounded_along(block, number, count - 1, count - 1)
 
@@ -203,11 +202,11 @@ def _surrounded_along(
     axis: int,
     low: int,
     high: int,
-    mode: Literal["constant", "wrap"] = "constant",
+    periodic: bool = False,
 ) -> Float[Array, "..."]:
     widths = [(0, 0)] * block.ndim
     widths[axis] = (low, high)
-    return surrounded(block, widths, mode)
+    return surrounded(block, widths, {axis} if periodic else ())
 
 
 def _slices(

@@ -20,7 +20,6 @@ from eqtangents.covariance._window_sums import (
     Counted,
     SumUnder,
     TapWeights,
-    rows_follow,
     sums_by_axis,
     sums_by_rows,
     sums_under,
@@ -95,9 +94,10 @@ class Stencil(AbstractCovariance):
 
     def _summed(self, frame: Frame, windows: tuple[Window, ...]) -> SumUnder:
         """How windows are summed whose taps weigh the same."""
-        if frame.canvas is None or not rows_follow(windows):
+        around = [window.periodic for window in windows]
+        if windows[-1].count == 1 or (frame.canvas is None and not all(around)):
             return sums_by_axis
-        stay = all(window.stride == 1 for window in windows)
+        stay = not any(around) and all(window.stride == 1 for window in windows)
         return joined_sums if frame.joined and stay else sums_by_rows
 
 

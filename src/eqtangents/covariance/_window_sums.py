@@ -1,9 +1,10 @@
 """Sums of the entries of a block under windows, and the transposes of these sums."""
 
 import functools
+import math
 import operator
-from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Callable, Collection
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -115,10 +116,8 @@ def _weighted_sums(
     lead = block.ndim - len(windows)
     ends = zip(windows, block.shape[lead:], sizes, strict=True)
     reach = [window.reach(size_in, size) for window, size_in, size in ends]
-    widths = {False: [(0, 0)] * block.ndim, True: [(0, 0)] * block.ndim}
-    for axis, window in enumerate(windows):
-        widths[window.periodic][lead + axis] = reach[axis]
-    block = surrounded(surrounded(block, widths[False]), widths[True], "wrap")
+    around = {lead + axis for axis, window in enumerate(windows) if window.periodic}
+    block = surrounded(block, [*[(0, 0)] * lead, *reach], around)
     taps = []
     for at in np.ndindex(weights.shape):
         if isinstance(weights, np.ndarray) and not weights[at]:
@@ -144,11 +143,6 @@ def _apart(
     return lax.pad(block, zero, [*lead, *((0, s - 1, s - 1) for s in strides)])
 
 
-def rows_follow(windows: tuple[Window, ...]) -> bool:
-    """Whether taps that leave their row of the last axis are masked or not used."""
-    return windows[-1].count > 1 and not any(window.periodic for window in windows)
-
-
 def sums_by_axis(
     block: Float[Array, "..."],
     windows: tuple[Window, ...],
@@ -171,16 +165,29 @@ def sums_by_rows(
     """Sum the entries under windows on a canvas, along the last axis first.
 
     That axis is not padded, which no compiler vectorises: rows follow each other in
-    memory, and a tap that leaves its row reaches into a neighbouring one.
+    memory, and a tap that leaves its row reaches into a neighbouring one. There it has
+    a mask that does not hold, or what the other end of a periodic row has.
     """
     rank, (*others, last) = len(windows), windows
-    canvas = block.shape[block.ndim - rank :]
+    lead, canvas = block.ndim - rank, block.shape[block.ndim - rank :]
     reach = [w.reach(*ends) for w, *ends in zip(others, canvas, sizes, strict=False)]
-    block = _sum_along_rows(block, last, sizes[-1], masks[-1], reach)
+    around = {lead + axis for axis, window in enumerate(others) if window.periodic}
+    if math.prod(window.count for window in windows) > _FEW_TAPS:
+        still = [(0, 0)] * (block.ndim - 1)
+        block = _sum_along_rows(block, last, sizes[-1], masks[-1], still, ())
+        block = surrounded(block, [*[(0, 0)] * lead, *reach, (0, 0)], around)
+    else:
+        widths = [*[(0, 0)] * lead, *reach]
+        block = _sum_along_rows(block, last, sizes[-1], masks[-1], widths, around)
     for axis, (window, (low, _)) in enumerate(zip(others, reach, strict=True)):
         taps = _taps(block, axis - rank, window, low, sizes[axis])
         block = masked_sum(taps, masks[axis])
     return block
+
+
+# The sum along rows is computed once for each row under a window of so many taps.
+# XLA's CPU backend fuses no more into one operation, but flattens what is added up.
+_FEW_TAPS = 12
 
 
 def _sum_along_rows(
@@ -188,19 +195,30 @@ def _sum_along_rows(
     window: Window,
     size: int,
     masks: Taps,
-    reach: list[tuple[int, int]],
+    widths: list[tuple[int, int]],
+    around: Collection[int],
 ) -> Float[Array, "..."]:
-    """Sum along the last axis; pad the axes before it by `reach`, for their windows."""
+    """Sum along the last axis; surround the axes before it, as `surrounded` does."""
     width = block.shape[-1]
-    more = -(-max(window.reach(width, size)) // width)
-    widths = [(0, 0)] * (block.ndim - 1 - len(reach)) + reach
-    widths[-1] = (widths[-1][0] + more, widths[-1][1] + more)
-    block = surrounded(block, [*widths, (0, 0)])
+    more = 1 if window.periodic else -(-max(window.reach(width, size)) // width)
+    *others, (low, high) = widths
+    block = surrounded(block, [*others, (low + more, high + more), (0, 0)], around)
     rows = block.shape[-2] - 2 * more
     laid_out = block.reshape(*block.shape[:-2], -1)
-    taps = _taps(laid_out, -1, window, more * width, rows * size)
-    taps = [tap.reshape(*block.shape[:-2], rows, size) for tap in taps]
-    return masked_sum(taps, masks)
+
+    def tap(offset: int) -> Float[Array, "..."]:
+        start = more * width + offset
+        stop = start + (rows * size - 1) * window.stride + 1
+        one = lax.slice_in_dim(laid_out, start, stop, window.stride, -1)
+        return one.reshape(*block.shape[:-2], rows, size)
+
+    def along_circle(offset: int) -> Float[Array, "..."]:
+        offset = offset % width
+        here = jnp.arange(size, dtype=jnp.int32) * window.stride + offset < width
+        return jnp.where(here, tap(offset), tap(offset - width)) if offset else tap(0)
+
+    taps = map(along_circle if window.periodic else tap, window.offsets)
+    return masked_sum([*taps], masks)
 
 
 def window_sum(
@@ -222,22 +240,29 @@ def window_sum(
     # Without any border, compilers would compute the block again under each tap.
     apart = window.overlapping and not (low or high)
     widths[axis] = (low, high + apart)
-    block = surrounded(block, widths, "wrap" if window.periodic else "constant")
+    around = {block.ndim + axis} if window.periodic else ()
+    block = surrounded(block, widths, around)
     return masked_sum(_taps(block, axis, window, low, size), masks)
 
 
 def surrounded(
     block: Float[Array, "..."],
     widths: list[tuple[int, int]],
-    mode: Literal["constant", "wrap"] = "constant",
+    periodic: Collection[int] = (),
 ) -> Float[Array, "..."]:
     """The block with more entries around it, kept apart from what reads them.
 
-    A padding that is fused into its consumers branches for every entry.
+    They are zeros, or those of the other end along `periodic` axes. A padding that is
+    fused into its consumers branches for every entry.
     """
-    if not any(map(any, widths)):
-        return block
-    return lax.optimization_barrier(jnp.pad(block, widths, mode=mode))
+    axes = [*enumerate(widths)]
+    circles = [ends if axis in periodic else (0, 0) for axis, ends in axes]
+    if any(map(any, circles)):
+        block = lax.optimization_barrier(jnp.pad(block, circles, mode="wrap"))
+    zeros = [(0, 0) if axis in periodic else ends for axis, ends in axes]
+    if any(map(any, zeros)):
+        block = lax.optimization_barrier(jnp.pad(block, zeros))
+    return block
 
 
 def _taps(
