@@ -94,10 +94,11 @@ class Stencil(AbstractCovariance):
 
     def _summed(self, frame: Frame, windows: tuple[Window, ...]) -> SumUnder:
         """How windows are summed whose taps weigh the same."""
-        around = [window.periodic for window in windows]
-        if windows[-1].count == 1 or (frame.canvas is None and not all(around)):
+        circles = [window.periodic for window in windows]
+        known = frame.canvas is not None or all(circles)  # Else rows have no masks.
+        if windows[-1].count == 1 or not known or (all(circles) and len(circles) == 1):
             return sums_by_axis
-        stay = not any(around) and all(window.stride == 1 for window in windows)
+        stay = not any(circles) and all(window.stride == 1 for window in windows)
         return joined_sums if frame.joined and stay else sums_by_rows
 
 

@@ -185,8 +185,9 @@ def sums_by_rows(
     return block
 
 
-# The sum along rows is computed once for each row under a window of so many taps.
-# XLA's CPU backend fuses no more into one operation, but flattens what is added up.
+# Above so many taps, a row is added up once, and not for each row that reads it. Nor
+# does XLA's CPU backend fuse more: it would lay the result out in one row, by indices
+# that no loop of vectors has.
 _FEW_TAPS = 12
 
 
