@@ -12,21 +12,26 @@ adds to the outputs at $t$ and at a few displacements before and after it.
 
 import dataclasses
 import functools
+import itertools
 import operator
 from typing import TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from eqtangents.covariance._lattice import along, positions, where
 from eqtangents.covariance._window import Window
-from eqtangents.covariance._window_sums import masked_sum, surrounded
+from eqtangents.covariance._window_sums import Taps, masked_sum, surrounded
 
 
 # Of the rows of some groups, where an input exists, if not everywhere.
 _Existing: TypeAlias = Bool[Array, "rows canvas"] | None
+
+
+# Of so many positions, a window has few pairs of them.
+_FEW = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,48 +124,91 @@ class PooledAxis:
 
         The block is `(*rows, *pairs, *canvas)`, with a row for each input of a group.
         """
-        window, entry = self.window, block.ndim - rank + number
-        count, stride = window.count, window.stride
+        entry = block.ndim - rank + number
         block = self._with_all_residues(block, number)
-        outputs = block.shape[number] // stride + self.spread
-        rows = (outputs - 1) * stride + count
-        sums = self._over_first(block, number, entry, rows)
-        taps = [_slices(sums, number, j, outputs, stride) for j in range(count)]
+        block = self._with_borders(block, entry)
         others = [axis for axis in range(block.ndim) if axis not in (number, entry)]
         masks = [None if m is None else jnp.expand_dims(m, others) for m in counted]
+        # What precedes a later axis is a sum, which its terms would compute anew.
+        apart = not (self.window.overlapping or number) and self.window.count <= _FEW
+        add_up = self._all_at_once if apart else self._one_after_the_other
+        return add_up(block, number, entry, masks)
+
+    def _with_borders(
+        self, block: Float[Array, "..."], entry: int
+    ) -> Float[Array, "..."]:
+        """All that windows see along an axis, from the input at the first offset on."""
+        window, canvas = self.window, block.shape[entry]
+        if not window.periodic and canvas > window.size_in:
+            exist = positions(canvas) < window.size_in
+            block = where(along(exist, 0, block.ndim - entry), block)
+        low, high = window.reach(canvas, self.canvas)
+        block = _surrounded_along(block, entry, low, high, window.periodic)
+        first = low + window.offsets[0]
+        return lax.slice_in_dim(block, first, block.shape[entry], axis=entry)
+
+    def _one_after_the_other(
+        self,
+        block: Float[Array, "..."],
+        number: int,
+        entry: int,
+        masks: Taps,
+    ) -> Float[Array, "..."]:
+        """The sums over first positions, and of these the sums over second ones."""
+        count, stride = self.window.count, self.window.stride
+        given, more = block.shape[number], count - 1
+        block = _surrounded_along(block, number, more, more)
+        taps = [
+            _slices(
+                _slices(block, entry, i, self.canvas, stride),
+                number,
+                more - i,
+                given + more,
+            )
+            for i in range(count)
+        ]
+        sums = functools.reduce(operator.add, taps)
+        outputs, start = given // stride + self.spread, self.before * stride
+        stop = (outputs - 1) * stride + count - start - sums.shape[number]
+        sums = _surrounded_along(sums, number, start, max(0, stop))
+        taps = [_slices(sums, number, j, outputs, stride) for j in range(count)]
         return masked_sum(taps, masks)
 
-    def _over_first(
-        self, block: Float[Array, "..."], number: int, entry: int, rows: int
+    def _all_at_once(
+        self,
+        block: Float[Array, "..."],
+        number: int,
+        entry: int,
+        masks: Taps,
     ) -> Float[Array, "..."]:
-        """The sums over first positions, in as many rows as those over second need.
+        """The sums over pairs of offsets, where no two windows share an input.
 
-        Inputs that several windows share have zeros in the rows around them, once;
-        otherwise those under each offset do: they are not more in all.
+        A group adds to its own row, and with offsets `j < i` to the next.
         """
-        window, count = self.window, self.window.count
-        shared, given = window.overlapping, block.shape[number]
-        low, high = window.reach(block.shape[entry], self.canvas)
-        if not window.periodic and block.shape[entry] > window.size_in:
-            exist = positions(block.shape[entry]) < window.size_in
-            block = where(along(exist, 0, block.ndim - entry), block)
-        block = _surrounded_along(block, entry, low, high, window.periodic)
-        if shared:
-            block = _surrounded_along(block, number, count - 1, count - 1)
-
-        def tap(i: int) -> Float[Array, "..."]:
-            start = low + window.offsets[i]
-            one = _slices(block, entry, start, self.canvas, window.stride)
-            if shared:
-                return _slices(one, number, count - 1 - i, given + count - 1)
-            return _surrounded_along(one, number, i, max(0, rows - given - i))
-
-        sums = functools.reduce(operator.add, map(tap, range(count)))
-        if not shared:
-            return sums
-        start = self.before * window.stride
-        more = rows - start - sums.shape[number]
-        return _surrounded_along(sums, number, start, more)
+        count, stride = self.window.count, self.window.stride
+        groups, total = block.shape[number] // stride, []
+        # XLA computes what is read in up to 15 places there, unless it has a border.
+        border = 1 if count**2 <= 15 else 0
+        taps = [
+            _surrounded_along(
+                _slices(block, entry, i, self.canvas, stride), number, 0, border
+            )
+            for i in range(count)
+        ]
+        for after in range(self.spread + 1):
+            of_rows = [
+                None if m is None else _slices(m, number, after, groups) for m in masks
+            ]
+            offsets = itertools.product(range(count), repeat=2)
+            pairs = [(i, j) for i, j in offsets if (j < i) == after]
+            first = stride * after
+            terms = [
+                _slices(taps[i], number, first + j - i, groups, stride)
+                for i, j in pairs
+            ]
+            rows = masked_sum(terms, [of_rows[j] for _, j in pairs])
+            total.append(_surrounded_along(rows, number, after, self.spread - after))
+        return functools.reduce(operator.add, total)
 
     def _with_all_residues(
         self, block: Float[Array, "..."], number: int
@@ -210,8 +258,8 @@ def _surrounded_along(
 
 
 def _slices(
-    block: Float[Array, "..."], axis: int, start: int, count: int, stride: int = 1
-) -> Float[Array, "..."]:
+    block: Shaped[Array, "..."], axis: int, start: int, count: int, stride: int = 1
+) -> Shaped[Array, "..."]:
     """So many entries of an axis, the first of them at `start`."""
     stop = start + (count - 1) * stride + 1
     return lax.slice_in_dim(block, start, stop, stride, axis)
