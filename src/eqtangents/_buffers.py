@@ -30,11 +30,13 @@ def materialised(
     if not jax.tree.leaves(shapes) or not budget().conditionals:
         return build()
 
-    def absent() -> PyTree[Array]:  # Varying over the same axes of a mesh.
-        return jax.tree.map(jnp.zeros_like, shapes)
+    def present() -> PyTree[Array]:
+        return _flat_masks(build())
 
-    rows = lambda build: lambda: _flat_masks(build())
-    found = lax.cond(index.ravel()[0] >= 0, rows(build), rows(absent))
+    def absent() -> PyTree[Array]:  # Varying over the same axes of a mesh.
+        return _flat_masks(jax.tree.map(jnp.zeros_like, shapes))
+
+    found = lax.cond(index.ravel()[0] >= 0, present, absent)
     return jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), found, shapes)
 
 

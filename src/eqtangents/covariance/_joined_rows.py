@@ -6,9 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from eqtangents._budget import budget
+from eqtangents.covariance._borders import surrounded
 from eqtangents.covariance._lattice import in_one_row
 from eqtangents.covariance._window import Window
-from eqtangents.covariance._window_sums import Taps, masked_sum, surrounded
+from eqtangents.covariance._window_sums import Taps, masked_sum
 
 
 def joined_mask(

@@ -6,7 +6,8 @@ One position after the other: first the sums $M_{q, p'}$ over $i$ alone, with th
 position fixed, so that an input at the displacement $e$ is part of $M$ at $f = e + i$;
 then those over $j$, of all $M$ at $f = s t + j$, where $t = q' - q$. That takes $2 c$
 additions for windows of $c$ positions, not $c^2$, and the second half adds up whole
-blocks. Inputs come in groups of all $e = s t + \rho$ with $0 \le \rho < s$; a group
+blocks. Windows that share no input are added up at once: that is an addition for each
+input. Inputs come in groups of all $e = s t + \rho$ with $0 \le \rho < s$; a group
 adds to the outputs at $t$ and at a few displacements before and after it.
 """
 
@@ -19,11 +20,12 @@ from typing import TypeAlias
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
+from eqtangents.covariance._borders import entries_from, surrounded_along
 from eqtangents.covariance._lattice import along, positions, where
 from eqtangents.covariance._window import Window
-from eqtangents.covariance._window_sums import Taps, masked_sum, surrounded
+from eqtangents.covariance._window_sums import Taps, masked_sum
 
 
 # Of the rows of some groups, where an input exists, if not everywhere.
@@ -105,8 +107,7 @@ class PooledAxis:
         output = (positions(self.canvas)[None] + t[:, None]) % self.canvas
 
         def inside(offset: int) -> _Existing:
-            places = np.arange(window.size_out) * window.stride + offset
-            if window.periodic or np.all((places >= 0) & (places < window.size_in)):
+            if window.always_meets(offset):
                 return None
             there = output * window.stride + offset
             return (there >= 0) & (there < window.size_in)
@@ -142,9 +143,9 @@ class PooledAxis:
         if not window.periodic and canvas > window.size_in:
             exist = positions(canvas) < window.size_in
             block = where(along(exist, 0, block.ndim - entry), block)
-        low, high = window.reach(canvas, self.canvas)
-        block = _surrounded_along(block, entry, low, high, window.periodic)
-        first = low + window.offsets[0]
+        ends = window.reach(canvas, self.canvas)
+        block = surrounded_along(block, entry, ends, window.periodic)
+        first = ends[0] + window.offsets[0]
         return lax.slice_in_dim(block, first, block.shape[entry], axis=entry)
 
     def _one_after_the_other(
@@ -157,21 +158,21 @@ class PooledAxis:
         """The sums over first positions, and of these the sums over second ones."""
         count, stride = self.window.count, self.window.stride
         given, more = block.shape[number], count - 1
-        block = _surrounded_along(block, number, more, more)
+        block = surrounded_along(block, number, (more, more))
         taps = [
-            _slices(
-                _slices(block, entry, i, self.canvas, stride),
-                number,
-                more - i,
-                given + more,
-            )
-            for i in range(count)
+            entries_from(block, entry, i, self.canvas, stride) for i in range(count)
         ]
-        sums = functools.reduce(operator.add, taps)
+        sums = functools.reduce(
+            operator.add,
+            (
+                entries_from(tap, number, more - i, given + more)
+                for i, tap in enumerate(taps)
+            ),
+        )
         outputs, start = given // stride + self.spread, self.before * stride
         stop = (outputs - 1) * stride + count - start - sums.shape[number]
-        sums = _surrounded_along(sums, number, start, max(0, stop))
-        taps = [_slices(sums, number, j, outputs, stride) for j in range(count)]
+        sums = surrounded_along(sums, number, (start, max(0, stop)))
+        taps = [entries_from(sums, number, j, outputs, stride) for j in range(count)]
         return masked_sum(taps, masks)
 
     def _all_at_once(
@@ -190,24 +191,24 @@ class PooledAxis:
         # XLA computes what is read in up to 15 places there, unless it has a border.
         border = 1 if count**2 <= 15 else 0
         taps = [
-            _surrounded_along(
-                _slices(block, entry, i, self.canvas, stride), number, 0, border
-            )
-            for i in range(count)
+            entries_from(block, entry, i, self.canvas, stride) for i in range(count)
         ]
+        taps = [surrounded_along(tap, number, (0, border)) for tap in taps]
         for after in range(self.spread + 1):
             of_rows = [
-                None if m is None else _slices(m, number, after, groups) for m in masks
+                None if m is None else entries_from(m, number, after, groups)
+                for m in masks
             ]
             offsets = itertools.product(range(count), repeat=2)
             pairs = [(i, j) for i, j in offsets if (j < i) == after]
             first = stride * after
             terms = [
-                _slices(taps[i], number, first + j - i, groups, stride)
+                entries_from(taps[i], number, first + j - i, groups, stride)
                 for i, j in pairs
             ]
             rows = masked_sum(terms, [of_rows[j] for _, j in pairs])
-            total.append(_surrounded_along(rows, number, after, self.spread - after))
+            ends = (after, self.spread - after)
+            total.append(surrounded_along(rows, number, ends))
         return functools.reduce(operator.add, total)
 
     def _with_all_residues(
@@ -233,7 +234,7 @@ class PooledAxis:
         rows = table.shape[number]
         for start in range(self.canvas, rows if self.whole else 0, self.canvas):
             count = min(self.canvas, rows - start)
-            first, again = (_slices(table, number, i, count) for i in (0, start))
+            first, again = (entries_from(table, number, i, count) for i in (0, start))
             total = lax.optimization_barrier(first + again)  # It is put in its place.
             table = lax.dynamic_update_slice(table, total, [0] * table.ndim)
         return table
@@ -243,23 +244,3 @@ class PooledAxis:
         if self.whole:
             return (d + self.before) % self.canvas
         return (d + self.reach) % self.canvas + self.spread
-
-
-def _surrounded_along(
-    block: Float[Array, "..."],
-    axis: int,
-    low: int,
-    high: int,
-    periodic: bool = False,
-) -> Float[Array, "..."]:
-    widths = [(0, 0)] * block.ndim
-    widths[axis] = (low, high)
-    return surrounded(block, widths, {axis} if periodic else ())
-
-
-def _slices(
-    block: Shaped[Array, "..."], axis: int, start: int, count: int, stride: int = 1
-) -> Shaped[Array, "..."]:
-    """So many entries of an axis, the first of them at `start`."""
-    stop = start + (count - 1) * stride + 1
-    return lax.slice_in_dim(block, start, stop, stride, axis)

@@ -96,7 +96,7 @@ class Stencil(AbstractCovariance):
         """How windows are summed whose taps weigh the same."""
         circles = [window.periodic for window in windows]
         known = frame.canvas is not None or all(circles)  # Else rows have no masks.
-        if windows[-1].count == 1 or not known or (all(circles) and len(circles) == 1):
+        if windows[-1].count == 1 or not known or circles == [True]:
             return sums_by_axis
         stay = not any(circles) and all(window.stride == 1 for window in windows)
         return joined_sums if frame.joined and stay else sums_by_rows
@@ -184,10 +184,7 @@ def _tap_masks(
     def tap(axis: int, offset: int) -> Lookup[Counted] | None:
         window = windows[axis]
         size, stride = window.size_in, window.stride
-        real = np.arange(window.size_out) * stride + offset
-        if above.canvas is None or window.periodic:
-            return None
-        if np.all((0 <= real) & (real < size)):
+        if above.canvas is None or window.always_meets(offset):
             return None  # The partner is inside, too, wherever the output exists.
         canvas = above.canvas
 

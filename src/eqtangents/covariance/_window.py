@@ -58,6 +58,12 @@ class Window:
         """Whether an input may be under several windows."""
         return self.offsets[-1] - self.offsets[0] >= self.stride
 
+    def always_meets(self, offset: int) -> bool:
+        """Whether every output has an input at an offset."""
+        places = np.arange(self.size_out) * self.stride + offset
+        inside = (places >= 0) & (places < self.size_in)
+        return self.periodic or bool(np.all(inside))
+
     @property
     def padding(self) -> tuple[int, int]:
         """The number of inputs missing below the first and beyond the last."""

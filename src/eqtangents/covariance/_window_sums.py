@@ -13,6 +13,11 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from eqtangents._transposed import with_transpose
+from eqtangents.covariance._borders import (
+    entries_from,
+    surrounded,
+    surrounded_along,
+)
 from eqtangents.covariance._lattice import where
 from eqtangents.covariance._window import Window
 
@@ -125,8 +130,7 @@ def _weighted_sums(
         tap = block
         for axis, (window, (low, _)) in enumerate(zip(windows, reach, strict=True)):
             start, step = low + window.offsets[at[axis]], window.stride
-            stop = start + (sizes[axis] - 1) * step + 1
-            tap = lax.slice_in_dim(tap, start, stop, step, lead + axis)
+            tap = entries_from(tap, lead + axis, start, sizes[axis], step)
         for of_axis, i in zip(masks, at, strict=True):
             tap = tap if of_axis[i] is None else where(of_axis[i], tap)
         taps.append(jnp.asarray(weights[at], block.dtype) * tap)
@@ -152,7 +156,7 @@ def sums_by_axis(
     """Sum the entries under windows along the last axes, one after the other."""
     for axis, window in enumerate(windows):
         place = axis - len(windows)
-        block = window_sum(block, place, window, sizes[axis], masks[axis])
+        block = _window_sum(block, place, window, sizes[axis], masks[axis])
     return block
 
 
@@ -208,9 +212,8 @@ def _sum_along_rows(
     laid_out = block.reshape(*block.shape[:-2], -1)
 
     def tap(offset: int) -> Float[Array, "..."]:
-        start = more * width + offset
-        stop = start + (rows * size - 1) * window.stride + 1
-        one = lax.slice_in_dim(laid_out, start, stop, window.stride, -1)
+        start, count = more * width + offset, rows * size
+        one = entries_from(laid_out, -1, start, count, window.stride)
         return one.reshape(*block.shape[:-2], rows, size)
 
     def along_circle(offset: int) -> Float[Array, "..."]:
@@ -222,7 +225,7 @@ def _sum_along_rows(
     return masked_sum([*taps], masks)
 
 
-def window_sum(
+def _window_sum(
     block: Float[Array, "..."],
     axis: int,
     window: Window,
@@ -237,44 +240,19 @@ def window_sum(
     if same_size and window.offsets == (0,) and masks == [None]:
         return block
     low, high = window.reach(block.shape[axis], size)
-    widths = [(0, 0)] * block.ndim
     # Without any border, compilers would compute the block again under each tap.
     apart = window.overlapping and not (low or high)
-    widths[axis] = (low, high + apart)
-    around = {block.ndim + axis} if window.periodic else ()
-    block = surrounded(block, widths, around)
+    block = surrounded_along(block, axis, (low, high + apart), window.periodic)
     return masked_sum(_taps(block, axis, window, low, size), masks)
-
-
-def surrounded(
-    block: Float[Array, "..."],
-    widths: list[tuple[int, int]],
-    periodic: Collection[int] = (),
-) -> Float[Array, "..."]:
-    """The block with more entries around it, kept apart from what reads them.
-
-    They are zeros, or those of the other end along `periodic` axes. A padding that is
-    fused into its consumers branches for every entry.
-    """
-    axes = [*enumerate(widths)]
-    circles = [ends if axis in periodic else (0, 0) for axis, ends in axes]
-    if any(map(any, circles)):
-        block = lax.optimization_barrier(jnp.pad(block, circles, mode="wrap"))
-    zeros = [(0, 0) if axis in periodic else ends for axis, ends in axes]
-    if any(map(any, zeros)):
-        block = lax.optimization_barrier(jnp.pad(block, zeros))
-    return block
 
 
 def _taps(
     block: Float[Array, "..."], axis: int, window: Window, low: int, size: int
 ) -> list[Float[Array, "..."]]:
     """The entries at each offset, of a block with `low` entries before its first."""
-    length = (size - 1) * window.stride + 1
-    starts = [low + offset for offset in window.offsets]
     return [
-        lax.slice_in_dim(block, start, start + length, window.stride, axis)
-        for start in starts
+        entries_from(block, axis, low + offset, size, window.stride)
+        for offset in window.offsets
     ]
 
 
