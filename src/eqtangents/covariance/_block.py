@@ -42,7 +42,9 @@ class Evaluation:
 
     def __init__(self, registered: Registered, carried: Any = None):
         """Start with nothing computed but what a `Repeat` carries, if anything."""
-        self.fields, self.masks, self._first = registered
+        self.fields, self._registered = registered.fields, registered
+        self.masks, self._first = registered.masks, registered.first
+        self.displacement, self.for_each = registered.displacement, registered.for_each
         self.carried = carried
         self._memo = Memo()
         self._run = 0  # how many of the first rules
@@ -62,7 +64,8 @@ class Evaluation:
         first: Sequence["BlockRule"],
     ) -> "Evaluation":
         """The run at the same displacement, for one depth of a `Repeat`."""
-        return Evaluation(Registered(fields, self.masks, first), carried)
+        registered = self._registered._replace(fields=fields, first=first)
+        return Evaluation(registered, carried)
 
 
 Content = TypeVar("Content")

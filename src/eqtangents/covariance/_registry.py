@@ -37,24 +37,32 @@ class Registered(NamedTuple):
     """All that a registry holds, looked up at one displacement.
 
     A field is a pair: its fixed part, and what its `look` gave of the moving part.
-    `first`: rules to be run before any other, in this order.
+    `first`: rules to be run before any other, in this order. `for_each` makes an array
+    that is the same at all displacements one for each of those in a batch.
     """
 
     fields: Sequence[tuple[Any, Any]]
     masks: dict[Hashable, Any]
     first: Sequence[Callable[[Any], Any]]
+    displacement: Int[Array, " rank"] | None
+    for_each: Callable[[Array], Array]
 
 
 class Field(NamedTuple):
     """Per-example data of a rule.
 
     `fixed` belongs to the first position of a pair; `look(moving, d)` fetches the data
-    of the second, `d` away.
+    of the second, `d` away. Fields of many depths have none: each depth looks up its
+    own, when its turn comes.
     """
 
     fixed: PyTree[Array]
     moving: PyTree[Array]
-    look: Look
+    look: Look | None
+
+    def found(self, d: Int[Array, " rank"] | None) -> Any:
+        """What there is of the second position, if that is looked up here."""
+        return None if self.look is None else self.look(self.moving, d)
 
 
 class Registry:
@@ -76,7 +84,9 @@ class Registry:
         """A registry with fields of its own, for the layer inside a `Repeat`."""
         return Registry(self.masks)
 
-    def add_field(self, fixed: PyTree[Array], moving: PyTree[Array], look: Look) -> int:
+    def add_field(
+        self, fixed: PyTree[Array], moving: PyTree[Array], look: Look | None
+    ) -> int:
         """Register a field; the result is its number among `Registered.fields`."""
         self.fields.append(Field(fixed, moving, look))
         return len(self.fields) - 1
@@ -90,31 +100,67 @@ class Registry:
 
         It is not looked up for a loop's body, so that more fields may come later.
         """
-        return Registered(_Unmoved(self.fields), {}, self.first)
+        return Registered(_Unmoved(self.fields), {}, self.first, None, _as_it_is)
 
     def blocks(
         self, run: Callable[[Registered], Result], displacements: Int[Array, "n rank"]
     ) -> Result:
         """The results of `run` at some displacements, along a new leading axis."""
-        fixed, batch = [field.fixed for field in self.fields], displacements.shape[0]
-        index = as_if_unknown(displacements, fixed)
-        if batch == 1:  # A batched slice is a gather: avoid it.
-            moved = materialised(lambda: self._look(displacements[0]), index)
-            registered = self._registered(fixed, moved)
-            return jax.tree.map(lambda leaf: leaf[None], run(registered))
+        index = as_if_unknown(displacements, [field.fixed for field in self.fields])
+        if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
+            d = displacements[0]
+            moved = materialised(lambda: self._look(d), index)
+            result = run(self._registered(moved, d, _as_it_is))
+            return jax.tree.map(lambda leaf: leaf[None], result)
         moved = materialised(lambda: jax.vmap(self._look)(displacements), index)
-        fixed = jax.tree.map(lambda leaf: broadcast_along(leaf[None], 0, batch), fixed)
-        return jax.vmap(lambda *one: run(self._registered(*one)))(fixed, moved)
 
-    def _look(self, d: Int[Array, " rank"] | None) -> tuple[list[Any], dict]:
-        moved = [field.look(field.moving, d) for field in self.fields]
+        def run_one(moved: tuple[list[Any], dict], d: Int[Array, " rank"]) -> Result:
+            return run(self._registered(moved, d, lambda leaf: _for_each(leaf, d)))
+
+        return jax.vmap(run_one)(moved, displacements)
+
+    def _look(self, d: Int[Array, " rank"]) -> tuple[list[Any], dict]:
+        moved = [field.found(d) for field in self.fields]
         return moved, {key: look((), d) for key, look in self.masks.items()}
 
     def _registered(
-        self, fixed: list[Any], moved: tuple[list[Any], dict]
+        self,
+        moved: tuple[list[Any], dict],
+        d: Int[Array, " rank"],
+        for_each: Callable[[Array], Array],
     ) -> Registered:
-        parts, masks = moved
-        return Registered([*zip(fixed, parts, strict=True)], masks, self.first)
+        found, masks = moved
+        fields = at_each(self.fields, found, for_each)
+        return Registered(fields, masks, self.first, d, for_each)
+
+
+def at_each(
+    fields: Sequence[Field], found: list[Any], for_each: Callable[[Array], Array]
+) -> list[tuple[Any, Any]]:
+    """Fields with what was found of them; those of many depths as they are."""
+    return [
+        (field.fixed, field.moving)
+        if field.look is None
+        else (jax.tree.map(for_each, field.fixed), moved)
+        for field, moved in zip(fields, found, strict=True)
+    ]
+
+
+def _as_it_is(leaf: Array) -> Array:
+    return leaf
+
+
+@jax.custom_batching.custom_vmap
+def _for_each(leaf: Array, d: Int[Array, " rank"]) -> Array:
+    """An array, as often as there are displacements; backwards it is no reduction."""
+    return leaf
+
+
+@_for_each.def_vmap
+def _(
+    size: int, batched: list[bool], leaf: Array, d: Int[Array, "n rank"]
+) -> tuple[Array, bool]:
+    return (leaf if batched[0] else broadcast_along(leaf[None], 0, size)), True
 
 
 class _Unmoved(Sequence):
@@ -128,4 +174,4 @@ class _Unmoved(Sequence):
 
     def __getitem__(self, number: Any) -> Any:
         field = self._fields[number]
-        return field.fixed, field.look(field.moving, None)
+        return field.fixed, field.moving if field.look is None else field.found(None)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -23,10 +23,15 @@ from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._gathered import recanvassed
 from eqtangents.covariance._order import first_to_last
 from eqtangents.covariance._outline import Outline, new_source
+from eqtangents.covariance._registry import Field, at_each
 from eqtangents.covariance._shared import store_shared
 from eqtangents.covariance._table import Stored, tables_of
 from eqtangents.duals._dual import is_stack
 from eqtangents.duals._elementary import valued
+
+
+# From the fields of one depth, which it is, and what it is handed to what it hands on.
+_RunOfOneDepth: TypeAlias = Callable[[Evaluation, Any, Int[Array, ""], Any], Any]
 
 
 class Slot(AbstractCovariance):
@@ -136,9 +141,7 @@ class Repeated(AbstractCovariance):
         def rule(at: Evaluation) -> Block:
             @functools.partial(jax.checkpoint, prevent_cse=False)  # Keep blocks alone.
             def step(carried: Any, given: tuple[Any, Int[Array, ""]]) -> Any:
-                one_depth = _with_own_stacks(*given)
-                fixed_and_moved = list(zip(*one_depth, strict=True))
-                return run_one(at, fixed_and_moved, carried)
+                return run_one(at, *given, carried)
 
             block = at(upstream)
             if frame.wants_ntk and with_ntk:
@@ -152,9 +155,7 @@ class Repeated(AbstractCovariance):
 
     def _bound_at_all_depths(
         self, frame: Frame
-    ) -> tuple[
-        Callable[[Evaluation, Any, Any], Any], Lookup[tuple[list[Any], list[Any]]]
-    ]:
+    ) -> tuple[_RunOfOneDepth, Lookup[tuple[list[Any], list[Any]]]]:
         """Bind the layer, in a scan over the variances.
 
         The results are its run, from the fields of one depth and what it is handed to
@@ -162,7 +163,7 @@ class Repeated(AbstractCovariance):
         over depths.
         """
         scope = frame.scope
-        bound: list[tuple[Callable[[Evaluation, Any, Any], Any], list[Any]]] = []
+        bound: list[_RunOfOneDepth] = []
 
         def step(
             variance: Float[Array, "..."], own: Sequence[Array]
@@ -170,32 +171,24 @@ class Repeated(AbstractCovariance):
             inner = frame.nested(scope.fresh(variance))
             body = self.layer(self.slot, own) if self.stacked else self.body
             rule, pack = inner.bind_in_order(body), _packing(inner, body)
-            fields, first = inner.registry.fields, inner.registry.first
+            registered, first = inner.registry.fields, inner.registry.first
 
-            def run(at: Evaluation, registered: Any, carried: Any) -> Any:
-                here = at.nested(registered, carried, first)
+            def run(
+                at: Evaluation, given: Any, depth: Int[Array, ""], carried: Any
+            ) -> Any:
+                fields = _at_depth(at, registered, given, depth)
+                here = at.nested(fields, carried, first)
                 return pack(here, here(rule))
 
             # A scan traces its body once for all depths, so that rules can leave it.
-            bound.append((run, [field.look for field in fields]))
-            arrays = [(field.fixed, field.moving) for field in fields]
-            return inner.scope.variance(body), arrays
+            bound.append(run)
+            return inner.scope.variance(body), [(f.fixed, f.moving) for f in registered]
 
         start = scope.variance(self.upstream) + scope.zero
         _, stacked = lax.scan(step, start, self.stacked, length=self.n)
-        run_one, looks = bound[-1]
-
-        def look_at_all_depths(moving: list[PyTree[Array]], d: Any) -> list[Any]:
-            return [
-                jax.vmap(lambda m, look=look: look(m, d))(m)
-                if jax.tree.leaves(m)
-                else m
-                for look, m in zip(looks, moving, strict=True)
-            ]
-
         fixed, moving = ([pair[i] for pair in stacked] for i in (0, 1))
-        number = frame.registry.add_field(fixed, moving, look_at_all_depths)
-        return run_one, lambda at: at.fields[number]
+        number = frame.registry.add_field(fixed, moving, None)
+        return bound[-1], lambda at: at.fields[number]
 
     def _tabulated(self, frame: Frame) -> BlockRule:
         """Carry tables of all displacements through all depths."""
@@ -222,12 +215,29 @@ class Repeated(AbstractCovariance):
         return Stored(tables, self.outline).bind(frame)
 
 
-def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
-    """The fields at one depth, with stacks in buffers of their own.
+def _at_depth(
+    at: Evaluation,
+    registered: Sequence[Field],
+    given: tuple[list[Any], list[Any]],
+    depth: Int[Array, ""],
+) -> list[tuple[Any, Any]]:
+    """The fields of one depth, looked up.
 
-    A loop over pairs that looks all terms up in the stacks of all depths is not
-    compiled to vectors.
+    What is looked up in the arrays of all depths gets a buffer of its own: a loop over
+    pairs that does it is not compiled to vectors. Without displacements these are the
+    stacks, of terms for each example.
     """
+    fields = [
+        field._replace(fixed=fixed, moving=moving)
+        for field, fixed, moving in zip(registered, *given, strict=True)
+    ]
+    find = lambda: [field.found(at.displacement) for field in fields]
+    if at.displacement is None:
+        return _with_own_stacks(at_each(fields, find(), at.for_each), depth)
+    return at_each(fields, materialised(find, depth), at.for_each)
+
+
+def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
     stacks, others = eqx.partition(fields, is_stack, is_leaf=is_stack)
     own = materialised(lambda: stacks, depth)
     return eqx.combine(own, others, is_leaf=is_stack)
