@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from eqtangents._buffers import buffered_sum, in_one_loop
-from eqtangents.duals._elementary import angle_factors, reciprocal, safe_sqrt, valued
+from eqtangents.duals._elementary import angle_factors, safe_sqrt, valued
 from eqtangents.duals._pair import Deviation, Pair, above, deviation, rounding
 
 
@@ -24,18 +24,13 @@ def arc_cosine(
     $\frac{s s'}{2\pi} (\sin\theta + (\pi - \theta) \cos\theta)$ and
     $\frac{\pi - \theta}{2 \pi}$. Zero makes a right angle with everything.
     """
-    cov, root = pair.cov, _deficit_root(pair.deficit(left, right))
+    cov, root = pair.cov, safe_sqrt(pair.deficit(left, right))
     z = root * root
     angle, integral = angle_factors(z)
     size = (0.5 / math.pi) * (left.std * right.std)
     value = 0.5 * lax.max(cov, jnp.zeros_like(cov)) + size * (z * root * integral)
     acute = (0.5 / math.pi) * (root * angle)
     return value, lax.select(cov > 0, 0.5 - acute, acute)
-
-
-def _deficit_root(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The root of a deficit, with a finite slope where that is zero."""
-    return jnp.sqrt(z + 1e-30)
 
 
 @arc_cosine.defjvp
@@ -49,22 +44,48 @@ def _arc_cosine_jvp(primals: tuple, tangents: tuple) -> tuple[tuple, tuple]:
     (pair, left, right), (d_pair, d_left, d_right) = primals, tangents
     value, derivative = arc_cosine(*primals)
     d_log = _growth_of_size(left, right, d_left, d_right)
-    z = pair.deficit(left, right)
-    sine = certain_sine = _sine(z)
-    if pair.gap is not None:  # Else the deficit itself is certain.
-        certain_sine = _sine(above(z, None))
-        sine = valued(lax.stop_gradient(sine), certain_sine)
+    sine, cosecant = _sine_and_cosecant(pair, left, right)
     size = left.std * right.std
     d_value = derivative * d_pair.cov + (0.5 / math.pi) * sine * size * d_log
     per_size = left.reciprocal * right.reciprocal
-    slope = (0.5 / math.pi) * in_one_loop(reciprocal, certain_sine) * per_size
+    slope = (0.5 / math.pi) * cosecant * per_size
     d_derivative = slope * (d_pair.cov - pair.cov * d_log)
     return (value, derivative), (d_value, d_derivative)
 
 
-def _sine(z: Float[Array, "*s"]) -> Float[Array, "*s"]:
-    """The sine of an angle whose cosine is `1 - z`."""
-    return safe_sqrt(z * (2 - z))
+def _sine_and_cosecant(
+    pair: Pair, left: Deviation, right: Deviation
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    r"""$\sin\theta$, and $1 / \sin\theta$ where the angle is certain, else zero.
+
+    Both follow from the root of the deficit $z$, which the values of the kernels need
+    as well: $\sin\theta = \sqrt{z (2 - z)}$.
+    """
+    root = safe_sqrt(pair.deficit(left, right))
+    cosecant, z = in_one_loop(_cosecant, root), root * root
+    sine = z * (2 - z) * cosecant
+    if pair.gap is None:  # Else the deficit itself is certain.
+        return sine, cosecant
+    certain = above(lax.stop_gradient(z), None) > 0
+    only = lambda one: jnp.where(certain, one, jnp.zeros_like(one))
+    return valued(lax.stop_gradient(sine), only(sine)), only(cosecant)
+
+
+# Its derivative multiplies alone, what compilers would divide.
+@jax.custom_jvp
+def _cosecant(root: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """`1 / sin(angle)`, of an angle whose deficit has this root; zero at zero."""
+    some = jnp.where(root > 0, root, jnp.ones_like(root))
+    cosecant = 1 / (some * jnp.sqrt(2 - some * some))
+    return jnp.where(root > 0, cosecant, jnp.zeros_like(root))
+
+
+@_cosecant.defjvp
+def _cosecant_jvp(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    (root,), (d_root,) = primals, tangents
+    cosecant = _cosecant(root)
+    square = cosecant * cosecant
+    return cosecant, -2 * root * (1 - root * root) * square * cosecant * d_root
 
 
 def _growth_of_size(
@@ -90,7 +111,7 @@ def rectified_gap(
     """
     if pair.gap is None:
         return None
-    root = lax.stop_gradient(_deficit_root(pair.deficit(left, right)))
+    root = lax.stop_gradient(safe_sqrt(pair.deficit(left, right)))
     z = root * root
     _, integral = angle_factors(z)
     size = left.std * right.std
