@@ -100,7 +100,7 @@ class Registry:
 
         It is not looked up for a loop's body, so that more fields may come later.
         """
-        return Registered(_Unmoved(self.fields), {}, self.first, None, _as_it_is)
+        return Registered(_Unmoved(self.fields), {}, self.first, None, _the_same)
 
     def blocks(
         self, run: Callable[[Registered], Result], displacements: Int[Array, "n rank"]
@@ -110,7 +110,7 @@ class Registry:
         if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
             d = displacements[0]
             moved = materialised(lambda: self._look(d), index)
-            result = run(self._registered(moved, d, _as_it_is))
+            result = run(self._registered(moved, d, _the_same))
             return jax.tree.map(lambda leaf: leaf[None], result)
         moved = materialised(lambda: jax.vmap(self._look)(displacements), index)
 
@@ -146,7 +146,7 @@ def at_each(
     ]
 
 
-def _as_it_is(leaf: Array) -> Array:
+def _the_same(leaf: Array) -> Array:
     return leaf
 
 
@@ -157,7 +157,7 @@ def _for_each(leaf: Array, d: Int[Array, " rank"]) -> Array:
 
 
 @_for_each.def_vmap
-def _(
+def _for_each_vmap(
     size: int, batched: list[bool], leaf: Array, d: Int[Array, "n rank"]
 ) -> tuple[Array, bool]:
     return (leaf if batched[0] else broadcast_along(leaf[None], 0, size)), True

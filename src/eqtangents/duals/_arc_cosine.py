@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from eqtangents._buffers import buffered_sum, in_one_loop
 from eqtangents.duals._elementary import angle_factors, safe_sqrt, valued
-from eqtangents.duals._pair import Deviation, Pair, above, deviation, rounding
+from eqtangents.duals._pair import Deviation, Pair, deviation, rounding
 
 
 @jax.custom_jvp
@@ -61,14 +61,16 @@ def _sine_and_cosecant(
     Both follow from the root of the deficit $z$, which the values of the kernels need
     as well: $\sin\theta = \sqrt{z (2 - z)}$.
     """
-    root = safe_sqrt(pair.deficit(left, right))
-    cosecant, z = in_one_loop(_cosecant, root), root * root
-    sine = z * (2 - z) * cosecant
-    if pair.gap is None:  # Else the deficit itself is certain.
-        return sine, cosecant
-    certain = above(lax.stop_gradient(z), None) > 0
-    only = lambda one: jnp.where(certain, one, jnp.zeros_like(one))
-    return valued(lax.stop_gradient(sine), only(sine)), only(cosecant)
+    root = certain = safe_sqrt(pair.deficit(left, right))
+    if pair.gap is not None:  # Else the deficit itself is certain.
+        some = root * root > rounding(root.dtype)
+        certain = jnp.where(some, root, jnp.zeros_like(root))
+    cosecant, z = in_one_loop(_cosecant, certain), certain * certain
+    formula = z * (2 - z) * cosecant
+    if pair.gap is None:
+        return formula, cosecant
+    sine = jnp.where(certain > 0, formula, 2**0.5 * root)
+    return valued(lax.stop_gradient(sine), formula), cosecant
 
 
 # Its derivative multiplies alone, what compilers would divide.
