@@ -227,14 +227,17 @@ def _at_depth(
     pairs that does it is not compiled to vectors. Without displacements these are the
     stacks, of terms for each example.
     """
-    fields = [
-        field._replace(fixed=fixed, moving=moving)
-        for field, fixed, moving in zip(registered, *given, strict=True)
+    fixed, moving = given
+    here = [
+        field._replace(fixed=one, moving=other)
+        for field, one, other in zip(registered, fixed, moving, strict=True)
     ]
-    find = lambda: [field.found(at.displacement) for field in fields]
+    find = lambda: (fixed, [field.found(at.displacement) for field in here])
     if at.displacement is None:
-        return _with_own_stacks(at_each(fields, find(), at.for_each), depth)
-    return at_each(fields, materialised(find, depth), at.for_each)
+        return _with_own_stacks(at_each(here, find()[1], at.for_each), depth)
+    own, found = materialised(find, depth)
+    here = [field._replace(fixed=one) for field, one in zip(here, own, strict=True)]
+    return at_each(here, found, at.for_each)
 
 
 def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
