@@ -320,7 +320,7 @@ def test_repeat_compiles_its_layer_once(getkey):
 
 
 @pytest.mark.precision("float32")
-@pytest.mark.parametrize(("nonlinearity", "numbers"), [(nn.Relu(), 2), (nn.Tanh(), 30)])
+@pytest.mark.parametrize(("nonlinearity", "numbers"), [(nn.Relu, 2), (nn.Tanh, 30)])
 def test_repeat_keeps_of_each_depth_what_belongs_to_examples(nonlinearity, numbers):
     """Deviations, and terms of an expansion: no depth's are looked up before its turn.
 
@@ -328,7 +328,7 @@ def test_repeat_keeps_of_each_depth_what_belongs_to_examples(nonlinearity, numbe
     """
 
     def temporary_bytes(depth):
-        block = nn.Sequential([nonlinearity, conv()])
+        block = nn.Sequential([nonlinearity(), conv()])
         layers = [conv(), nn.Repeat(block, depth), nn.Relu(), nn.GlobalAvgPool()]
         x = jax.ShapeDtypeStruct((3, 2, 16, 16), jnp.float32)
         kernel = jax.jit(lambda a, b: eqt.ntk(nn.Sequential(layers), a, b))

@@ -141,10 +141,10 @@ def test_what_is_computed_of_examples_and_positions_alone_has_one_loop(size):
 
 
 @pytest.mark.precision("float32")
-@pytest.mark.parametrize("nonlinearity", [nn.Relu(), nn.Erf(), nn.Gelu()])
+@pytest.mark.parametrize("nonlinearity", [nn.Relu, nn.Erf, nn.Gelu])
 def test_loops_over_pairs_read_fields_of_examples_with_axes_of_their_own(nonlinearity):
     """Out of one long row, numbers are gathered: that took five times as long."""
-    net = nn.Sequential([conv(), nonlinearity] * 3 + [nn.Flatten()])
+    net = nn.Sequential([conv(), nonlinearity()] * 3 + [nn.Flatten()])
     n, size = 6, 16
     x = jax.ShapeDtypeStruct((n, 1, size, size), jnp.float32)
     kernel = jax.jit(lambda x1, x2: eqt.kernel(net, x1, x2).ntk)
