@@ -42,9 +42,8 @@ class Evaluation:
 
     def __init__(self, registered: Registered, carried: Any = None):
         """Start with nothing computed but what a `Repeat` carries, if anything."""
-        self.fields, self._registered = registered.fields, registered
-        self.masks, self._first = registered.masks, registered.first
-        self.displacement, self.for_each = registered.displacement, registered.for_each
+        self.fields, self.masks, self._first = registered[:3]
+        self.displacement, self.for_each = registered[3:]
         self.carried = carried
         self._memo = Memo()
         self._run = 0  # how many of the first rules
@@ -64,8 +63,8 @@ class Evaluation:
         first: Sequence["BlockRule"],
     ) -> "Evaluation":
         """The run at the same displacement, for one depth of a `Repeat`."""
-        registered = self._registered._replace(fields=fields, first=first)
-        return Evaluation(registered, carried)
+        there = self.displacement, self.for_each
+        return Evaluation(Registered(fields, self.masks, first, *there), carried)
 
 
 Content = TypeVar("Content")

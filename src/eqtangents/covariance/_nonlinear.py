@@ -203,6 +203,7 @@ class Nonlinear(AbstractCovariance):
         """
         variance = frame.scope.variance(self.upstream)
         prepare = self.dual.prepare if prepare is None else prepare
+        # Out of one long row, loops over pairs would gather them.
         found = buffered(in_one_loop(prepare, variance))
         ends = frame.per_example(found, self.outline.rank, 1.0)
         return lambda at: in_terms(ends(at))

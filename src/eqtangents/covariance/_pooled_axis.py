@@ -25,7 +25,7 @@ from jaxtyping import Array, Bool, Float, Int
 from eqtangents.covariance._borders import entries_from, surrounded_along
 from eqtangents.covariance._lattice import along, positions, where
 from eqtangents.covariance._window import Window
-from eqtangents.covariance._window_sums import Taps, masked_sum
+from eqtangents.covariance._window_sums import Taps, masked_sum, taps_under
 
 
 # Of the rows of some groups, where an input exists, if not everywhere.
@@ -138,15 +138,20 @@ class PooledAxis:
     def _with_borders(
         self, block: Float[Array, "..."], entry: int
     ) -> Float[Array, "..."]:
-        """All that windows see along an axis, from the input at the first offset on."""
+        """The block with all that windows see along an axis, zeros beyond the input."""
         window, canvas = self.window, block.shape[entry]
         if not window.periodic and canvas > window.size_in:
             exist = positions(canvas) < window.size_in
             block = where(along(exist, 0, block.ndim - entry), block)
         ends = window.reach(canvas, self.canvas)
-        block = surrounded_along(block, entry, ends, window.periodic)
-        first = ends[0] + window.offsets[0]
-        return lax.slice_in_dim(block, first, block.shape[entry], axis=entry)
+        return surrounded_along(block, entry, ends, window.periodic)
+
+    def _taps(
+        self, block: Float[Array, "..."], entry: int
+    ) -> list[Float[Array, "..."]]:
+        """The entries under each offset, of a block with its borders."""
+        low, _ = self.window.reach(self.above, self.canvas)
+        return taps_under(block, entry, self.window, low, self.canvas)
 
     def _one_after_the_other(
         self,
@@ -159,14 +164,11 @@ class PooledAxis:
         count, stride = self.window.count, self.window.stride
         given, more = block.shape[number], count - 1
         block = surrounded_along(block, number, (more, more))
-        taps = [
-            entries_from(block, entry, i, self.canvas, stride) for i in range(count)
-        ]
         sums = functools.reduce(
             operator.add,
             (
                 entries_from(tap, number, more - i, given + more)
-                for i, tap in enumerate(taps)
+                for i, tap in enumerate(self._taps(block, entry))
             ),
         )
         outputs, start = given // stride + self.spread, self.before * stride
@@ -191,9 +193,9 @@ class PooledAxis:
         # XLA computes what is read in up to 15 places there, unless it has a border.
         border = 1 if count**2 <= 15 else 0
         taps = [
-            entries_from(block, entry, i, self.canvas, stride) for i in range(count)
+            surrounded_along(tap, number, (0, border))
+            for tap in self._taps(block, entry)
         ]
-        taps = [surrounded_along(tap, number, (0, border)) for tap in taps]
         for after in range(self.spread + 1):
             of_rows = [
                 None if m is None else entries_from(m, number, after, groups)

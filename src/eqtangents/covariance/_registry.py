@@ -174,4 +174,4 @@ class _Unmoved(Sequence):
 
     def __getitem__(self, number: Any) -> Any:
         field = self._fields[number]
-        return field.fixed, field.moving if field.look is None else field.found(None)
+        return at_each([field], [field.found(None)], _the_same)[0]

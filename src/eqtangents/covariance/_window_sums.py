@@ -184,7 +184,7 @@ def sums_by_rows(
         widths = [*[(0, 0)] * lead, *reach]
         block = _sum_along_rows(block, last, sizes[-1], masks[-1], widths, around)
     for axis, (window, (low, _)) in enumerate(zip(others, reach, strict=True)):
-        taps = _taps(block, axis - rank, window, low, sizes[axis])
+        taps = taps_under(block, axis - rank, window, low, sizes[axis])
         block = masked_sum(taps, masks[axis])
     return block
 
@@ -243,10 +243,10 @@ def _window_sum(
     # Without any border, compilers would compute the block again under each tap.
     apart = window.overlapping and not (low or high)
     block = surrounded_along(block, axis, (low, high + apart), window.periodic)
-    return masked_sum(_taps(block, axis, window, low, size), masks)
+    return masked_sum(taps_under(block, axis, window, low, size), masks)
 
 
-def _taps(
+def taps_under(
     block: Float[Array, "..."], axis: int, window: Window, low: int, size: int
 ) -> list[Float[Array, "..."]]:
     """The entries at each offset, of a block with `low` entries before its first."""
