@@ -4,7 +4,6 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -26,7 +25,6 @@ from eqtangents.covariance._outline import Outline, new_source
 from eqtangents.covariance._registry import Field, at_each
 from eqtangents.covariance._shared import store_shared
 from eqtangents.covariance._table import Stored, tables_of
-from eqtangents.duals._dual import is_stack
 from eqtangents.duals._elementary import valued
 
 
@@ -224,8 +222,7 @@ def _at_depth(
     """The fields of one depth, looked up.
 
     What is looked up in the arrays of all depths gets a buffer of its own: a loop over
-    pairs that does it is not compiled to vectors. Without displacements these are the
-    stacks, of terms for each example.
+    pairs that does it is not compiled to vectors.
     """
     fixed, moving = given
     here = [
@@ -233,17 +230,9 @@ def _at_depth(
         for field, one, other in zip(registered, fixed, moving, strict=True)
     ]
     find = lambda: (fixed, [field.found(at.displacement) for field in here])
-    if at.displacement is None:
-        return _with_own_stacks(at_each(here, find()[1], at.for_each), depth)
     own, found = materialised(find, depth)
     here = [field._replace(fixed=one) for field, one in zip(here, own, strict=True)]
     return at_each(here, found, at.for_each)
-
-
-def _with_own_stacks(fields: Any, depth: Int[Array, ""]) -> Any:
-    stacks, others = eqx.partition(fields, is_stack, is_leaf=is_stack)
-    own = materialised(lambda: stacks, depth)
-    return eqx.combine(own, others, is_leaf=is_stack)
 
 
 class _Packed(NamedTuple):
