@@ -320,23 +320,26 @@ def test_repeat_compiles_its_layer_once(getkey):
 
 
 @pytest.mark.precision("float32")
+@pytest.mark.parametrize("layer", [nn.Sequential, nn.Repeat])
 @pytest.mark.parametrize(("nonlinearity", "numbers"), [(nn.Relu, 2), (nn.Tanh, 30)])
-def test_repeat_keeps_of_each_depth_what_belongs_to_examples(nonlinearity, numbers):
-    """Deviations, and terms of an expansion: no depth's are looked up before its turn.
+def test_of_each_layer_is_kept_what_belongs_to_examples(nonlinearity, numbers, layer):
+    """Deviations, and terms of an expansion: no layer's are looked up before its turn.
 
     For pairs of positions they would be as many as blocks have entries.
     """
+    block = nn.Sequential([nonlinearity(), conv()])
 
     def temporary_bytes(depth):
-        block = nn.Sequential([nonlinearity(), conv()])
-        layers = [conv(), nn.Repeat(block, depth), nn.Relu(), nn.GlobalAvgPool()]
+        deep = layer([block] * depth) if layer is nn.Sequential else layer(block, depth)
+        net = nn.Sequential([conv(), deep, nn.Relu(), nn.GlobalAvgPool()])
         x = jax.ShapeDtypeStruct((3, 2, 16, 16), jnp.float32)
-        kernel = jax.jit(lambda a, b: eqt.ntk(nn.Sequential(layers), a, b))
+        kernel = jax.jit(lambda a, b: eqt.ntk(net, a, b))
         return kernel.lower(x, x).compile().memory_analysis().temp_size_in_bytes
 
-    grown = (temporary_bytes(12) - temporary_bytes(4)) / (8 * 4 * 16 * 16)
-    # Of both batches, and those of the second once more along each axis.
-    assert 0 < grown <= (3 + 4 * 3) * numbers
+    grown = (temporary_bytes(6) - temporary_bytes(3)) / (3 * 4 * 16 * 16)
+    # Of both batches, those of the second once more along each axis; and as they were
+    # before they were put there.
+    assert 0 < grown <= 2 * (3 + 4 * 3) * numbers
 
 
 @pytest.mark.parametrize("readout", [nn.GlobalAvgPool(), nn.Flatten()])

@@ -5,6 +5,7 @@ cannot be fused. Its predicate always has the same value, which the compiler can
 Accelerators do the arithmetic again in less time than a conditional takes.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -63,10 +64,10 @@ def in_one_loop(
 
 
 def as_if_unknown(index: Int[Array, "..."], arrays: PyTree[Array]) -> Int[Array, "..."]:
-    """The same index, of which compilers do not know that it is constant, if it is.
+    """The same index, of which compilers know nothing before the arrays are computed.
 
-    Else they would see which way a conditional goes, and take it away. The arrays are
-    anything that is computed.
+    Else they would see which way a conditional goes, and take it away, or compute
+    long before it is needed what it decides on.
     """
     known = [leaf for leaf in jax.tree.leaves(arrays) if _has_numbers(leaf)]
     # Conditions that vary over a mesh would make what they decide on vary as well.
@@ -81,9 +82,25 @@ def _has_numbers(array: Array) -> bool:
 
 
 def _false_of(array: Float[Array, "..."]) -> Bool[Array, ""]:
-    """A condition that does not hold, of which no compiler knows that."""
-    first = lax.stop_gradient(array).ravel()[0]
+    """A condition that does not hold, of which no compiler knows that.
+
+    It is the same for a whole batch: a conditional would be none once its predicate is
+    batched.
+    """
+    first = _one_of_batch(lax.stop_gradient(array).ravel()[0])
     return first < jnp.full_like(first, -jnp.inf)
+
+
+@jax.custom_batching.custom_vmap
+def _one_of_batch(number: Float[Array, ""]) -> Float[Array, ""]:
+    return number
+
+
+@_one_of_batch.def_vmap
+def _one_of_batch_vmap(
+    size: int, batched: list[bool], number: Float[Array, "..."]
+) -> tuple[Float[Array, ""], bool]:
+    return _one_of_batch(number[0] if batched[0] else number), False
 
 
 def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
@@ -96,8 +113,7 @@ def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
     """
     if not budget().conditionals:
         return arrays
-    held = lambda leaf: with_transpose(_in_buffer, _in_buffer, leaf)
-    return jax.tree.map(lambda x: held(x) if _has_numbers(x) else x, arrays)
+    return jax.tree.map(lambda x: _in_own_buffer(x) if _has_numbers(x) else x, arrays)
 
 
 def buffered_sum(
@@ -114,12 +130,10 @@ def buffered_sum(
     return buffered(one + other)
 
 
-# Of a batch as of one: a conditional would be none once its predicate is batched.
-@jax.custom_batching.custom_vmap
+@functools.partial(jax.jit, inline=True)  # Arrays of one shape are traced once.
+def _in_own_buffer(array: Float[Array, "..."]) -> Float[Array, "..."]:
+    return with_transpose(_in_buffer, _in_buffer, array)
+
+
 def _in_buffer(array: Array) -> Array:
     return lax.cond(_false_of(array), jnp.zeros_like, lambda array: array, array)
-
-
-@_in_buffer.def_vmap
-def _(size: int, batched: list[bool], array: Array) -> tuple[Array, bool]:
-    return _in_buffer(array), batched[0]

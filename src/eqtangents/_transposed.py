@@ -45,6 +45,7 @@ def _within(x: Float[Array, "..."], shape: tuple[int, ...]) -> Float[Array, "...
     return lax.slice(x, (0,) * x.ndim, shape)
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2), inline=True)  # Traced once.
 def broadcast_along(
     x: Shaped[Array, "..."], axis: int, size: int
 ) -> Shaped[Array, "..."]:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from eqtangents.covariance._registry import Memo, Registered
+from eqtangents.covariance._registry import Find, Memo, Registered
 
 
 class Block(NamedTuple):
@@ -42,10 +42,10 @@ class Evaluation:
 
     def __init__(self, registered: Registered, carried: Any = None):
         """Start with nothing computed but what a `Repeat` carries, if anything."""
-        self.fields, self.masks, self._first = registered[:3]
+        self._find, self.masks, self._first = registered[:3]
         self.displacement, self.for_each = registered[3:]
         self.carried = carried
-        self._memo = Memo()
+        self._memo, self._latest = Memo(), ()
         self._run = 0  # how many of the first rules
 
     def __call__(self, rule: "BlockRule") -> Block:
@@ -54,17 +54,26 @@ class Evaluation:
         return [self._block(one) for one in (*waiting, rule)][-1]
 
     def _block(self, rule: "BlockRule") -> Block:
-        return self._memo.once(rule, "block", lambda: rule(self))
+        def run() -> Block:
+            self._latest = block = rule(self)
+            return block
+
+        return self._memo.once(rule, "block", run)
+
+    def field(self, number: int) -> tuple[Any, Any]:
+        """A registered field, looked up after the block that was computed last."""
+        find = lambda: self._find(number, self._latest)
+        return self._memo.once(self._find, number, find)
 
     def nested(
         self,
-        fields: list[tuple[Any, Any]],
+        find: Find,
         carried: Any,
         first: Sequence["BlockRule"],
     ) -> "Evaluation":
         """The run at the same displacement, for one depth of a `Repeat`."""
         there = self.displacement, self.for_each
-        return Evaluation(Registered(fields, self.masks, first, *there), carried)
+        return Evaluation(Registered(find, self.masks, first, *there), carried)
 
 
 Content = TypeVar("Content")

@@ -242,7 +242,7 @@ class Frame:
     def constant(self, value: Content) -> Lookup[Content]:
         """Register a tree of arrays that is the same at all displacements."""
         number = self.registry.add_field(value, (), lambda moving, d: moving)
-        return lambda at: at.fields[number][0]
+        return lambda at: at.field(number)[0]
 
     def lookup(
         self,
@@ -251,7 +251,7 @@ class Frame:
     ) -> Lookup[Content]:
         """Register a tree; `look` finds its parts at a displacement, where one is."""
         number = self.registry.add_field((), table, self._leafwise(look))
-        return lambda at: self.together(at.fields[number][1])
+        return lambda at: self.together(at.field(number)[1])
 
     def per_example(
         self, arrays: PyTree[Shaped[Array, "..."]], rank: int, fill: float | bool
@@ -270,7 +270,7 @@ class Frame:
             right = jax.tree.map(lambda leaf: doubled(pad(leaf), rank), right)
             look = self._leafwise(rolled)
         number = self.registry.add_field(left, right, look)
-        lookup = lambda at: self.together(at.fields[number])
+        lookup = lambda at: self.together(at.field(number))
         return lookup if self.self_pairs else lambda at: paired(*lookup(at))
 
     def mask(

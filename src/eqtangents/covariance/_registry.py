@@ -11,6 +11,7 @@ from eqtangents._transposed import broadcast_along
 
 
 Result = TypeVar("Result")
+Find: TypeAlias = Callable[[int, PyTree[Array]], tuple[Any, Any]]
 Look: TypeAlias = Callable[[PyTree[Array], Int[Array, " rank"] | None], Any]
 
 
@@ -34,14 +35,15 @@ class Memo:
 
 
 class Registered(NamedTuple):
-    """All that a registry holds, looked up at one displacement.
+    """All that a registry holds, at one displacement.
 
-    A field is a pair: its fixed part, and what its `look` gave of the moving part.
-    `first`: rules to be run before any other, in this order. `for_each` makes an array
-    that is the same at all displacements one for each of those in a batch.
+    `find(number, known)` gives a field, looked up when arrays are known: its fixed
+    part, and what its `look` gives of the moving part. `first`: rules to be run before
+    any other, in this order. `for_each` makes an array that is the same at all
+    displacements one for each of those in a batch.
     """
 
-    fields: Sequence[tuple[Any, Any]]
+    find: Find
     masks: dict[Hashable, Any]
     first: Sequence[Callable[[Any], Any]]
     displacement: Int[Array, " rank"] | None
@@ -63,6 +65,12 @@ class Field(NamedTuple):
     def found(self, d: Int[Array, " rank"] | None) -> Any:
         """What there is of the second position, if that is looked up here."""
         return None if self.look is None else self.look(self.moving, d)
+
+    def ends(self, found: Any, for_each: Callable[[Array], Array]) -> tuple[Any, Any]:
+        """The data of both positions, with what was found of the second."""
+        if self.look is None:
+            return self.fixed, self.moving
+        return jax.tree.map(for_each, self.fixed), found
 
 
 class Registry:
@@ -87,7 +95,7 @@ class Registry:
     def add_field(
         self, fixed: PyTree[Array], moving: PyTree[Array], look: Look | None
     ) -> int:
-        """Register a field; the result is its number among `Registered.fields`."""
+        """Register a field; the result is its number, to find it by."""
         self.fields.append(Field(fixed, moving, look))
         return len(self.fields) - 1
 
@@ -100,50 +108,47 @@ class Registry:
 
         It is not looked up for a loop's body, so that more fields may come later.
         """
-        return Registered(_Unmoved(self.fields), {}, self.first, None, _the_same)
+
+        def find(number: int, known: PyTree[Array]) -> tuple[Any, Any]:
+            field = self.fields[number]
+            return field.ends(field.found(None), _the_same)
+
+        return Registered(find, {}, self.first, None, _the_same)
 
     def blocks(
         self, run: Callable[[Registered], Result], displacements: Int[Array, "n rank"]
     ) -> Result:
-        """The results of `run` at some displacements, along a new leading axis."""
+        """The results of `run` at some displacements, along a new leading axis.
+
+        A field is looked up after the block before it. Looked up before the first one,
+        the fields of all layers would be in memory at once, and out of the cache when
+        their turn comes.
+        """
         index = as_if_unknown(displacements, [field.fixed for field in self.fields])
+
+        def run_one(
+            masks: dict[Hashable, Any],
+            d: Int[Array, " rank"],
+            for_each: Callable[[Array], Array],
+        ) -> Result:
+            def find(number: int, known: PyTree[Array]) -> tuple[Any, Any]:
+                field = self.fields[number]
+                after = as_if_unknown(index, known)
+                found = materialised(lambda: field.found(d), after)
+                return field.ends(found, for_each)
+
+            return run(Registered(find, masks, self.first, d, for_each))
+
         if displacements.shape[0] == 1:  # A batched slice is a gather: avoid it.
             d = displacements[0]
-            moved = materialised(lambda: self._look(d), index)
-            result = run(self._registered(moved, d, _the_same))
+            result = run_one(materialised(lambda: self._masks(d), index), d, _the_same)
             return jax.tree.map(lambda leaf: leaf[None], result)
-        moved = materialised(lambda: jax.vmap(self._look)(displacements), index)
+        masks = materialised(lambda: jax.vmap(self._masks)(displacements), index)
+        of_batch = lambda masks, d: run_one(masks, d, lambda leaf: _for_each(leaf, d))
+        return jax.vmap(of_batch)(masks, displacements)
 
-        def run_one(moved: tuple[list[Any], dict], d: Int[Array, " rank"]) -> Result:
-            return run(self._registered(moved, d, lambda leaf: _for_each(leaf, d)))
-
-        return jax.vmap(run_one)(moved, displacements)
-
-    def _look(self, d: Int[Array, " rank"]) -> tuple[list[Any], dict]:
-        moved = [field.found(d) for field in self.fields]
-        return moved, {key: look((), d) for key, look in self.masks.items()}
-
-    def _registered(
-        self,
-        moved: tuple[list[Any], dict],
-        d: Int[Array, " rank"],
-        for_each: Callable[[Array], Array],
-    ) -> Registered:
-        found, masks = moved
-        fields = at_each(self.fields, found, for_each)
-        return Registered(fields, masks, self.first, d, for_each)
-
-
-def at_each(
-    fields: Sequence[Field], found: list[Any], for_each: Callable[[Array], Array]
-) -> list[tuple[Any, Any]]:
-    """Fields with what was found of them; those of many depths as they are."""
-    return [
-        (field.fixed, field.moving)
-        if field.look is None
-        else (jax.tree.map(for_each, field.fixed), moved)
-        for field, moved in zip(fields, found, strict=True)
-    ]
+    def _masks(self, d: Int[Array, " rank"]) -> dict[Hashable, Any]:
+        return {key: look((), d) for key, look in self.masks.items()}
 
 
 def _the_same(leaf: Array) -> Array:
@@ -161,17 +166,3 @@ def _for_each_vmap(
     size: int, batched: list[bool], leaf: Array, d: Int[Array, "n rank"]
 ) -> tuple[Array, bool]:
     return (leaf if batched[0] else broadcast_along(leaf[None], 0, size)), True
-
-
-class _Unmoved(Sequence):
-    """The fields of a registry where nothing moves, also those that are yet to come."""
-
-    def __init__(self, fields: list[Field]):
-        self._fields = fields
-
-    def __len__(self) -> int:
-        return len(self._fields)
-
-    def __getitem__(self, number: Any) -> Any:
-        field = self._fields[number]
-        return at_each([field], [field.found(None)], _the_same)[0]

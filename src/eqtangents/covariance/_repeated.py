@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
-from eqtangents._buffers import materialised
+from eqtangents._buffers import as_if_unknown, materialised
 from eqtangents.covariance._block import Block, BlockRule, Evaluation, Lookup
 from eqtangents.covariance._covariance import AbstractCovariance, Asks
 from eqtangents.covariance._depths import (
@@ -22,7 +22,7 @@ from eqtangents.covariance._gaps import deviations, tracks_gaps, with_gaps
 from eqtangents.covariance._gathered import recanvassed
 from eqtangents.covariance._order import first_to_last
 from eqtangents.covariance._outline import Outline, new_source
-from eqtangents.covariance._registry import Field, at_each
+from eqtangents.covariance._registry import Field, Find
 from eqtangents.covariance._shared import store_shared
 from eqtangents.covariance._table import Stored, tables_of
 from eqtangents.duals._elementary import valued
@@ -174,8 +174,8 @@ class Repeated(AbstractCovariance):
             def run(
                 at: Evaluation, given: Any, depth: Int[Array, ""], carried: Any
             ) -> Any:
-                fields = _at_depth(at, registered, given, depth)
-                here = at.nested(fields, carried, first)
+                find = _at_depth(at, registered, given, depth)
+                here = at.nested(find, carried, first)
                 return pack(here, here(rule))
 
             # A scan traces its body once for all depths, so that rules can leave it.
@@ -186,7 +186,7 @@ class Repeated(AbstractCovariance):
         _, stacked = lax.scan(step, start, self.stacked, length=self.n)
         fixed, moving = ([pair[i] for pair in stacked] for i in (0, 1))
         number = frame.registry.add_field(fixed, moving, None)
-        return bound[-1], lambda at: at.fields[number]
+        return bound[-1], lambda at: at.field(number)
 
     def _tabulated(self, frame: Frame) -> BlockRule:
         """Carry tables of all displacements through all depths."""
@@ -218,21 +218,21 @@ def _at_depth(
     registered: Sequence[Field],
     given: tuple[list[Any], list[Any]],
     depth: Int[Array, ""],
-) -> list[tuple[Any, Any]]:
-    """The fields of one depth, looked up.
+) -> Find:
+    """How fields of one depth are found.
 
     What is looked up in the arrays of all depths gets a buffer of its own: a loop over
     pairs that does it is not compiled to vectors.
     """
     fixed, moving = given
-    here = [
-        field._replace(fixed=one, moving=other)
-        for field, one, other in zip(registered, fixed, moving, strict=True)
-    ]
-    find = lambda: (fixed, [field.found(at.displacement) for field in here])
-    own, found = materialised(find, depth)
-    here = [field._replace(fixed=one) for field, one in zip(here, own, strict=True)]
-    return at_each(here, found, at.for_each)
+
+    def find(number: int, known: PyTree[Array]) -> tuple[Any, Any]:
+        field = registered[number]._replace(fixed=fixed[number], moving=moving[number])
+        both = lambda: (field.fixed, field.found(at.displacement))
+        own, found = materialised(both, as_if_unknown(depth, known))
+        return field._replace(fixed=own).ends(found, at.for_each)
+
+    return find
 
 
 class _Packed(NamedTuple):

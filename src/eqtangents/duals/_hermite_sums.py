@@ -109,13 +109,16 @@ def hermite_sums(
         in_steps = may_be_differentiated.value and all(map(_has_steps, exponents))
         sums = _sums_in_steps if in_steps else _sums
         return sums(exponents, correlation, left.rows, right.rows)
-    # Compilers would compute a sum again, entry by entry, in the loop that adds it up.
+    # Compilers would compute a sum again, entry by entry, in the loop that adds it up,
+    # and in each sum what all of them read: the correlation, and, backwards, the
+    # derivatives of what comes next.
     variances = [
         buffered(jnp.broadcast_to(one.variance, correlation.shape))
         for one in (left, right)
     ]
     rows, changes = [left.rows, right.rows], [left.changes, right.changes]
-    return _sums_by_variance(exponents, correlation, rows, changes, variances)
+    correlation = buffered(correlation)
+    return buffered(_sums_by_variance(exponents, correlation, rows, changes, variances))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
