@@ -161,6 +161,20 @@ def test_layers_that_recur_cost_what_a_repeat_costs():
     assert costs[0][0] < 0.9 * costs[0][1]
 
 
+def test_programs_do_not_grow_with_very_many_layers_that_recur():
+    conv, x = nn.Conv(1, (3, 3), padding="SAME", bias_std=0.1), images("other")
+
+    def traced(copies):
+        net = nn.Sequential([*[conv, nn.Relu()] * copies, nn.GlobalAvgPool()])
+        return net, str(jax.make_jaxpr(lambda x: eqt.ntk(net, x))(x)).count(" = ")
+
+    (net, few), (_, many) = traced(40), traced(80)
+    assert few == many < traced(20)[1]
+    block = nn.Repeat(nn.Sequential([conv, nn.Relu()]), 40)
+    repeated = nn.Sequential([block, nn.GlobalAvgPool()])
+    assert_allclose(eqt.ntk(net, x), eqt.ntk(repeated, x), rtol=1e-5)
+
+
 def costs_of_layers(function, layers):
     """Operations of a program for some layers, each another, and for twice as many."""
 

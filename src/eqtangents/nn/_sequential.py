@@ -81,8 +81,9 @@ class Sequential(AbstractLayer):
     ) -> AbstractCovariance | None:
         """A scan over recurring layers, if their rule depends on their input alone.
 
-        Where there are positions it would gain little, unless the layers ask for tables
-        of all displacements anyway, as attention does.
+        Where there are positions, layers take less time written out, unless they ask
+        for tables of all displacements anyway, as attention does; but of very many
+        layers, programs would take minutes to compile.
         """
         if not isinstance(covariance, AbstractCovariance):
             return None
@@ -100,7 +101,7 @@ class Sequential(AbstractLayer):
         except (LayerError, ShapeChange):
             return None  # If this is an error, the first copy raises it, at its place.
         gains = not covariance.outline.rank or repeated.asks == "everywhere"
-        return repeated if gains else None
+        return repeated if gains or period * count >= _VERY_MANY else None
 
 
 def _through(
@@ -118,6 +119,7 @@ def _through(
 # memory.
 _WORTH_A_SCAN = 2
 _LONGEST_STRETCH = 16
+_VERY_MANY = 64  # layers, where there are positions; gradients take 0.2 s for each
 
 
 def _recurring(kinds: Sequence[int]) -> tuple[int, int]:
