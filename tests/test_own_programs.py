@@ -170,8 +170,8 @@ def test_programs_do_not_grow_with_very_many_layers_that_recur():
 
     (net, few), (_, many) = traced(40), traced(80)
     assert few == many < traced(20)[1]
-    block = nn.Repeat(nn.Sequential([conv, nn.Relu()]), 40)
-    repeated = nn.Sequential([block, nn.GlobalAvgPool()])
+    block = nn.Sequential([conv, nn.Relu()])
+    repeated = nn.Sequential([block, nn.Repeat(block, 39), nn.GlobalAvgPool()])
     assert_allclose(eqt.ntk(net, x), eqt.ntk(repeated, x), rtol=1e-5)
 
 
