@@ -15,7 +15,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree, Shaped
 
 from eqtangents._budget import budget
 from eqtangents._transposed import broadcast_up, with_transpose
-from eqtangents._trees import varies
 
 
 def materialised(
@@ -70,8 +69,7 @@ def as_if_unknown(index: Int[Array, "..."], arrays: PyTree[Array]) -> Int[Array,
     long before it is needed what it decides on.
     """
     known = [leaf for leaf in jax.tree.leaves(arrays) if _has_numbers(leaf)]
-    # Conditions that vary over a mesh would make what they decide on vary as well.
-    if not known or not budget().conditionals or varies(arrays):
+    if not known or not budget().conditionals:
         return index
     return index - _false_of(known[0]).astype(index.dtype)
 
