@@ -59,6 +59,20 @@ def test_derivatives_alone_keep_less_where_layers_are_many():
     assert same == expected
 
 
+@pytest.mark.precision("float32")
+def test_sums_of_expansions_share_what_they_read_backwards():
+    """Three for each layer, of which each would compute the windows around it again."""
+    layers = [nn.Conv(1, (3, 3), padding="SAME", bias_std=0.1), nn.Tanh()] * 2
+    net = nn.Sequential([*layers, nn.GlobalAvgPool()])
+    x = jax.ShapeDtypeStruct((2, 1, 8, 16), jnp.float32)
+    total = lambda x1, x2: jnp.sum(eqt.ntk(net, x1, x2))
+    forwards, backwards = (
+        jax.jit(function).lower(x, x).compile().cost_analysis()["flops"]
+        for function in (total, jax.grad(total))
+    )
+    assert backwards < 2.7 * forwards
+
+
 @pytest.mark.parametrize("map_over", [lambda f: f, jax.vmap], ids=["one", "batched"])
 def test_buffers_stay_buffers_and_have_the_derivatives_of_what_they_hold(map_over):
     x = jnp.linspace(0.1, 1.0, 12).reshape(3, 4)
