@@ -111,7 +111,7 @@ def buffered(arrays: PyTree[Array]) -> PyTree[Array]:
     """
     if not budget().conditionals:
         return arrays
-    return jax.tree.map(lambda x: _in_own_buffer(x) if _has_numbers(x) else x, arrays)
+    return jax.tree.map(lambda x: _in_buffer(x) if _has_numbers(x) else x, arrays)
 
 
 def buffered_sum(
@@ -129,9 +129,6 @@ def buffered_sum(
 
 
 @functools.partial(jax.jit, inline=True)  # Arrays of one shape are traced once.
-def _in_own_buffer(array: Float[Array, "..."]) -> Float[Array, "..."]:
-    return with_transpose(_in_buffer, _in_buffer, array)
-
-
-def _in_buffer(array: Array) -> Array:
-    return lax.cond(_false_of(array), jnp.zeros_like, lambda array: array, array)
+def _in_buffer(array: Float[Array, "..."]) -> Float[Array, "..."]:
+    copied = lambda x: lax.cond(_false_of(x), jnp.zeros_like, lambda x: x, x)
+    return with_transpose(copied, copied, array)

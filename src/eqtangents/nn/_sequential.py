@@ -82,8 +82,8 @@ class Sequential(AbstractLayer):
         """A scan over recurring layers, if their rule depends on their input alone.
 
         Where there are positions, layers take less time written out, unless they ask
-        for tables of all displacements anyway, as attention does; but of very many
-        layers, programs would take minutes to compile.
+        for tables of all displacements anyway, as attention does; but programs of very
+        many layers take long to compile.
         """
         if not isinstance(covariance, AbstractCovariance):
             return None
